@@ -1,0 +1,70 @@
+# Everything there is to run; `make` alone lists it. Each target builds what it needs in .venv, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -q
+# torch comes first and by its exact version, so that no package that asks for "any torch" chooses another build.
+TORCH := $(shell grep '^torch==' constraints.txt)
+TORCHVISION := $(shell grep '^torchvision==' constraints.txt)
+# One thread a process: two test processes share the cores instead of fighting over them, and sums keep one order.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: demo test test-all lint bench fidelity docs help
+
+demo: $(STAMPS)/base  ## see it work: tasks learned one after the other by one network, none forgotten
+	$(BIN)/polymask demo
+
+test: $(STAMPS)/dev  ## run the tests and every docstring example, except those marked full
+	$(TEST) -m "not full"
+
+test-all: $(STAMPS)/dev  ## run every test, those marked full as well
+	$(TEST)
+
+lint: $(STAMPS)/dev  ## check style (ruff), formatting (ruff format) and types (mypy --strict)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict src
+
+bench: $(STAMPS)/dev  ## run each script in benchmarks/
+	@set -e; ran=0; for script in benchmarks/[!_]*.py; do \
+	  [ -e "$$script" ] || continue; ran=1; \
+	  echo "== $$script"; $(BIN)/python "$$script"; \
+	done; [ $$ran = 1 ] || echo "No benchmark yet: benchmarks/ holds no script."
+
+# A fidelity script prints to stdout one line a result, fields separated by tabs: method, setting, paper, ours.
+fidelity: $(STAMPS)/dev  ## compare with the papers' numbers: run benchmarks/fidelity/ and print a table
+	@set -e; mkdir -p build; : > build/fidelity.tsv; ran=0; for script in benchmarks/fidelity/[!_]*.py; do \
+	  [ -e "$$script" ] || continue; ran=1; \
+	  echo "== $$script" >&2; $(BIN)/python "$$script" >> build/fidelity.tsv; \
+	done; \
+	if [ $$ran = 0 ]; then echo "No fidelity check yet: benchmarks/fidelity/ holds no script."; exit 0; fi; \
+	[ -s build/fidelity.tsv ] || { echo "The fidelity scripts ran but printed no result." >&2; exit 1; }; \
+	awk -F '\t' 'BEGIN { f = "%-14s %-44s %10s %10s\n"; printf f, "method", "setting", "paper", "ours" } \
+	  NF != 4 { print FILENAME ": expected 4 fields separated by tabs, found " NF ": " $$0 > "/dev/stderr"; exit 1 } \
+	  { printf f, $$1, $$2, $$3, $$4 }' build/fidelity.tsv
+
+docs: $(STAMPS)/dev  ## write the API reference, from the docstrings, to docs/api/
+	rm -rf docs/api
+	$(BIN)/python -W error -m pdoc --docformat google -o docs/api polymask
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(STAMPS)/venv:
+	$(PYTHON) -m venv $(VENV)
+	mkdir -p $(STAMPS)
+	touch $@
+
+$(STAMPS)/base: $(STAMPS)/venv pyproject.toml constraints.txt
+	$(PIP) $(TORCH)
+	$(PIP) -c constraints.txt -e .
+	touch $@
+
+$(STAMPS)/dev: $(STAMPS)/base
+	$(PIP) -c constraints.txt -e '.[dev,text,onnx]'
+	$(PIP) --no-deps $(TORCHVISION)
+	$(PIP) -c constraints.txt timm
+	touch $@
