@@ -1,0 +1,99 @@
+"""From real scores to a mask, and the straight-through gradient back: the one place that has either."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def select(w: Tensor, mask: Tensor) -> Tensor:
+    """Read ``w`` under a mask: a bool mask selects, a real one multiplies.
+
+    Selecting keeps an infinity or NaN in an unread entry from reaching the task as ``0 * inf``.
+
+    >>> select(torch.tensor([1.0, float("inf")]), torch.tensor([True, False]))
+    tensor([1., 0.])
+    """
+    return torch.where(mask, w, 0.0) if mask.dtype == torch.bool else w * mask
+
+
+def threshold(scores: Tensor, tau: float) -> Tensor:
+    """The mask ``scores > tau`` (Piggyback, Mallya et al. 2018, section 3).
+
+    >>> threshold(torch.tensor([0.01, 0.005, -1.0]), 0.005)
+    tensor([ True, False, False])
+    """
+    return scores > tau
+
+
+def kept_count(n: int, density: float) -> int:
+    """How many of ``n`` entries a top-k mask keeps: ``n - floor((1 - density) * n)``.
+
+    >>> kept_count(1000, 0.1), kept_count(7, 0.5)
+    (100, 4)
+    """
+    # The rounding guards (1 - 0.1) * 1000 = 900.0000000000001 and its like; a count must not hang on the last bit.
+    return n - int(round((1.0 - density) * n, 9) // 1)
+
+
+@torch.library.custom_op("polymask::top_k", mutates_args=(), schema="(Tensor scores, int keep) -> Tensor")
+def top_k(scores: Tensor, keep: int) -> Tensor:
+    """The mask of the ``keep`` largest ``|scores|``; at ties the lower index wins (edge-popup, Ramanujan et al. 2020).
+
+    >>> top_k(torch.tensor([0.3, -0.9, 0.3, 0.1]), 2)
+    tensor([ True,  True, False, False])
+    """
+    flat = scores.detach().abs().flatten()
+    if flat.dtype in (torch.float16, torch.bfloat16):
+        flat = flat.float()
+    if keep <= 0 or keep >= flat.numel():
+        return torch.full_like(scores, keep > 0, dtype=torch.bool)
+    edge = flat.kthvalue(flat.numel() - keep + 1).values
+    mask = flat > edge
+    ties = (flat == edge).nonzero().squeeze(1)
+    mask[ties[: keep - int(mask.sum())]] = True
+    return mask.view(scores.shape)
+
+
+@top_k.register_fake
+def _(scores: Tensor, keep: int) -> Tensor:
+    return torch.empty_like(scores, dtype=torch.bool)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, scores: Tensor, mask: Tensor, signed: bool) -> Tensor:
+        ctx.save_for_backward(w, scores, mask)
+        ctx.signed = signed
+        return select(w, mask)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (grad,) = grads
+        w, scores, mask = ctx.saved_tensors
+        to_w = select(grad, mask) if ctx.needs_input_grad[0] else None
+        to_scores = (grad * w).sum_to_size(scores.shape).to(scores.dtype)
+        return to_w, to_scores if ctx.signed else to_scores * scores.sign(), None, None
+
+
+def straight_through(w: Tensor, scores: Tensor, mask: Tensor, *, signed: bool = True) -> Tensor:
+    """``select(w, mask)``, with the gradient that passes the mask's step straight through to the scores.
+
+    ``dL/dw = mask * g`` and ``dL/ds = g * w``, summed over the axes along which the scores are broadcast; a mask of
+    ``|s|`` multiplies the latter by ``sign(s)`` (Bengio et al. 2013; Mallya et al. 2018; Ramanujan et al. 2020).
+
+    Args:
+        w: the weight.
+        scores: what trains; broadcasts to ``w``.
+        mask: bool or real, the shape of ``scores``.
+        signed: whether the mask is of ``s`` (True) or of ``|s|``.
+
+    >>> w, s = torch.tensor([2.0, 3.0]), torch.tensor([0.5, -0.5], requires_grad=True)
+    >>> straight_through(w, s, s > 0).sum().backward()
+    >>> s.grad
+    tensor([2., 3.])
+    """
+    masked: Tensor = _StraightThrough.apply(w, scores, mask, signed)  # type: ignore[no-untyped-call]
+    return masked

@@ -1,0 +1,147 @@
+"""Masks as bytes and back: one bit an entry, or one owner code for a chain of nested masks; sparse values.
+
+The format needs no framework: entry ``i`` (C order) of a bit mask is bit ``i % 8``, least significant first, of byte
+``i // 8``. Owner codes of ``b`` bits are the same stream with bit ``j`` of code ``i`` at position ``i * b + j``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed bool mask.
+
+    Args:
+        codec: "bits": one bit an entry; "owners": a plane of codes of which ``0 < code <= level`` is read.
+        shape: the mask's shape.
+        payload: uint8, one-dimensional, on the CPU.
+        bits: the width of a code (1 for "bits").
+        level: the largest code that is read (1 for "bits").
+    """
+
+    codec: str
+    shape: tuple[int, ...]
+    payload: Tensor
+    bits: int = 1
+    level: int = 1
+
+    @property
+    def nbytes(self) -> int:
+        """The payload's size in bytes."""
+        return self.payload.numel()
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A sparse tensor: ``value`` at the flat (C order) ``index``, 0 elsewhere."""
+
+    shape: tuple[int, ...]
+    index: Tensor
+    value: Tensor
+
+
+def code_bits(largest: int) -> int:
+    """The bits that hold the codes 0..largest: ``ceil(log2(largest + 1))``, at least 1.
+
+    >>> [code_bits(n) for n in (1, 2, 3, 4, 10)]
+    [1, 2, 2, 3, 4]
+    """
+    return max(1, largest.bit_length())
+
+
+def pack(mask: Tensor) -> Packed:
+    """A bool mask at one bit an entry: ``ceil(n / 8)`` bytes.
+
+    >>> pack(torch.tensor([True, False, True])).payload
+    tensor([5], dtype=torch.uint8)
+    """
+    return Packed("bits", tuple(mask.shape), _to_bytes(mask.detach().cpu().contiguous().numpy().reshape(-1)))
+
+
+def pack_owners(owner: Tensor, level: int, largest: int) -> Packed:
+    """The mask ``0 < owner <= level`` as a view of a plane of owners that nested masks share.
+
+    Args:
+        owner: uint8 codes; 0 is free, ``k`` belongs to the k-th task.
+        level: the mask's own code.
+        largest: the largest code in use; the plane has ``code_bits(largest)`` bits an entry.
+
+    >>> plane = pack_owners(torch.tensor([0, 1, 2, 3], dtype=torch.uint8), level=2, largest=3)
+    >>> plane.nbytes, unpack(plane)
+    (1, tensor([False,  True,  True, False]))
+    """
+    bits = code_bits(largest)
+    codes = owner.detach().cpu().contiguous().numpy().reshape(-1)
+    planes = (codes[:, None] >> np.arange(bits, dtype=np.uint8)) & 1
+    return Packed("owners", tuple(owner.shape), _to_bytes(planes.reshape(-1)), bits, level)
+
+
+def unpack(packed: Packed) -> Tensor:
+    """The bool mask of a pack, on the CPU.
+
+    Raises:
+        ValueError: for an unknown codec, or a payload of the wrong length.
+
+    >>> mask = torch.rand(3, 5) > 0.5
+    >>> torch.equal(unpack(pack(mask)), mask)
+    True
+    """
+    n = math.prod(packed.shape)
+    expected = -(-n * packed.bits // 8)
+    if packed.nbytes != expected:
+        raise ValueError(
+            f"expected {expected} bytes for a mask of shape {packed.shape}, found {packed.nbytes}: damaged record"
+        )
+    flat = np.unpackbits(packed.payload.numpy(), count=n * packed.bits, bitorder="little")
+    if packed.codec == "bits":
+        return torch.from_numpy(flat.view(np.bool_)).view(packed.shape)
+    if packed.codec == "owners":
+        return _owned(torch.from_numpy(flat).view(n, packed.bits), packed.level).view(packed.shape)
+    raise ValueError(f"expected the codec 'bits' or 'owners', found {packed.codec!r}: written by a newer version?")
+
+
+def owners(packed: Packed) -> Tensor:
+    """The plane of owner codes (uint8) behind an "owners" pack.
+
+    >>> owners(pack_owners(torch.tensor([0, 3, 1], dtype=torch.uint8), 1, 3))
+    tensor([0, 3, 1], dtype=torch.uint8)
+    """
+    n = math.prod(packed.shape)
+    flat = np.unpackbits(packed.payload.numpy(), count=n * packed.bits, bitorder="little").reshape(n, packed.bits)
+    codes = (flat << np.arange(packed.bits, dtype=np.uint8)).sum(1, dtype=np.uint8)
+    return torch.from_numpy(codes).view(packed.shape)
+
+
+def sparsify(dense: Tensor) -> Sparse:
+    """The non-zero entries of a tensor.
+
+    >>> densify(sparsify(torch.tensor([[0.0, 2.0], [0.0, 0.0]])))
+    tensor([[0., 2.],
+            [0., 0.]])
+    """
+    flat = dense.detach().cpu().flatten()
+    index = flat.nonzero().squeeze(1)
+    return Sparse(tuple(dense.shape), index.to(torch.int32), flat[index].clone())
+
+
+def densify(sparse: Sparse) -> Tensor:
+    """The dense tensor of a sparse one."""
+    flat = torch.zeros(math.prod(sparse.shape), dtype=sparse.value.dtype)
+    flat[sparse.index.long()] = sparse.value
+    return flat.view(sparse.shape)
+
+
+def _owned(planes: Tensor, level: int) -> Tensor:
+    codes = (planes << torch.arange(planes.shape[1], dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+    return (codes > 0) & (codes <= level)
+
+
+def _to_bytes(flat: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.packbits(flat, bitorder="little"))
