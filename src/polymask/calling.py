@@ -1,0 +1,60 @@
+"""How a network is called and what it answers: examples and outputs that are tensors, tuples or mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def call(model: nn.Module, x: Any) -> Any:
+    """Call a model on a tensor, on a tuple (positional arguments) or on a mapping (keyword arguments).
+
+    >>> call(nn.Identity(), torch.ones(1))
+    tensor([1.])
+    """
+    if isinstance(x, Mapping):
+        return model(**x)
+    return model(*x) if isinstance(x, (tuple, list)) else model(x)
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in a model's output: the tensor itself, or what stands under ``logits`` in a mapping.
+
+    Raises:
+        TypeError: if the output is neither.
+
+    >>> logits_of({"logits": torch.ones(1), "loss": None})
+    tensor([1.])
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
+        found: Tensor = output["logits"]
+        return found
+    raise TypeError(
+        f"expected the model to return a tensor or a mapping with 'logits', found {type(output).__name__}: "
+        "wrap it in a module that returns its logits"
+    )
+
+
+def tensors_of(x: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nested tuples, lists and mappings with every tensor changed; other leaves stay.
+
+    >>> tensors_of({"a": (torch.ones(1), 3)}, lambda t: t * 2)
+    {'a': (tensor([2.]), 3)}
+    """
+    if isinstance(x, Tensor):
+        return change(x)
+    if isinstance(x, Mapping):
+        return {key: tensors_of(value, change) for key, value in x.items()}
+    if isinstance(x, (tuple, list)):
+        return type(x)(tensors_of(value, change) for value in x)
+    return x
+
+
+def two_rows(x: Any) -> Any:
+    """An example brought to two rows, so that batch statistics exist."""
+    return tensors_of(x, lambda t: torch.cat([t[:1], t[:1]]) if t.ndim else t)

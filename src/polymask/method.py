@@ -1,0 +1,349 @@
+"""The contract: what every method is, and the life of a task from begin to end."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from polymask import snapshot
+from polymask.card import Card, Recipe
+from polymask.parts.pack import Packed, pack, unpack
+from polymask.parts.seeds import generator
+from polymask.roles import Policy, plan
+from polymask.sites import Sites, attach
+from polymask.slots import Scores
+from polymask.task import Meta, TaskRecord, activate, reads
+
+
+class Method(ABC):
+    """Learn task after task on one network and keep what is finished.
+
+    The verbs, in order: ``begin(task, phase)`` for every phase, in each phase your own loop over
+    ``named_parameters()`` with ``on_step`` before every optimizer step's first forward and ``penalty()`` in the loss,
+    then ``end(task)``, which returns the task's record. ``begin`` of a first phase while a task is open abandons that
+    task without a trace. Make optimizer, scheduler, DDP wrapper and compilation anew after every ``begin``.
+
+    A subclass declares ``card``, ``recipes`` and its policies, and implements ``_open``: which gates and scores a phase
+    opens. ``_prepare``, ``_close``, ``on_step`` and ``penalty`` are empty until a method needs them. What it shares
+    between tasks lives in ``state``, replaced and never changed in place, so that it can be taken back.
+
+    Args:
+        model: any module; sites are attached to it in place.
+        example: an input that it accepts: a tensor, a tuple of arguments or a mapping of keyword arguments.
+        policy: what becomes of norms, biases, head and the rest.
+        head: the name of the head module; None: the last weight read before the output.
+        seed: key of every random draw.
+    """
+
+    name: ClassVar[str]
+    card: ClassVar[Card]
+    recipes: ClassVar[Mapping[str, Recipe]]
+    phases: ClassVar[tuple[str, ...]] = ("train",)
+    anneals: ClassVar[bool] = False
+    reopens: ClassVar[bool] = False
+    grows: ClassVar[bool] = False
+
+    def __init__(
+        self, model: nn.Module, example: Any, policy: Policy, *, head: str | None = None, seed: int = 0
+    ) -> None:
+        _refuse_wrapped(model)
+        planned = plan(model, example, policy, head)
+        self.model, self.example, self.seed = model, example, seed
+        self.policy, self.head = policy, planned.head
+        self.exact: bool | float | None = type(self).card.exact
+        self.sites: Sites = attach(model, planned.roles)
+        self.records: dict[str, TaskRecord] = {}
+        self.state: dict[str, dict[str, Tensor]] = {}
+        self.task: str | None = None
+        self.phase: str | None = None
+        self.initial: dict[str, Tensor] = {}
+        self._before: snapshot.Before | None = None
+        self._versions: dict[str, int] = {}
+        self._steps = 0
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Set up what all tasks share; called once, by the constructor."""
+        with torch.no_grad():
+            for name, role in self.sites.roles.items():
+                if role.held is not None:
+                    self.sites.put(name, torch.full_like(self.sites.tensor(name), role.held))
+            self._prepare()
+            for name in self.sites.weights:
+                self.sites.close(name)
+            self.initial = {name: self.sites.tensor(name).detach().clone() for name in self.sites.names("private")}
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+
+    # The verbs.
+
+    def begin(
+        self,
+        task: str,
+        phase: str | None = None,
+        *,
+        outputs: int | None = None,
+        batches: Iterable[Any] | None = None,
+    ) -> None:
+        """Open a task, or its next phase.
+
+        Args:
+            task: the task's name.
+            phase: one of ``phases``, in their order; None: the first.
+            outputs: the width of the task's head; None: as wide as the model's.
+            batches: batches of the task's inputs, for methods that look at them.
+
+        Raises:
+            ValueError: if the phases are out of order, or the head cannot have that width.
+            RuntimeError: if the task is finished, or the model is sharded or wrapped.
+        """
+        phase = phase or self.phases[0]
+        self._check_begin(task, phase)
+        if phase == self.phases[0]:
+            self.abandon()
+            self._before = snapshot.take(self)
+            self._start(task, outputs)
+        self.task, self.phase, self._steps = task, phase, 0
+        self._open(phase, batches)
+        self._let_train()
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All that this phase's optimizer may touch, under the model's own keys; scores as ``<key>.scores``."""
+        self._expect_open("named_parameters")
+        kinds = ("private", "shared") if self.records else ("private", "shared", "first")
+        for name, role in self.sites.roles.items():
+            tensor = self.sites.tensor(name)
+            if isinstance(tensor, nn.Parameter) and (name in self.sites.opened or role.kind in kinds):
+                yield name, tensor
+        for name, site in self.sites.every().items():
+            if isinstance(site.source, Scores):
+                yield f"{name}.scores", site.source.scores
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters alone, as optimizers take them."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def on_step(self, progress: float) -> None:
+        """Say where in the epoch (0..1) training stands; once per optimizer step, before its first forward."""
+        self._steps += 1
+
+    def penalty(self) -> Tensor:
+        """The method's own term of the loss, a scalar: ``loss = (task loss + penalty) / accumulation``."""
+        return torch.zeros((), device=next(self.model.parameters(), torch.zeros(())).device)
+
+    def end(self, task: str) -> dict[str, TaskRecord]:
+        """Close the open task: fold what it learned, freeze it, and return its record (and any reissued ones).
+
+        Raises:
+            RuntimeError: if another task or none is open, phases are missing, or ``on_step`` was never called although
+                a temperature anneals.
+        """
+        self._check_end(task)
+        self._warn_unmoved()
+        hard = snapshot.hard_masks(self.sites)
+        for name in sorted(self.sites.opened):
+            self.sites.close(name)
+        snapshot.clear_sources(self.sites)
+        for name in self.sites.names("first"):
+            self.sites.freeze(name)
+        _broadcast([self.sites.tensor(name) for name in self.sites.names("private")])
+        with torch.no_grad():
+            packed = self._close(hard)
+            record = self._record(task, packed)
+        self.records = {**self.records, task: record}
+        self.task = self.phase = self._before = None
+        issued = {**self._reissue(), task: record}
+        self.records.update(issued)
+        self.activate(task)
+        return issued
+
+    def abandon(self) -> None:
+        """Forget the open task, if there is one: every tensor is as it was before its ``begin``."""
+        if self._before is not None:
+            snapshot.put_back(self, self._before)
+        self.task = self.phase = self._before = None
+
+    def activate(self, task: str | TaskRecord) -> None:
+        """Make the model answer as a finished task.
+
+        Raises:
+            RuntimeError: while a task is open; ``bake`` looks at a finished task meanwhile.
+            KeyError: for a task that is not finished.
+        """
+        if self.task is not None:
+            raise RuntimeError(
+                f"expected no open task, found {self.task!r} in training: end() or abandon() it first, "
+                "or look at a finished task with method.plain(task)"
+            )
+        _refuse_wrapped(self.model)
+        activate(self.sites, task if isinstance(task, TaskRecord) else self.record(task))
+
+    def plain(self, task: str) -> nn.Module:
+        """A plain copy of the network that answers as a finished task; works while another task is open."""
+        return snapshot.plain(self.sites, self.record(task))
+
+    def record(self, task: str) -> TaskRecord:
+        """The record of a finished task."""
+        if task not in self.records:
+            raise KeyError(f"expected a finished task ({', '.join(self.records) or 'none yet'}), found {task!r}")
+        return self.records[task]
+
+    def collect(self, trained: nn.Module) -> None:
+        """Bring parameters and buffers back from a copy of the model that was wrapped, sharded or compiled.
+
+        Train ``copy.deepcopy(method.model)`` under FSDP2, then call this on every rank before ``end``.
+        """
+        snapshot.collect(self.model, trained)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of the learner's state at any moment, also inside a phase; records are kept apart."""
+        return snapshot.learner_state(self)
+
+    def load_state_dict(self, state: Mapping[str, Any], records: Mapping[str, TaskRecord]) -> None:
+        """Go on from a state: a method made with the same model and arguments continues as if never stopped.
+
+        Args:
+            state: what ``state_dict`` returned.
+            records: the finished tasks' records, as a bank keeps them.
+
+        Raises:
+            ValueError: if a finished task has no record.
+        """
+        snapshot.load_learner_state(self, state, records)
+
+    # What a method fills in.
+
+    def _prepare(self) -> None:  # noqa: B027 (empty on purpose)
+        """Set the weights before the first task, and ``state``."""
+
+    @property
+    def drawn(self) -> dict[str, int]:
+        """The base tensors that a seed regenerates (``parts.draw.signed_constant``), so that no bank stores them."""
+        return {}
+
+    @abstractmethod
+    def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
+        """Open gates and scores for a phase of ``self.task``."""
+
+    def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
+        """The masks that the ended task keeps, given the hard masks of its scores."""
+        return {name: pack(mask) for name, mask in hard.items()}
+
+    def _reissue(self) -> dict[str, TaskRecord]:
+        """Records of older tasks that are to be expressed anew."""
+        return {}
+
+    def give_scores(self, name: str, scores: Scores) -> None:
+        """Let a site's mask come from scores that train with this phase."""
+        self.sites.weights[name].source = scores.to(self.sites.tensor(name).device)
+
+    # The life cycle's own parts.
+
+    def _start(self, task: str, outputs: int | None) -> None:
+        for site in self.sites.every().values():
+            site.mask, site.source = None, None
+        for site in self.sites.weights.values():
+            site.delta = None
+        for name, value in self.initial.items():
+            if not self._in_head(name):
+                self.sites.put(name, value)
+        self._new_head(task, outputs)
+
+    def _in_head(self, name: str) -> bool:
+        return name.rpartition(".")[0] == self.head
+
+    def _new_head(self, task: str, outputs: int | None) -> None:
+        names = [name for name in self.sites.roles if self._in_head(name)]
+        weight = next((name for name in names if self.sites.tensor(name).ndim >= 2), None)
+        width = self.sites.tensor(weight).shape[0] if weight else 0
+        if weight is None or self.sites.roles[weight].kind != "private":
+            if outputs is not None and weight is not None and outputs > width:
+                raise ValueError(
+                    f"expected at most {width} outputs, the width of the shared head {self.head!r}, found {outputs}: "
+                    "build the model with a head as wide as the largest task"
+                )
+            return
+        shape = self.sites.tensor(weight).shape
+        draw, bound = generator(self.seed, task, "head"), 1 / math.sqrt(math.prod(shape[1:]))
+        for name in names:
+            old = self.sites.tensor(name)
+            fresh = torch.empty(outputs or width, *old.shape[1:]).uniform_(-bound, bound, generator=draw)
+            self.sites.put(name, fresh)
+
+    def _let_train(self) -> None:
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+        for parameter in self.parameters():
+            parameter.requires_grad_(True)
+            parameter.grad = None
+        self._versions = {name: parameter._version for name, parameter in self.named_parameters()}
+
+    def _record(self, task: str, packed: dict[str, Packed]) -> TaskRecord:
+        private = {name: self.sites.tensor(name).detach().cpu().clone() for name in self.sites.names("private")}
+        found = reads(self.sites, {name: unpack(one) for name, one in packed.items()})
+        weight = next((self.sites.tensor(n) for n in self.sites.roles if self._in_head(n)), None)
+        outputs = 0 if weight is None else weight.shape[0]
+        return TaskRecord(packed, {}, private, found, Meta(task, self.name, outputs, self.exact))
+
+    def _check_begin(self, task: str, phase: str) -> None:
+        _refuse_wrapped(self.model)
+        if phase not in self.phases:
+            raise ValueError(f"expected a phase of {', '.join(self.phases)}, found {phase!r}")
+        position = self.phases.index(phase)
+        if position and (self.task != task or self.phase != self.phases[position - 1]):
+            raise RuntimeError(
+                f"expected phase {self.phases[position - 1]!r} of task {task!r} before {phase!r}, "
+                f"found {f'{self.phase!r} of {self.task!r}' if self.task else 'no open task'}"
+            )
+        if task in self.records and not self.reopens:
+            raise RuntimeError(
+                f"expected a new task, found {task!r}, which is finished: give the new task another name"
+            )
+
+    def _check_end(self, task: str) -> None:
+        self._expect_open("end")
+        _refuse_wrapped(self.model)
+        if task != self.task:
+            raise RuntimeError(f"expected the open task {self.task!r}, found {task!r}")
+        if self.phase != self.phases[-1]:
+            following = self.phases[self.phases.index(str(self.phase)) + 1]
+            raise RuntimeError(f"expected begin({task!r}, {following!r}) before end, found phase {self.phase!r} open")
+        if self.anneals and not self._steps:
+            raise RuntimeError("expected on_step(progress) before every optimizer step, found no call in this phase")
+
+    def _expect_open(self, verb: str) -> None:
+        if self.task is None:
+            raise RuntimeError(f"expected an open task for {verb}, found none: begin(task) first")
+
+    def _warn_unmoved(self) -> None:
+        still = [name for name, p in self.named_parameters() if p._version == self._versions.get(name, -1)]
+        if still:
+            warnings.warn(
+                f"task {self.task!r} ends although these never moved: {', '.join(still)}. Was the optimizer made from "
+                "method.named_parameters() after this phase's begin()?",
+                stacklevel=3,
+            )
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        raise RuntimeError(
+            f"expected the plain model, found {type(model).__name__}: wrap it after begin(), unwrap it before"
+        )
+    if any(type(parameter).__name__ == "DTensor" for parameter in model.parameters()):
+        raise RuntimeError(
+            "expected a plain model, found a sharded one: shard copy.deepcopy(method.model) after begin(), train it, "
+            "and bring it back with method.collect(copy) before the next verb"
+        )
+
+
+def _broadcast(tensors: list[Tensor]) -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor.detach(), 0)

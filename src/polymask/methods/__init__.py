@@ -1,0 +1,20 @@
+"""Every method, one file each, in one visible dict."""
+
+from __future__ import annotations
+
+from polymask.method import Method
+from polymask.methods.baselines import Finetune, Independent, LinearProbe
+from polymask.methods.packnet import PackNet
+from polymask.methods.piggyback import Piggyback
+from polymask.methods.supsup import SupSup
+
+METHODS: dict[str, type[Method]] = {
+    "packnet": PackNet,
+    "piggyback": Piggyback,
+    "supsup": SupSup,
+    "finetune": Finetune,
+    "linear_probe": LinearProbe,
+    "independent": Independent,
+}
+
+__all__ = ["METHODS", "Finetune", "Independent", "LinearProbe", "PackNet", "Piggyback", "SupSup"]

@@ -1,0 +1,111 @@
+"""SupSup (Wortsman et al. 2020): a random network that never trains, and a supermask of it per task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from polymask.card import Card, Recipe
+from polymask.method import Method
+from polymask.parts.binarize import kept_count, straight_through, top_k
+from polymask.parts.draw import signed_constant
+from polymask.parts.seeds import generator
+from polymask.roles import Biases, Heads, Norms, Policy
+from polymask.slots import Scores
+
+
+class SupSup(Method):
+    """A task reads ``W * M`` of a signed-constant ``W`` that a seed regenerates; only the scores behind ``M`` train.
+
+    ``select="top-k"``: ``M`` is 1 on the ``n - floor((1 - density) n)`` largest ``|s|`` of a layer, and
+    ``dL/ds = sign(s) * W * dL/dW_eff`` (edge-popup). ``select="threshold"``: ``M = [s >= 0]``, identity backward.
+    Scores start uniform in ``(-b, b)``, ``b = 1 / sqrt(fan_in)``, anew for every task. There are no biases, norms have
+    no affine part and keep statistics per task, and the head is masked like any other layer and shared.
+
+    Args:
+        model: any module; its weights are replaced by the random ones. Its head is as wide as the largest task.
+        example: an input that it accepts.
+        head: the name of the head module; None: the last weight read before the output.
+        seed: key of every random draw, the weights among them.
+        select: how scores become a mask.
+        density: the fraction of a layer that a top-k mask keeps.
+        norms: what becomes of norms.
+        biases: likewise of biases; "none" holds them at 0.
+        heads: "masked": the paper's shared random head; "private": a trained head per task.
+        masked: patterns of the weights to mask; None: all that qualify.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> method = SupSup(net, torch.zeros(1, 4), density=0.25)
+    >>> method.begin("a", outputs=2)
+    >>> (
+    ...     int((net[0].weight != 0).sum()),
+    ...     sorted(set(net[0].weight[net[0].weight != 0].abs().tolist())) == [math.sqrt(0.5)],
+    ... )
+    (8, False)
+    """
+
+    name = "supsup"
+    card = Card(
+        source="Wortsman et al. 2020",
+        masks="weight",
+        values="{0, 1}",
+        chosen="learned",
+        backbone="frozen, random",
+        overlap="free",
+        sparsity="density of the top-k",
+        scenarios=("GG", "GN", "NN"),
+        stores="1 bit a weight",
+        exact=True,
+    )
+    recipes: ClassVar[dict[str, Recipe]] = {"train": Recipe(lr=1e-2, epochs=20)}
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Any,
+        *,
+        head: str | None = None,
+        seed: int = 0,
+        select: Literal["top-k", "threshold"] = "top-k",
+        density: float = 0.5,
+        norms: Norms = "statistics",
+        biases: Biases = "none",
+        heads: Heads = "masked",
+        masked: Sequence[str] | None = None,
+    ) -> None:
+        if not 0 < density <= 1:
+            raise ValueError(f"expected a density in (0, 1], found {density}: it is the fraction that a mask keeps")
+        self.select, self.density = select, density
+        policy = Policy("masked", "frozen", norms, biases, heads, masked)
+        super().__init__(model, example, policy, head=head, seed=seed)
+
+    @property
+    def drawn(self) -> dict[str, int]:
+        """Every masked weight: the seed regenerates it."""
+        return dict.fromkeys(self.sites.weights, self.seed)
+
+    def _prepare(self) -> None:
+        for name in self.sites.weights:
+            self.sites.put(name, signed_constant(tuple(self.sites.tensor(name).shape), self.seed, name))
+            self.sites.freeze(name)
+
+    def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
+        for name in self.sites.weights:
+            w = self.sites.tensor(name)
+            bound = 1 / math.sqrt(math.prod(w.shape[1:]))
+            draw = generator(self.seed, str(self.task), name, "scores")
+            scores = torch.empty(w.shape).uniform_(-bound, bound, generator=draw).to(w.dtype)
+            self.give_scores(name, Scores(scores, self._read, self._mask))
+
+    def _mask(self, scores: Tensor) -> Tensor:
+        if self.select == "threshold":
+            return scores >= 0
+        mask: Tensor = top_k(scores, kept_count(scores.numel(), self.density))
+        return mask
+
+    def _read(self, w: Tensor, scores: Tensor) -> Tensor:
+        return straight_through(w, scores, self._mask(scores), signed=self.select == "threshold")

@@ -1,0 +1,222 @@
+"""Which tensor of a network plays which role: the policies of a method, applied to what the forward really reads."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from polymask.calling import call, logits_of, two_rows
+from polymask.sites import Kind, Role, attach
+from polymask.trace import Place, places
+
+Norms = Literal["frozen", "private", "first", "statistics", "shared"]
+Biases = Literal["frozen", "private", "first", "none", "shared"]
+Heads = Literal["private", "masked"]
+
+_HELD_AT_0 = Role("frozen", "held at 0", held=0.0)
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a method does with the tensors of a network, kind by kind.
+
+    Args:
+        weights: matrix and kernel weights: "masked", or for a baseline "private", "frozen" or "shared".
+        others: embeddings, positions and whatever else is neither weight, norm, bias nor head.
+        norms: "statistics" holds the affine part at 1 and 0 and keeps the running statistics per task.
+        biases: "none" holds them at 0.
+        heads: "private": a head of its own per task; "masked": one head, masked like any weight, its width given.
+        masked: patterns (``layer*.weight``) of the weights to mask; None: all that qualify.
+    """
+
+    weights: Kind
+    others: Kind
+    norms: Norms
+    biases: Biases
+    heads: Heads = "private"
+    masked: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The roles of a network's tensors, and the name of the module that is its head."""
+
+    roles: dict[str, Role]
+    head: str
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module normalises: by its class's name, which covers torch, timm and transformers alike."""
+    return any("Norm" in cls.__name__ for cls in type(module).__mro__)
+
+
+def is_weight(place: Place) -> bool:
+    """Whether a matrix or kernel weight stands here: a parameter of two axes or more, called a weight."""
+    return place.trains and place.tensor().ndim >= 2 and "weight" in place.leaf and not is_norm(place.module)
+
+
+def plan(model: nn.Module, example: Any, policy: Policy, head: str | None = None) -> Plan:
+    """Give every parameter and every statistic of a model its role.
+
+    Args:
+        model: a plain model.
+        example: an input it accepts: a tensor, a tuple of arguments or a mapping of keyword arguments.
+        policy: the method's policies.
+        head: the name of the head module; None: found, as the last weight read before the output.
+
+    Raises:
+        ValueError: if the example does not pass, no weight can be masked, a weight that was asked for is never read,
+            the head cannot be found, or the model carries a weight or spectral norm.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> policy = Policy(weights="masked", others="frozen", norms="frozen", biases="first")
+    >>> {name: role.kind for name, role in plan(net, torch.zeros(1, 4), policy).roles.items()}
+    {'0.weight': 'masked', '0.bias': 'first', '2.weight': 'private', '2.bias': 'private'}
+    """
+    refuse_norm_hooks(model)
+    where = places(model)
+    weights = {name: spots for name, spots in where.items() if any(is_weight(spot) for spot in spots)}
+    read, wide = read_weights(model, example, list(weights))
+    head_name = head or _find_head(model, read, wide)
+    if head_name not in dict(model.named_modules()):
+        raise ValueError(f"expected head= to name a module of the model, found {head!r}")
+    wanted = _wanted(policy.masked, list(weights), read)
+    roles = {}
+    for name, spots in where.items():
+        role = _role(name, spots, policy, read, wanted, model.get_submodule(head_name))
+        if role is not None:
+            roles[name] = role
+    if policy.weights == "masked" and not any(role.kind == "masked" for role in roles.values()):
+        raise ValueError(
+            "expected a model with at least one matrix or kernel weight before its head, found none to mask: "
+            "name weights with masked=, or use another method"
+        )
+    return Plan(roles, head_name)
+
+
+def _role(
+    name: str, spots: list[Place], policy: Policy, read: list[str], wanted: set[str] | None, head: nn.Module
+) -> Role | None:
+    place = spots[0]
+    embedded = any(isinstance(spot.module, (nn.Embedding, nn.EmbeddingBag)) for spot in spots)
+    in_head = any(spot.module is head for spot in spots)
+    if in_head and not embedded:
+        return _head_role(place, policy)
+    if any(is_norm(spot.module) for spot in spots):
+        return _norm_role(place, policy.norms)
+    if not place.trains:
+        return None if place.leaf in place.module._non_persistent_buffers_set else Role("frozen", "a constant")
+    if any(is_weight(spot) for spot in spots):
+        if name not in read:
+            return Role("frozen", "no forward reads it")
+        if wanted is not None and name not in wanted:
+            return Role(policy.others if policy.weights == "masked" else policy.weights, "not among masked=")
+        if embedded and wanted is None:
+            return Role(policy.others, "an embedding" if len(spots) == 1 else "tied to an embedding")
+        return Role(
+            policy.weights, "a matrix or kernel weight" + ("" if len(spots) == 1 else ", one site for its ties")
+        )
+    if "bias" in place.leaf:
+        return _HELD_AT_0 if policy.biases == "none" else Role(policy.biases, "a bias")
+    return Role(policy.others, "neither weight, norm nor bias")
+
+
+def _head_role(place: Place, policy: Policy) -> Role:
+    if policy.heads == "private":
+        return Role("private", "the head")
+    if is_weight(place):
+        return Role("masked", "the head, one for all tasks")
+    return _HELD_AT_0 if "bias" in place.leaf else Role("frozen", "the head")
+
+
+def _norm_role(place: Place, norms: Norms) -> Role:
+    statistic = place.leaf in STATISTICS
+    if norms == "statistics":
+        if statistic:
+            return Role("private", "a norm's statistics")
+        return _HELD_AT_0 if "bias" in place.leaf else Role("frozen", "held at 1", held=1.0)
+    return Role(norms, "a norm's statistics" if statistic else "a norm's affine part")
+
+
+def _wanted(patterns: Sequence[str] | None, weights: list[str], read: list[str]) -> set[str] | None:
+    if patterns is None:
+        return None
+    found = set()
+    for pattern in patterns:
+        hits = [name for name in weights if fnmatch(name, pattern)]
+        if not hits:
+            raise ValueError(
+                f"expected masked= to match a weight, found none for {pattern!r} among {', '.join(weights)}"
+            )
+        unread = [name for name in hits if name not in read]
+        if unread:
+            raise ValueError(
+                f"expected every masked weight to be read in a forward, in train and in eval mode; never read: "
+                f"{', '.join(unread)}. Leave it out of masked=, or mask a weight that the network uses"
+            )
+        found.update(hits)
+    return found
+
+
+@torch.no_grad()
+def read_weights(model: nn.Module, example: Any, weights: list[str]) -> tuple[list[str], int]:
+    """The weights that a forward reads both in train and in eval mode, in the order of reading, and the logits' width.
+
+    Asked of a copy, with the example at two rows and the random state forked, so that nothing is left behind.
+
+    Raises:
+        ValueError: if the model refuses the example.
+    """
+    probe = copy.deepcopy(model)
+    roles = {name: Role("masked" if name in weights else "frozen", "") for name in places(probe)}
+    sites = attach(probe, roles)
+    seen: list[str] = []
+    for name, site in sites.weights.items():
+        site.register_forward_hook(lambda *_, name=name: seen.append(name))
+    orders = []
+    with torch.random.fork_rng():
+        for mode in (True, False):
+            seen.clear()
+            probe.train(mode)
+            try:
+                width = logits_of(call(probe, two_rows(example))).shape[-1]
+            except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+                raise ValueError(
+                    f"expected an example that the model accepts, found one that it refuses ({error}): "
+                    "pass an example of one input batch, a tuple of arguments or a mapping of keyword arguments"
+                ) from error
+            orders.append(list(seen))
+    last = {name: place for place, name in enumerate(orders[1])}
+    return [name for name in sorted(last, key=last.__getitem__) if name in orders[0]], width
+
+
+def _find_head(model: nn.Module, read: list[str], wide: int) -> str:
+    if not read:
+        raise ValueError("expected a model that reads a matrix or kernel weight, found none: mask methods need one")
+    path = read[-1].rpartition(".")[0]
+    width = model.get_parameter(read[-1]).shape[0]
+    if width != wide:
+        raise ValueError(
+            f"expected the last weight read, {read[-1]!r}, to be the head, found {width} rows for {wide} outputs: "
+            "name the head's module with head="
+        )
+    return path
+
+
+def refuse_norm_hooks(model: nn.Module) -> None:
+    """Raise if a module computes its weight from others (weight norm, spectral norm, a foreign parametrization)."""
+    for path, module in model.named_modules():
+        old = [leaf for leaf in module._parameters if leaf.endswith(("_g", "_v", "_orig"))]
+        if parametrize.is_parametrized(module) or (old and module._forward_pre_hooks):
+            raise ValueError(
+                f"expected plain weights, found a weight or spectral norm or another parametrization on {path!r}: take "
+                "it off first (torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.remove_weight_norm)"
+            )

@@ -1,0 +1,213 @@
+"""Where masks meet a network: the table of its sites and roles, attached and taken off again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from polymask.parts.gate import hold
+from polymask.slots import FeatureSite, WeightSite, fill
+from polymask.trace import Place, add_units, effective, held, is_marked, places, strip
+
+Kind = Literal["masked", "private", "frozen", "first", "shared"]
+
+
+@dataclass(frozen=True)
+class Role:
+    """What one tensor of the model is for.
+
+    Args:
+        kind: "masked": read under a mask; "private": swapped whole per task; "frozen": never learns; "first": learned
+            with the first task, then frozen; "shared": goes on learning (finished tasks are not protected from it).
+        why: one phrase, printed beside it.
+        held: the value at which a method holds the tensor, if it holds it at one.
+    """
+
+    kind: Kind
+    why: str
+    held: float | None = None
+
+
+@dataclass
+class Sites:
+    """The table of a model's sites and roles; made by ``attach``.
+
+    Args:
+        model: the attached model.
+        roles: tensor name -> role, in the model's own order; a tied tensor stands under its first name.
+        weights: name -> site of every masked weight.
+        units: module name -> site of every layer whose units are masked.
+        opened: the masked weights that learn at the moment.
+    """
+
+    model: nn.Module
+    roles: dict[str, Role]
+    weights: dict[str, WeightSite] = field(default_factory=dict)
+    units: dict[str, FeatureSite] = field(default_factory=dict)
+    opened: set[str] = field(default_factory=set)
+    _places: dict[str, list[Place]] = field(default_factory=dict)
+
+    def every(self) -> dict[str, WeightSite | FeatureSite]:
+        """All sites: name of the weight, or of the module whose units are masked -> site."""
+        return {**self.weights, **self.units}
+
+    def names(self, *kinds: Kind) -> list[str]:
+        """The tensors of these roles, in the model's order."""
+        return [name for name, role in self.roles.items() if role.kind in kinds]
+
+    def tensor(self, name: str) -> Tensor:
+        """The live tensor behind a name: for a masked weight the one that trains, unmasked."""
+        return self._home(name)[0]
+
+    @torch.no_grad()
+    def base(self, name: str) -> Tensor:
+        """The base that the masks of a tensor select from: ``hold(kept, w, gate)``, or the tensor itself."""
+        site, w = self.weights.get(name), self.tensor(name)
+        if site is None or site.gate is None or site.kept is None:
+            return w.detach()
+        return hold(site.kept, w, site.gate)
+
+    @torch.no_grad()
+    def put(self, name: str, value: Tensor) -> None:
+        """Write a tensor's value, the held one too: in place where the shape is the same, else as a new tensor."""
+        old, site = self.tensor(name), self.weights.get(name)
+        if site is not None and site.kept is not None and site.kept.shape == value.shape:
+            site.kept.copy_(value)
+        if old.shape == value.shape:
+            old.copy_(value)
+            return
+        value = value.detach().to(old.device, old.dtype, copy=True)
+        new = nn.Parameter(value) if isinstance(old, nn.Parameter) else value
+        for place in self._places[name]:
+            place.replace(new)
+
+    @torch.no_grad()
+    def restore(self, name: str, value: Tensor) -> None:
+        """Write what trains alone, and leave what is held as it is."""
+        self.tensor(name).copy_(value)
+
+    @torch.no_grad()
+    def open(self, name: str, gate: Tensor | None) -> None:
+        """Let a closed weight learn where the gate is open (None: everywhere); what it was stays in ``kept``."""
+        site, w = self.weights[name], self.tensor(name)
+        if site.kept is None:
+            site.kept = w.detach().clone()
+        else:
+            w.copy_(site.kept)
+        fill(site, "gate", gate)
+        self.opened.add(name)
+
+    @torch.no_grad()
+    def narrow(self, name: str, gate: Tensor, mask: Tensor) -> None:
+        """Go on learning a weight with fewer open entries, read under a mask; what it was before stays in ``kept``."""
+        site = self.weights[name]
+        fill(site, "gate", gate)
+        fill(site, "mask", mask)
+        if not gate.any():
+            self.opened.discard(name)
+
+    @torch.no_grad()
+    def close(self, name: str) -> None:
+        """Fold what was learned into ``kept`` and shut the gate, so that no later step reaches what is read."""
+        site, w = self.weights[name], self.tensor(name)
+        self.opened.discard(name)
+        if isinstance(w, nn.Parameter):
+            w.copy_(self.base(name))
+            fill(site, "kept", w.detach().clone())
+            fill(site, "gate", torch.zeros((), dtype=torch.bool, device=w.device))
+
+    @torch.no_grad()
+    def drop(self, name: str) -> None:
+        """Forget what an open weight learned: back to ``kept``, gate shut."""
+        site, w = self.weights[name], self.tensor(name)
+        self.opened.discard(name)
+        if isinstance(w, nn.Parameter) and site.kept is not None:
+            w.copy_(site.kept)
+            fill(site, "gate", torch.zeros((), dtype=torch.bool, device=w.device))
+
+    def freeze(self, name: str) -> None:
+        """Turn a parameter into a buffer, out of the reach of every optimizer and of ``requires_grad_(True)``."""
+        value, site = self.base(name), self.weights.get(name)
+        for place in self._places[name]:
+            place.freeze(value)
+        if site is not None:
+            site.kept = site.gate = None
+
+    def _home(self, name: str) -> tuple[Tensor, Place]:
+        if name not in self._places:
+            raise KeyError(f"expected the name of a tensor of the model, found {name!r}")
+        place = self._places[name][0]
+        return place.tensor(), place
+
+
+def attach(model: nn.Module, roles: Mapping[str, Role], units: Mapping[str, int] | None = None) -> Sites:
+    """Put sites on a model, in place: masked weights get a ``WeightSite``, frozen tensors become buffers.
+
+    The model keeps its classes' behaviour, its ``state_dict`` keys and its ties; ``detach`` undoes all of it.
+
+    Args:
+        model: any module; changed in place.
+        roles: a role for every parameter, and for the buffers that are not constants, under their first names.
+        units: module name -> axis of the units, for layers whose units are masked.
+
+    Raises:
+        ValueError: if a trainable tensor has no role, or the model is attached already.
+
+    >>> net = nn.Linear(2, 2)
+    >>> sites = attach(net, {"weight": Role("masked", "a matrix"), "bias": Role("frozen", "a bias")})
+    >>> sites.weights["weight"].mask = torch.tensor([[True, False], [False, True]])
+    >>> int((net.weight != 0).sum()), [name for name, _ in net.named_parameters()], list(net.state_dict())
+    (2, ['parametrizations.weight.original'], ['weight', 'bias'])
+    >>> detach(net) is net, [name for name, _ in net.named_parameters()]
+    (True, ['weight', 'bias'])
+    """
+    if any(is_marked(module) for module in model.modules()):
+        raise ValueError("expected a plain model, found one with sites: detach() it first")
+    where = places(model)
+    missing = [name for name, spots in where.items() if name not in roles and spots[0].trains]
+    if missing:
+        raise ValueError(f"expected a role for every trainable tensor, found none for {', '.join(missing)}")
+    sites = Sites(model, {name: roles[name] for name in where if name in roles}, _places=where)
+    for name, role in sites.roles.items():
+        for place in where[name]:
+            place.mark(name)
+        if role.kind == "masked":
+            sites.weights[name] = site = WeightSite()
+            for place in where[name]:
+                place.parametrize(site)
+        elif role.kind == "frozen":
+            sites.freeze(name)
+    for name, axis in (units or {}).items():
+        sites.units[name] = add_units(model.get_submodule(name), axis)
+    return sites
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """Take every site off, in place: the user's classes, keys and parameters, holding the learned base.
+
+    Private tensors keep the values of the task that was active. The model is returned for convenience.
+    """
+    strip(model, held)
+    return model
+
+
+def bake(model: nn.Module) -> nn.Module:
+    """A plain copy in evaluation mode that computes what the attached model computes for its active task.
+
+    The copy has the user's classes and keys and no trace of masks; the original goes on working.
+
+    >>> net = nn.Linear(2, 1, bias=False)
+    >>> sites = attach(net, {"weight": Role("masked", "a matrix")})
+    >>> sites.weights["weight"].mask = torch.tensor([[True, False]])
+    >>> plain = bake(net)
+    >>> type(plain) is nn.Linear, plain.weight[0, 1].item()
+    (True, 0.0)
+    """
+    plain = copy.deepcopy(model)
+    strip(plain, effective)
+    return plain.eval()

@@ -1,0 +1,91 @@
+"""The slots that masks fill: a site on a weight, a site on a layer's units, and the scores that train a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from polymask.parts.binarize import select
+from polymask.parts.gate import hold
+
+
+class Scores(nn.Module):
+    """Real scores, and the rule by which a weight is read under them; lives inside the module that it masks.
+
+    Args:
+        scores: the initial scores; broadcasts to the weight.
+        read: ``(w, scores) -> masked w``, differentiable in both.
+        mask: ``scores -> mask``, the mask that the task keeps.
+    """
+
+    def __init__(
+        self, scores: Tensor, read: Callable[[Tensor, Tensor], Tensor], mask: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(scores)
+        self.read, self.hard = read, mask
+
+    def forward(self, w: Tensor) -> Tensor:
+        """The weight under the mask of the scores."""
+        return self.read(w, self.scores)
+
+
+class WeightSite(nn.Module):
+    """One masked weight: ``w_eff = hold(kept, w, gate) * mask + delta``; an empty slot leaves its step out.
+
+    What is frozen lies in the buffer ``kept``, what trains in the parameter. While ``source`` is set, the mask comes
+    from its scores instead of the slot.
+    """
+
+    kept: Tensor | None
+    gate: Tensor | None
+    mask: Tensor | None
+    delta: Tensor | None
+    source: nn.Module | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        for slot in ("kept", "gate", "mask", "delta"):
+            self.register_buffer(slot, None, persistent=False)
+        self.source = None
+
+    def forward(self, w: Tensor) -> Tensor:
+        """The weight as the active task reads it."""
+        if self.gate is not None and self.kept is not None:
+            w = hold(self.kept, w, self.gate)
+        if self.source is not None:
+            w = self.source(w)
+        elif self.mask is not None:
+            w = select(w, self.mask)
+        return w if self.delta is None else w + self.delta
+
+
+class FeatureSite(nn.Module):
+    """The units of one layer's output: ``y_eff = y * mask`` along ``axis``; an empty slot leaves ``y`` as it is."""
+
+    mask: Tensor | None
+    source: nn.Module | None
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.register_buffer("mask", None, persistent=False)
+        self.source, self.axis = None, axis
+
+    def forward(self, y: Tensor) -> Tensor:
+        """The output with its masked units at zero."""
+        shape = [1] * y.ndim
+        shape[self.axis] = -1
+        if self.source is not None:
+            masked: Tensor = self.source(y.movedim(self.axis, -1))
+            return masked.movedim(-1, self.axis)
+        return y if self.mask is None else select(y, self.mask.view(shape))
+
+
+def fill(site: nn.Module, slot: str, value: Tensor | None) -> None:
+    """Put a value into a slot: in place where its shape allows, so that a compiled graph is not asked to change."""
+    old = getattr(site, slot)
+    if old is not None and value is not None and old.shape == value.shape and old.dtype == value.dtype:
+        old.copy_(value)
+    else:
+        setattr(site, slot, value)

@@ -1,0 +1,164 @@
+"""A learner's state at one moment: what a begun task can be taken back to, what a stopped one goes on from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from polymask.sites import Kind, Sites, bake
+from polymask.slots import FeatureSite, Scores, WeightSite, fill
+from polymask.task import TaskRecord, activate
+
+if TYPE_CHECKING:
+    from polymask.method import Method
+
+SLOTS = ("kept", "gate", "mask", "delta")
+UNHELD: tuple[Kind, ...] = ("private", "first", "shared")
+
+
+@dataclass(frozen=True)
+class Before:
+    """What ``begin`` may change and ``abandon`` puts back; held weights need nothing, they are in ``kept``."""
+
+    state: dict[str, dict[str, Tensor]]
+    tensors: dict[str, Tensor]
+    slots: dict[str, dict[str, Tensor | None]]
+
+
+def take(method: Method) -> Before:
+    """Note everything that opening a task may change."""
+    sites = method.sites
+    slots: dict[str, dict[str, Tensor | None]] = {
+        name: {"mask": site.mask, "delta": site.delta} for name, site in sites.weights.items()
+    }
+    slots.update({name: {"mask": site.mask} for name, site in sites.units.items()})
+    tensors = {name: sites.tensor(name).detach().clone() for name in sites.names(*UNHELD)}
+    return Before({key: dict(value) for key, value in method.state.items()}, tensors, slots)
+
+
+def put_back(method: Method, before: Before) -> None:
+    """Undo whatever happened since ``take``."""
+    sites = method.sites
+    for name in sorted(sites.opened):
+        sites.drop(name)
+    clear_sources(sites)
+    for name, value in before.tensors.items():
+        sites.put(name, value)
+    for name, slots in before.slots.items():
+        for slot, value in slots.items():
+            setattr(sites.every()[name], slot, value)
+    method.state = {key: dict(value) for key, value in before.state.items()}
+    for parameter in method.model.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+
+
+def hard_masks(sites: Sites) -> dict[str, Tensor]:
+    """The mask of every site whose scores train."""
+    with torch.no_grad():
+        return {
+            name: site.source.hard(site.source.scores)
+            for name, site in sites.every().items()
+            if isinstance(site.source, Scores)
+        }
+
+
+def clear_sources(sites: Sites) -> None:
+    """Take all scores off."""
+    for site in sites.every().values():
+        site.source = None
+
+
+def plain(sites: Sites, record: TaskRecord) -> nn.Module:
+    """A baked copy of an attached model that answers as a record, whatever is open on the original."""
+    sites = copy.deepcopy(sites)
+    for name in list(sites.weights):
+        site = sites.weights[name]
+        if site.kept is not None:
+            site.gate = torch.zeros((), dtype=torch.bool, device=site.kept.device)
+    activate(sites, record)
+    return bake(sites.model)
+
+
+@torch.no_grad()
+def collect(model: nn.Module, trained: nn.Module) -> None:
+    """Copy every parameter and buffer of a wrapped, sharded or compiled copy into the model it was copied from.
+
+    Raises:
+        ValueError: if the copy lacks a tensor of the model.
+    """
+    theirs = {_plain_name(name): value for name, value in (*trained.named_parameters(), *trained.named_buffers())}
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if name not in theirs:
+            raise ValueError(f"expected a copy of this model made after begin(), found none of its {name!r} there")
+        source = theirs[name]
+        value.copy_(source.full_tensor() if type(source).__name__ == "DTensor" else source)  # type: ignore[attr-defined]
+
+
+def _plain_name(name: str) -> str:
+    return name.replace("module.", "", 1) if name.startswith("module.") else name.replace("_orig_mod.", "")
+
+
+def learner_state(method: Method) -> dict[str, Any]:
+    """Everything that the learner needs to go on, as nested mappings of tensors and JSON values."""
+    sites, before = method.sites, method._before
+    slots: dict[str, dict[str, Tensor]] = {}
+    for name, site in sites.every().items():
+        held: dict[str, Tensor] = {slot: getattr(site, slot) for slot in SLOTS if getattr(site, slot, None) is not None}
+        if isinstance(site.source, Scores):
+            held["scores"] = site.source.scores.detach()
+        slots[name] = held
+    return {
+        "task": method.task,
+        "phase": method.phase,
+        "steps": method._steps,
+        "finished": list(method.records),
+        "tensors": {name: sites.tensor(name).detach() for name in sites.roles},
+        "frozen": [name for name in sites.names("masked") if not isinstance(sites.tensor(name), nn.Parameter)]
+        + (sites.names("first") if method.records else []),
+        "slots": slots,
+        "state": method.state,
+        "initial": method.initial,
+        "before": None if before is None else {"state": before.state, "tensors": before.tensors},
+    }
+
+
+def load_learner_state(method: Method, state: Mapping[str, Any], records: Mapping[str, TaskRecord]) -> None:
+    """Bring a fresh method to a saved state; see ``Method.load_state_dict``."""
+    missing = [name for name in state["finished"] if name not in records]
+    if missing:
+        raise ValueError(f"expected a record of every finished task, found none for {', '.join(missing)}")
+    sites = method.sites
+    method.records = {name: records[name] for name in state["finished"]}
+    for name in state["frozen"]:
+        sites.freeze(name)
+    for name, value in state["tensors"].items():
+        sites.put(name, value)
+    method.state = {key: dict(value) for key, value in state["state"].items()}
+    method.initial = dict(state["initial"])
+    if state["task"] is not None:
+        method.task, method.phase = state["task"], state["phase"]
+        method._open(state["phase"], None)
+    for name, held in state["slots"].items():
+        _put_slots(sites.every()[name], held)
+    for name, value in state["tensors"].items():
+        sites.restore(name, value)
+    method.state = {key: dict(value) for key, value in state["state"].items()}
+    if state["task"] is not None:
+        before = state["before"]
+        method._before = Before(before["state"], before["tensors"], {})
+        method._let_train()
+    method._steps = state["steps"]
+
+
+@torch.no_grad()
+def _put_slots(site: WeightSite | FeatureSite, held: Mapping[str, Tensor]) -> None:
+    for slot in SLOTS if isinstance(site, WeightSite) else ("mask",):
+        fill(site, slot, held.get(slot))
+    if isinstance(site.source, Scores) and "scores" in held:
+        site.source.scores.copy_(held["scores"])

@@ -1,0 +1,161 @@
+"""A finished task as data: its masks, its private tensors, what it reads of the base; and how it becomes active."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polymask.parts.pack import Packed, Sparse, densify, unpack
+from polymask.sites import Sites
+from polymask.slots import fill
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a record says about itself.
+
+    Args:
+        task: the task's name.
+        method: the name of the method that learned it.
+        outputs: the width of its head.
+        exact: True: finished tasks keep their logits to the bit; a float: drift at most this; None: it may forget.
+        labels: the names of labels 0..outputs-1, if they have any.
+        inputs: how an input is prepared (normalisation, size, channels), as JSON.
+        revision: how often the record has been reissued.
+        reason: why it was reissued.
+    """
+
+    task: str
+    method: str
+    outputs: int
+    exact: bool | float | None
+    labels: tuple[str, ...] = ()
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    revision: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """Everything of a task that the shared base does not hold. Immutable.
+
+    Args:
+        masks: tensor name (or module name, for units) -> packed mask.
+        deltas: tensor name -> sparse correction added to the weight.
+        private: tensor name -> the task's own tensor.
+        reads: tensor name -> hash of what the task reads of it (``fingerprint``).
+        meta: see ``Meta``.
+    """
+
+    masks: Mapping[str, Packed]
+    deltas: Mapping[str, Sparse]
+    private: Mapping[str, Tensor]
+    reads: Mapping[str, str]
+    meta: Meta
+
+
+def fingerprint(base: Tensor, mask: Tensor | None = None) -> str:
+    """BLAKE2b-128 of dtype, shape and the C-order bytes of ``where(mask != 0, base, +0)``.
+
+    Of inputs, never of products: ``w * mask`` changes its bytes when an entry that is not read changes its sign.
+
+    >>> w, mask = torch.tensor([1.0, -2.0]), torch.tensor([True, False])
+    >>> fingerprint(w, mask) == fingerprint(torch.tensor([1.0, 5.0]), mask) != fingerprint(w)
+    True
+    """
+    base = base.detach().cpu()
+    if mask is not None:
+        base = torch.where(mask.cpu() != 0, base, torch.zeros((), dtype=base.dtype))
+    digest = hashlib.blake2b(f"{base.dtype}{tuple(base.shape)}".encode(), digest_size=16)
+    digest.update(base.contiguous().flatten().view(torch.uint8).numpy().tobytes() if base.numel() else b"")
+    return digest.hexdigest()
+
+
+def reads(sites: Sites, masks: Mapping[str, Tensor]) -> dict[str, str]:
+    """The hash of what a task reads of every tensor of the base, under its masks; private tensors are not the base.
+
+    Args:
+        sites: the attached model.
+        masks: tensor or module name -> mask.
+    """
+    found = {}
+    for name in sites.names("masked", "frozen", "first", "shared"):
+        mask = masks.get(name)
+        rows = masks.get(name.rpartition(".")[0]) if sites.units else None
+        base = sites.base(name)
+        if rows is not None:
+            live = (rows != 0).view(-1, *[1] * (base.ndim - 1))
+            mask = live if mask is None else live & (mask != 0)
+        found[name] = fingerprint(base, mask)
+    return found
+
+
+Mixture = Sequence[tuple[float, TaskRecord]]
+
+
+@torch.no_grad()
+def activate(sites: Sites, record: TaskRecord | Mixture) -> None:
+    """Copy a record into the slots of an attached model; knows no method.
+
+    A mixture reads every weight under ``sum_i alpha_i M_i`` and takes the same average of private tensors
+    (SupSup, Wortsman et al. 2020, section 3.3).
+
+    Args:
+        sites: the attached model; no task may be open on it.
+        record: one record, or pairs of a coefficient and a record.
+
+    Raises:
+        ValueError: if the record names a tensor that the model does not have, or a mask of another shape.
+    """
+    mixture = [(1.0, record)] if isinstance(record, TaskRecord) else list(record)
+    for _, one in mixture:
+        check_fits(sites, one)
+    for name, site in sites.every().items():
+        device = sites.tensor(name).device if name in sites.weights else next(sites.model.parameters()).device
+        mask = _mix([(alpha, unpack(one.masks[name]) if name in one.masks else None) for alpha, one in mixture])
+        fill(site, "mask", None if mask is None else mask.to(device))
+        site.source = None
+        if name in sites.weights:
+            delta = _mix([(alpha, densify(one.deltas[name]) if name in one.deltas else None) for alpha, one in mixture])
+            fill(site, "delta", None if delta is None else delta.to(device))
+    for name in mixture[0][1].private:
+        mixed = _mix([(alpha, one.private[name]) for alpha, one in mixture])
+        assert mixed is not None
+        sites.put(name, mixed)
+
+
+def _mix(terms: Sequence[tuple[float, Tensor | None]]) -> Tensor | None:
+    """The one tensor as it is, or the weighted sum of several; None where no term has one."""
+    if len(terms) == 1 or all(value is None for _, value in terms):
+        return terms[0][1]
+    values = [(alpha, value) for alpha, value in terms if value is not None]
+    if values[0][1].dtype in (torch.int64, torch.int32):
+        return values[0][1]
+    return torch.stack([alpha * value for alpha, value in values]).sum(0)
+
+
+def check_fits(sites: Sites, record: TaskRecord) -> None:
+    """Raise a ValueError that names the first part of a record that does not fit the model."""
+    task = record.meta.task
+    for name, packed in record.masks.items():
+        if name not in sites.weights and name not in sites.units:
+            raise ValueError(f"expected a site {name!r} for the mask of task {task!r}, found none: another network?")
+        if name in sites.weights and len(packed.shape) != sites.tensor(name).ndim:
+            raise ValueError(
+                f"expected a mask of {sites.tensor(name).ndim} axes for {name!r} of task {task!r}, found {packed.shape}"
+            )
+        if name in sites.weights and any(
+            a not in (1, b) for a, b in zip(packed.shape, sites.tensor(name).shape, strict=True)
+        ):
+            raise ValueError(
+                f"expected a mask for {tuple(sites.tensor(name).shape)} in {name!r} of task {task!r}, "
+                f"found {packed.shape}: another network?"
+            )
+    for name in record.private:
+        if name not in sites.roles:
+            raise ValueError(f"expected a tensor {name!r} for task {task!r}, found none: another network?")

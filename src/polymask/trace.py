@@ -1,0 +1,262 @@
+"""What a module was before we touched it, and how it becomes that again: places, marks, keys, the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from polymask.parts.binarize import select
+from polymask.parts.gate import hold
+from polymask.slots import FeatureSite, WeightSite
+
+MARK = "_polymask"
+
+
+@dataclass
+class Trace:
+    """Kept on every module we change, so that a copy of the module carries it along.
+
+    Args:
+        cls: the module's class.
+        parameters: the names of its parameters, in order.
+        buffers: the names of its buffers, in order.
+        grad: whether each parameter required a gradient.
+        tied: parameter name -> the tensor's first full name in the model; equal names are one tensor.
+    """
+
+    cls: type[nn.Module]
+    parameters: tuple[str, ...]
+    buffers: tuple[str, ...]
+    grad: dict[str, bool]
+    tied: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One spot where a tensor of the model stands: a module and the name in it."""
+
+    module: nn.Module
+    leaf: str
+
+    @property
+    def trains(self) -> bool:
+        """Whether a parameter stands here, as against a buffer."""
+        return isinstance(self.tensor(), nn.Parameter)
+
+    def tensor(self) -> Tensor:
+        """The live tensor; under a site the one that the site reads from."""
+        found: Tensor = getattr(*self._holder())
+        return found
+
+    def replace(self, value: Tensor) -> None:
+        """Put another tensor of the same kind here."""
+        holder, leaf = self._holder()
+        if isinstance(value, nn.Parameter):
+            holder._parameters[leaf] = value
+        else:
+            holder._buffers[leaf] = value
+        if self.leaf == "weight" and isinstance(self.module, nn.Linear):
+            self.module.out_features = value.shape[0]
+        elif self.leaf == "weight" and isinstance(self.module, nn.modules.conv._ConvNd):
+            self.module.out_channels = value.shape[0]
+
+    def freeze(self, value: Tensor) -> None:
+        """Turn the parameter that stands here into a buffer."""
+        holder, leaf = self._holder()
+        if leaf in holder._parameters:
+            del holder._parameters[leaf]
+            holder.register_buffer(leaf, value.detach())
+        if leaf == "running_mean":
+            _seal(self.module)
+
+    def parametrize(self, site: WeightSite) -> None:
+        """Let every read of the tensor pass through the site."""
+        parametrize.register_parametrization(self.module, self.leaf, site, unsafe=True)
+        # The class was made by torch for this one module, so changing it reaches no other.
+        type(self.module).__getstate__ = _refuse_pickle  # type: ignore[method-assign]
+
+    def mark(self, tied: str) -> None:
+        """Note what the module was."""
+        mark(self.module).tied[self.leaf] = tied
+
+    def _holder(self) -> tuple[nn.Module, str]:
+        if parametrize.is_parametrized(self.module, self.leaf):
+            parametrizations = self.module.get_submodule("parametrizations")
+            return parametrizations.get_submodule(self.leaf), "original"
+        return self.module, self.leaf
+
+
+def places(model: nn.Module) -> dict[str, list[Place]]:
+    """Every parameter and buffer of a model under its first name, with all places where it stands."""
+    first: dict[int, str] = {}
+    where: dict[str, list[Place]] = {}
+    for path, module in model.named_modules():
+        for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                name = first.setdefault(id(tensor), f"{path}.{leaf}" if path else leaf)
+                where.setdefault(name, []).append(Place(module, leaf))
+    return where
+
+
+def is_marked(module: nn.Module) -> bool:
+    """Whether a module has been changed by ``attach``."""
+    return MARK in module.__dict__
+
+
+def mark(module: nn.Module) -> Trace:
+    """The module's trace, made and its keys hooked at the first call."""
+    if not is_marked(module):
+        trace = Trace(
+            type(module),
+            tuple(name for name, p in module._parameters.items() if p is not None),
+            tuple(name for name, b in module._buffers.items() if b is not None),
+            {name: p.requires_grad for name, p in module._parameters.items() if p is not None},
+        )
+        module.__dict__[MARK] = trace
+        module.register_state_dict_post_hook(_own_keys)
+        module.register_load_state_dict_pre_hook(_from_own_keys)
+    found: Trace = module.__dict__[MARK]
+    return found
+
+
+def add_units(module: nn.Module, axis: int) -> FeatureSite:
+    """Mask the units of a layer's output; the site stands in the layer as its submodule ``units``."""
+    mark(module)
+    site = FeatureSite(axis)
+    module.add_module("units", site)
+    module.register_forward_hook(_mask_units)
+    return site
+
+
+Reader = Callable[[nn.Module, str], Tensor]
+
+
+def held(module: nn.Module, leaf: str) -> Tensor:
+    """The base behind a masked weight: ``hold(kept, w, gate)``."""
+    w, site = _parts(module, leaf)
+    return w if site.gate is None or site.kept is None else hold(site.kept, w, site.gate)
+
+
+def effective(module: nn.Module, leaf: str) -> Tensor:
+    """A masked weight as the active task reads it."""
+    w: Tensor = getattr(module, leaf)
+    units = module._modules.get("units")
+    return _unit_rows(w, units) if isinstance(units, FeatureSite) else w
+
+
+@torch.no_grad()
+def strip(model: nn.Module, read: Reader) -> None:
+    """Give every marked module its class, parameters, buffers and ties back, with values from ``read``."""
+    made: dict[str, nn.Parameter] = {}
+    for module in [module for module in model.modules() if is_marked(module)]:
+        trace: Trace = module.__dict__.pop(MARK)
+        values = {leaf: _value(module, leaf, read) for leaf in trace.parameters}
+        _unhook(module)
+        module.__class__ = trace.cls
+        for leaf in ("parametrizations", "units"):
+            module._modules.pop(leaf, None)
+        absent = {leaf: None for leaf, p in module._parameters.items() if p is None}
+        buffers = {leaf: b for leaf, b in module._buffers.items() if b is None or leaf in trace.buffers}
+        module._buffers.clear()
+        module._buffers.update(buffers)
+        module._parameters.clear()
+        for leaf, value in values.items():
+            name = trace.tied.get(leaf)
+            parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value.clone(), trace.grad[leaf])
+            module._parameters[leaf] = made.setdefault(name, parameter) if name else parameter
+        module._parameters.update(absent)
+
+
+def _value(module: nn.Module, leaf: str, read: Reader) -> Tensor:
+    if parametrize.is_parametrized(module, leaf):
+        return read(module, leaf)
+    found: Tensor = getattr(module, leaf)
+    units = module._modules.get("units")
+    if isinstance(units, FeatureSite) and read is effective and units.mask is not None:
+        return _unit_rows(found, units)
+    return found
+
+
+def _unit_rows(w: Tensor, units: FeatureSite) -> Tensor:
+    return w if units.mask is None else select(w, units.mask.view(-1, *[1] * (w.ndim - 1)))
+
+
+def _parts(module: nn.Module, leaf: str) -> tuple[Tensor, WeightSite]:
+    stack = module.get_submodule("parametrizations").get_submodule(leaf)
+    site = stack.get_submodule("0")
+    assert isinstance(site, WeightSite)
+    w: Tensor = stack.original  # type: ignore[assignment]
+    return w, site
+
+
+def _mask_units(module: nn.Module, args: Any, y: Tensor) -> Tensor:
+    masked: Tensor = module.get_submodule("units")(y)
+    return masked
+
+
+def _unhook(module: nn.Module) -> None:
+    for hooks, ours in (
+        (module._state_dict_hooks, _own_keys),
+        (module._load_state_dict_pre_hooks, _from_own_keys),
+        (module._forward_hooks, _mask_units),
+    ):
+        for key, hook in list(hooks.items()):
+            if hook is ours or getattr(hook, "hook", None) is ours:
+                del hooks[key]
+
+
+def _own_keys(module: nn.Module, state: dict[str, Any], prefix: str, _meta: Any) -> None:
+    """Rename what ``state_dict`` collected to the module's own keys, in their own order, with the held base."""
+    trace: Trace = module.__dict__[MARK]
+    collected = {key: state.pop(key) for key in [key for key in state if key.startswith(prefix)]}
+    for leaf in (*trace.parameters, *trace.buffers):
+        if parametrize.is_parametrized(module, leaf):
+            collected.pop(f"{prefix}parametrizations.{leaf}.original")
+            with torch.no_grad():
+                state[prefix + leaf] = held(module, leaf).detach()
+            scores = collected.pop(f"{prefix}parametrizations.{leaf}.0.source.scores", None)
+            if scores is not None:
+                state[f"{prefix}{leaf}.scores"] = scores
+        elif prefix + leaf in collected:
+            state[prefix + leaf] = collected.pop(prefix + leaf)
+    state.update({key.replace(".units.source.", ".units."): value for key, value in collected.items()})
+
+
+def _from_own_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
+    """Rename the module's own keys to where the tensors stand now, and restore what is held."""
+    trace: Trace = module.__dict__[MARK]
+    for leaf in trace.parameters:
+        if parametrize.is_parametrized(module, leaf) and prefix + leaf in state:
+            _, site = _parts(module, leaf)
+            value = state.pop(prefix + leaf)
+            state[f"{prefix}parametrizations.{leaf}.original"] = value
+            if site.kept is not None and site.kept.shape == value.shape:
+                site.kept.copy_(value)
+            if site.source is not None and f"{prefix}{leaf}.scores" in state:
+                state[f"{prefix}parametrizations.{leaf}.0.source.scores"] = state.pop(f"{prefix}{leaf}.scores")
+    if f"{prefix}units.scores" in state and module._modules.get("units") is not None:
+        state[f"{prefix}units.source.scores"] = state.pop(f"{prefix}units.scores")
+
+
+def _refuse_pickle(module: nn.Module) -> Mapping[str, Any]:
+    raise RuntimeError(
+        f"expected a plain model to pickle, found {type(module).__name__} with masks attached: pickle bake(model) "
+        "(the active task alone) or detach(model) (the base), or save the records with polymask.Bank"
+    )
+
+
+def _seal(module: nn.Module) -> None:
+    """Keep a norm whose statistics are frozen in evaluation mode, or they would go on moving."""
+    trace = mark(module)
+    if not getattr(type(module), "_sealed", False):
+        module.__class__ = type(f"Frozen{trace.cls.__name__}", (trace.cls,), {"train": _stay_frozen, "_sealed": True})
+    module.train(False)
+
+
+def _stay_frozen(module: nn.Module, mode: bool = True) -> nn.Module:
+    return nn.Module.train(module, False)
