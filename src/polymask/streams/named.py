@@ -1,0 +1,137 @@
+"""Streams by name, as the command line asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from polymask.streams.classic import one_per_dataset, permute, rotate, split, views
+from polymask.streams.folder import folder_task
+from polymask.streams.images import digits_data, load_images
+from polymask.streams.inputs import Inputs
+from polymask.streams.stream import Stream, Task
+from polymask.streams.view import View, leaves
+
+
+def whole(data: Task, tasks: int = 1, *, seed: int = 0) -> Stream:
+    """A stream of one task: the data set as it is.
+
+    Raises:
+        ValueError: other than one task is asked for.
+    """
+    if tasks != 1:
+        raise ValueError(f"each data set is one task, found tasks={tasks}: leave it out, or take 'split'")
+    return one_per_dataset([data], seed=seed)
+
+
+NAMED: dict[str, Callable[..., Stream]] = {
+    "digits": split,
+    "digits-permuted": permute,
+    "digits-rotated": rotate,
+    "split": split,
+    "permuted": permute,
+    "rotated": rotate,
+    "datasets": whole,
+}
+"""What makes tasks of each data set; the first three are over the embedded digits."""
+
+
+def make_stream(
+    kind: str,
+    data: Sequence[str] | None = None,
+    *,
+    data_root: str | Path | None = None,
+    tasks: int | Sequence[Sequence[int]] | None = None,
+    order: Sequence[int] = (),
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    **how: Any,
+) -> Stream:
+    """The stream called ``kind``, over the embedded digits or over named data.
+
+    Args:
+        kind: a key of `NAMED`.
+        data: names of Hugging Face data sets; one that begins with . / or ~ is a folder with an image folder a class.
+        data_root: a folder that holds the named data sets; None: the hub.
+        tasks: how many of each data set, or the groups of classes; None: the kind's own number.
+        order: in which all tasks are learned.
+        seed: what permutations are drawn from.
+        size: (H, W) that images are brought to; None: as they are, or of several data sets the largest.
+        channels: likewise.
+        how: further arguments of the function in `NAMED`, such as ``degrees=45``.
+
+    Raises:
+        ValueError: there is no such kind, or data are missing or superfluous.
+
+    >>> [task.name for task in make_stream("digits", tasks=2)]
+    ['digits/0..4', 'digits/5..9']
+    >>> [task.name for task in make_stream("digits-rotated", tasks=2, degrees=45, order=[1, 0])]
+    ['digits/rotated-45', 'digits/rotated-0']
+    >>> make_stream("jumbled")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: no stream 'jumbled'; there are digits, digits-permuted, digits-rotated, split, ...
+    """
+    if kind not in NAMED:
+        raise ValueError(f"no stream {kind!r}; there are {', '.join(NAMED)}")
+    embedded = kind.startswith("digits")
+    if embedded == bool(data):
+        raise ValueError(
+            f"stream {kind!r} is over the embedded digits and takes no data, found {data}"
+            if embedded
+            else f"stream {kind!r} needs the names of data sets, such as data=['ylecun/mnist']"
+        )
+    sources = [open_data(name, data_root, size, channels) for name in data or ()]
+    if embedded:
+        sources = [replace(digits_data(), inputs=Inputs(size=size, channels=channels))]
+    if tasks is not None:
+        how["tasks"] = tasks
+    streams = [NAMED[kind](source, seed=seed, **how) for source in alike(sources)]
+    return joined(streams).reorder(order)
+
+
+def open_data(
+    name: str,
+    data_root: str | Path | None = None,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> Task:
+    """A folder of images if the name is a path, else a Hugging Face data set."""
+    if name.startswith((".", "/", "~")):
+        return folder_task(name, inputs=Inputs(size=size, channels=channels))
+    return load_images(name, data_root, size=size, channels=channels)
+
+
+def alike(sources: Sequence[Task]) -> list[Task]:
+    """The tasks with one size and one number of channels, the largest of each, so that one network fits all."""
+    if len(sources) == 1:
+        return list(sources)
+    opened = [views(task) for task in sources]
+    shapes = {shape_of(task, parts["train"]) for task, parts in opened}
+    if len(shapes) == 1:
+        return [task for task, _ in opened]
+    channels, height, width = (max(sides) for sides in zip(*shapes, strict=True))
+    return [
+        replace(task, inputs=replace(task.inputs or Inputs(), size=(height, width), channels=channels))
+        for task, _ in opened
+    ]
+
+
+def shape_of(task: Task, view: View) -> tuple[int, ...]:
+    """(C, H, W) of the images as a network reads them."""
+    (x,) = leaves(view.x).values()
+    return tuple((task.inputs or Inputs()).fit(x[:1]).shape[1:])
+
+
+def joined(streams: Sequence[Stream]) -> Stream:
+    """One stream of the tasks of several."""
+    if len(streams) == 1:
+        return streams[0]
+    return Stream(
+        "+".join(stream.name for stream in streams),
+        tuple(task for stream in streams for task in stream.tasks),
+        seed=streams[0].seed,
+        protocol={"of": [dict(stream.protocol) for stream in streams]},
+    )

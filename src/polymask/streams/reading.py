@@ -1,0 +1,86 @@
+"""Opening a task's data: tensors become views, folders data sets of images; everything is checked on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from polymask.parts.seeds import generator
+from polymask.streams.checks import PARTS, check_alike, check_pairs, check_view
+from polymask.streams.folder import ImageFolder
+from polymask.streams.inputs import Inputs
+from polymask.streams.loader import Keyed, paired
+from polymask.streams.stream import Task
+from polymask.streams.view import View
+
+
+def opened(task: Task, cache: bool, workers: int = 0) -> tuple[dict[str, Dataset[Any]], Inputs, tuple[str, ...] | None]:
+    """The parts that the task has, checked; its inputs and labels with what a folder of images settles of them."""
+    inputs, names = task.inputs or Inputs(), None if task.labels is None else tuple(task.labels)
+    parts: dict[str, Dataset[Any]] = {}
+    for part, data in ((part, getattr(task, part)) for part in PARTS):
+        if data is None:
+            continue
+        source = View(*data) if isinstance(data, tuple) else data
+        if isinstance(source, str | Path):
+            source = ImageFolder(source, names, inputs)
+        if isinstance(source, ImageFolder):
+            inputs = replace(inputs, size=source.inputs.size, channels=source.inputs.channels)
+            names = names or source.labels
+        if not isinstance(source, View):
+            check_pairs(source, task.name, part)
+            source = in_memory(source, workers) if cache else source
+        parts[part] = source
+        if isinstance(source, View):
+            check_view(source, task.name, part)
+            if isinstance(parts["train"], View):
+                check_alike(parts["train"], source, task.name, part)
+    return parts, inputs, names
+
+
+def in_memory(dataset: Dataset[Any], workers: int = 0) -> View:
+    """Every example of a data set, read once and kept.
+
+    >>> from torch.utils.data import TensorDataset
+    >>> in_memory(TensorDataset(torch.zeros(3, 2), torch.arange(3))).x.shape
+    torch.Size([3, 2])
+    """
+    loader = DataLoader(
+        Keyed(dataset, ("memory",)), 256, num_workers=workers, collate_fn=paired, generator=generator("memory")
+    )
+    batches: list[tuple[Any, Tensor]] = list(loader)
+    xs, ys = [x for x, _ in batches], torch.cat([y for _, y in batches])
+    if isinstance(xs[0], Tensor):
+        return View(torch.cat(xs), ys)
+    if isinstance(xs[0], Mapping):
+        return View({key: torch.cat([x[key] for x in xs]) for key in xs[0]}, ys)
+    return View(tuple(torch.cat(column) for column in zip(*xs, strict=True)), ys)
+
+
+def known_labels(source: Dataset[Any]) -> Tensor | None:
+    """All labels, where they are at hand without reading any input."""
+    return source.y if isinstance(source, View | ImageFolder) else None
+
+
+def read_labels(dataset: Dataset[Any], workers: int) -> Tensor:
+    """All labels of a data set, which has to be read for them."""
+    loader = DataLoader(
+        Keyed(dataset, ("labels",)),
+        256,
+        num_workers=workers,
+        collate_fn=only_labels,
+        generator=generator("labels"),
+    )
+    return torch.cat(list(loader))
+
+
+def only_labels(examples: list[tuple[Any, Any]]) -> Tensor:
+    """The labels of a batch of examples."""
+    y: Tensor = default_collate([y for _, y in examples])
+    return y
