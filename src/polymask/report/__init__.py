@@ -1,0 +1,1 @@
+"""From what a run measured to what people read: metrics and tables."""
