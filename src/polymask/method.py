@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -13,8 +11,9 @@ from torch import Tensor, nn
 
 from polymask import snapshot
 from polymask.card import Card, Recipe
-from polymask.parts.pack import Packed, pack, unpack
-from polymask.parts.seeds import generator
+from polymask.checks import check_begin, check_end, expect_open, refuse_wrapped, warn_unmoved
+from polymask.heads import fresh_head, width_of
+from polymask.parts.pack import Packed, Sparse, pack, unpack
 from polymask.roles import Policy, plan
 from polymask.sites import Sites, attach
 from polymask.slots import Scores
@@ -52,20 +51,20 @@ class Method(ABC):
     def __init__(
         self, model: nn.Module, example: Any, policy: Policy, *, head: str | None = None, seed: int = 0
     ) -> None:
-        _refuse_wrapped(model)
+        refuse_wrapped(model)
         planned = plan(model, example, policy, head)
         self.model, self.example, self.seed = model, example, seed
         self.policy, self.head = policy, planned.head
         self.exact: bool | float | None = type(self).card.exact
-        self.sites: Sites = attach(model, planned.roles)
+        self.sites: Sites = attach(model, planned.roles, self._units())
         self.records: dict[str, TaskRecord] = {}
         self.state: dict[str, dict[str, Tensor]] = {}
         self.task: str | None = None
         self.phase: str | None = None
         self.initial: dict[str, Tensor] = {}
         self._before: snapshot.Before | None = None
-        self._versions: dict[str, int] = {}
-        self._steps = 0
+        self.versions: dict[str, int] = {}
+        self.steps = 0
         self.prepare()
 
     def prepare(self) -> None:
@@ -104,18 +103,18 @@ class Method(ABC):
             RuntimeError: if the task is finished, or the model is sharded or wrapped.
         """
         phase = phase or self.phases[0]
-        self._check_begin(task, phase)
+        check_begin(self, task, phase)
         if phase == self.phases[0]:
             self.abandon()
             self._before = snapshot.take(self)
             self._start(task, outputs)
-        self.task, self.phase, self._steps = task, phase, 0
+        self.task, self.phase, self.steps = task, phase, 0
         self._open(phase, batches)
         self._let_train()
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All that this phase's optimizer may touch, under the model's own keys; scores as ``<key>.scores``."""
-        self._expect_open("named_parameters")
+        expect_open(self, "named_parameters")
         kinds = ("private", "shared") if self.records else ("private", "shared", "first")
         for name, role in self.sites.roles.items():
             tensor = self.sites.tensor(name)
@@ -131,7 +130,7 @@ class Method(ABC):
 
     def on_step(self, progress: float) -> None:
         """Say where in the epoch (0..1) training stands; once per optimizer step, before its first forward."""
-        self._steps += 1
+        self.steps += 1
 
     def penalty(self) -> Tensor:
         """The method's own term of the loss, a scalar: ``loss = (task loss + penalty) / accumulation``."""
@@ -144,18 +143,17 @@ class Method(ABC):
             RuntimeError: if another task or none is open, phases are missing, or ``on_step`` was never called although
                 a temperature anneals.
         """
-        self._check_end(task)
-        self._warn_unmoved()
+        check_end(self, task)
+        warn_unmoved(self)
         hard = snapshot.hard_masks(self.sites)
         for name in sorted(self.sites.opened):
             self.sites.close(name)
         snapshot.clear_sources(self.sites)
         for name in self.sites.names("first"):
             self.sites.freeze(name)
-        _broadcast([self.sites.tensor(name) for name in self.sites.names("private")])
+        snapshot.broadcast([self.sites.tensor(name) for name in self.sites.names("private")])
         with torch.no_grad():
-            packed = self._close(hard)
-            record = self._record(task, packed)
+            record = self._record(task, self._close(hard), self._deltas(hard))
         self.records = {**self.records, task: record}
         self.task = self.phase = self._before = None
         issued = {**self._reissue(), task: record}
@@ -181,7 +179,7 @@ class Method(ABC):
                 f"expected no open task, found {self.task!r} in training: end() or abandon() it first, "
                 "or look at a finished task with method.plain(task)"
             )
-        _refuse_wrapped(self.model)
+        refuse_wrapped(self.model)
         activate(self.sites, task if isinstance(task, TaskRecord) else self.record(task))
 
     def plain(self, task: str) -> nn.Module:
@@ -219,6 +217,10 @@ class Method(ABC):
 
     # What a method fills in.
 
+    def _units(self) -> dict[str, int]:
+        """Module name -> axis of the layers whose units are masked; asked once, while the model is still plain."""
+        return {}
+
     def _prepare(self) -> None:  # noqa: B027 (empty on purpose)
         """Set the weights before the first task, and ``state``."""
 
@@ -235,13 +237,18 @@ class Method(ABC):
         """The masks that the ended task keeps, given the hard masks of its scores."""
         return {name: pack(mask) for name, mask in hard.items()}
 
+    def _deltas(self, hard: dict[str, Tensor]) -> dict[str, Sparse]:
+        """The sparse corrections of weights that the ended task keeps, given what ``_close`` is given."""
+        return {}
+
     def _reissue(self) -> dict[str, TaskRecord]:
         """Records of older tasks that are to be expressed anew."""
         return {}
 
     def give_scores(self, name: str, scores: Scores) -> None:
         """Let a site's mask come from scores that train with this phase."""
-        self.sites.weights[name].source = scores.to(self.sites.tensor(name).device)
+        tensor = self.sites.tensor(name) if name in self.sites.weights else next(self.model.parameters())
+        self.sites.every()[name].source = scores.to(tensor.device)
 
     # The life cycle's own parts.
 
@@ -251,30 +258,8 @@ class Method(ABC):
         for site in self.sites.weights.values():
             site.delta = None
         for name, value in self.initial.items():
-            if not self._in_head(name):
-                self.sites.put(name, value)
-        self._new_head(task, outputs)
-
-    def _in_head(self, name: str) -> bool:
-        return name.rpartition(".")[0] == self.head
-
-    def _new_head(self, task: str, outputs: int | None) -> None:
-        names = [name for name in self.sites.roles if self._in_head(name)]
-        weight = next((name for name in names if self.sites.tensor(name).ndim >= 2), None)
-        width = self.sites.tensor(weight).shape[0] if weight else 0
-        if weight is None or self.sites.roles[weight].kind != "private":
-            if outputs is not None and weight is not None and outputs > width:
-                raise ValueError(
-                    f"expected at most {width} outputs, the width of the shared head {self.head!r}, found {outputs}: "
-                    "build the model with a head as wide as the largest task"
-                )
-            return
-        shape = self.sites.tensor(weight).shape
-        draw, bound = generator(self.seed, task, "head"), 1 / math.sqrt(math.prod(shape[1:]))
-        for name in names:
-            old = self.sites.tensor(name)
-            fresh = torch.empty(outputs or width, *old.shape[1:]).uniform_(-bound, bound, generator=draw)
-            self.sites.put(name, fresh)
+            self.sites.put(name, value)
+        fresh_head(self.sites, self.head, outputs, (self.seed, task))
 
     def _let_train(self) -> None:
         for parameter in self.model.parameters():
@@ -282,68 +267,10 @@ class Method(ABC):
         for parameter in self.parameters():
             parameter.requires_grad_(True)
             parameter.grad = None
-        self._versions = {name: parameter._version for name, parameter in self.named_parameters()}
+        self.versions = {name: parameter._version for name, parameter in self.named_parameters()}
 
-    def _record(self, task: str, packed: dict[str, Packed]) -> TaskRecord:
+    def _record(self, task: str, packed: dict[str, Packed], deltas: dict[str, Sparse]) -> TaskRecord:
         private = {name: self.sites.tensor(name).detach().cpu().clone() for name in self.sites.names("private")}
         found = reads(self.sites, {name: unpack(one) for name, one in packed.items()})
-        weight = next((self.sites.tensor(n) for n in self.sites.roles if self._in_head(n)), None)
-        outputs = 0 if weight is None else weight.shape[0]
-        return TaskRecord(packed, {}, private, found, Meta(task, self.name, outputs, self.exact))
-
-    def _check_begin(self, task: str, phase: str) -> None:
-        _refuse_wrapped(self.model)
-        if phase not in self.phases:
-            raise ValueError(f"expected a phase of {', '.join(self.phases)}, found {phase!r}")
-        position = self.phases.index(phase)
-        if position and (self.task != task or self.phase != self.phases[position - 1]):
-            raise RuntimeError(
-                f"expected phase {self.phases[position - 1]!r} of task {task!r} before {phase!r}, "
-                f"found {f'{self.phase!r} of {self.task!r}' if self.task else 'no open task'}"
-            )
-        if task in self.records and not self.reopens:
-            raise RuntimeError(
-                f"expected a new task, found {task!r}, which is finished: give the new task another name"
-            )
-
-    def _check_end(self, task: str) -> None:
-        self._expect_open("end")
-        _refuse_wrapped(self.model)
-        if task != self.task:
-            raise RuntimeError(f"expected the open task {self.task!r}, found {task!r}")
-        if self.phase != self.phases[-1]:
-            following = self.phases[self.phases.index(str(self.phase)) + 1]
-            raise RuntimeError(f"expected begin({task!r}, {following!r}) before end, found phase {self.phase!r} open")
-        if self.anneals and not self._steps:
-            raise RuntimeError("expected on_step(progress) before every optimizer step, found no call in this phase")
-
-    def _expect_open(self, verb: str) -> None:
-        if self.task is None:
-            raise RuntimeError(f"expected an open task for {verb}, found none: begin(task) first")
-
-    def _warn_unmoved(self) -> None:
-        still = [name for name, p in self.named_parameters() if p._version == self._versions.get(name, -1)]
-        if still:
-            warnings.warn(
-                f"task {self.task!r} ends although these never moved: {', '.join(still)}. Was the optimizer made from "
-                "method.named_parameters() after this phase's begin()?",
-                stacklevel=3,
-            )
-
-
-def _refuse_wrapped(model: nn.Module) -> None:
-    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-        raise RuntimeError(
-            f"expected the plain model, found {type(model).__name__}: wrap it after begin(), unwrap it before"
-        )
-    if any(type(parameter).__name__ == "DTensor" for parameter in model.parameters()):
-        raise RuntimeError(
-            "expected a plain model, found a sharded one: shard copy.deepcopy(method.model) after begin(), train it, "
-            "and bring it back with method.collect(copy) before the next verb"
-        )
-
-
-def _broadcast(tensors: list[Tensor]) -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        for tensor in tensors:
-            torch.distributed.broadcast(tensor.detach(), 0)
+        meta = Meta(task, self.name, width_of(self.sites, self.head), self.exact)
+        return TaskRecord(packed, deltas, private, found, meta)

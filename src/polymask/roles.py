@@ -21,6 +21,7 @@ Biases = Literal["frozen", "private", "first", "none", "shared"]
 Heads = Literal["private", "masked"]
 
 _HELD_AT_0 = Role("frozen", "held at 0", held=0.0)
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -83,12 +84,12 @@ def plan(model: nn.Module, example: Any, policy: Policy, head: str | None = None
     """
     refuse_norm_hooks(model)
     where = places(model)
-    weights = {name: spots for name, spots in where.items() if any(is_weight(spot) for spot in spots)}
-    read, wide = read_weights(model, example, list(weights))
-    head_name = head or _find_head(model, read, wide)
+    weights = [name for name, spots in where.items() if any(is_weight(spot) for spot in spots)]
+    read, wide = read_tensors(model, example, [name for name, spots in where.items() if spots[0].trains])
+    head_name = head or _find_head(model, where, [name for name in read if name in weights], wide)
     if head_name not in dict(model.named_modules()):
         raise ValueError(f"expected head= to name a module of the model, found {head!r}")
-    wanted = _wanted(policy.masked, list(weights), read)
+    wanted = _wanted(policy.masked, weights, read)
     roles = {}
     for name, spots in where.items():
         role = _role(name, spots, policy, read, wanted, model.get_submodule(head_name))
@@ -106,7 +107,9 @@ def _role(
     name: str, spots: list[Place], policy: Policy, read: list[str], wanted: set[str] | None, head: nn.Module
 ) -> Role | None:
     place = spots[0]
-    embedded = any(isinstance(spot.module, (nn.Embedding, nn.EmbeddingBag)) for spot in spots)
+    if place.trains and name not in read:
+        return Role("frozen", "no forward reads it")
+    embedded = any(isinstance(spot.module, EMBEDDINGS) for spot in spots)
     in_head = any(spot.module is head for spot in spots)
     if in_head and not embedded:
         return _head_role(place, policy)
@@ -115,8 +118,6 @@ def _role(
     if not place.trains:
         return None if place.leaf in place.module._non_persistent_buffers_set else Role("frozen", "a constant")
     if any(is_weight(spot) for spot in spots):
-        if name not in read:
-            return Role("frozen", "no forward reads it")
         if wanted is not None and name not in wanted:
             return Role(policy.others if policy.weights == "masked" else policy.weights, "not among masked=")
         if embedded and wanted is None:
@@ -167,8 +168,8 @@ def _wanted(patterns: Sequence[str] | None, weights: list[str], read: list[str])
 
 
 @torch.no_grad()
-def read_weights(model: nn.Module, example: Any, weights: list[str]) -> tuple[list[str], int]:
-    """The weights that a forward reads both in train and in eval mode, in the order of reading, and the logits' width.
+def read_tensors(model: nn.Module, example: Any, names: list[str]) -> tuple[list[str], int]:
+    """The tensors among ``names`` that a forward reads both in train and in eval mode, in the order of reading, and the logits' width.
 
     Asked of a copy, with the example at two rows and the random state forked, so that nothing is left behind.
 
@@ -176,7 +177,7 @@ def read_weights(model: nn.Module, example: Any, weights: list[str]) -> tuple[li
         ValueError: if the model refuses the example.
     """
     probe = copy.deepcopy(model)
-    roles = {name: Role("masked" if name in weights else "frozen", "") for name in places(probe)}
+    roles = {name: Role("masked" if name in names else "frozen", "") for name in places(probe)}
     sites = attach(probe, roles)
     seen: list[str] = []
     for name, site in sites.weights.items():
@@ -198,10 +199,12 @@ def read_weights(model: nn.Module, example: Any, weights: list[str]) -> tuple[li
     return [name for name in sorted(last, key=last.__getitem__) if name in orders[0]], width
 
 
-def _find_head(model: nn.Module, read: list[str], wide: int) -> str:
+def _find_head(model: nn.Module, where: dict[str, list[Place]], read: list[str], wide: int) -> str:
     if not read:
         raise ValueError("expected a model that reads a matrix or kernel weight, found none: mask methods need one")
-    path = read[-1].rpartition(".")[0]
+    modules = [spot.module for spot in where[read[-1]]]
+    head = next((module for module in modules if not isinstance(module, EMBEDDINGS)), modules[0])
+    path = next(path for path, module in model.named_modules() if module is head)
     width = model.get_parameter(read[-1]).shape[0]
     if width != wide:
         raise ValueError(

@@ -76,8 +76,8 @@ class Sites:
     def put(self, name: str, value: Tensor) -> None:
         """Write a tensor's value, the held one too: in place where the shape is the same, else as a new tensor."""
         old, site = self.tensor(name), self.weights.get(name)
-        if site is not None and site.kept is not None and site.kept.shape == value.shape:
-            site.kept.copy_(value)
+        if site is not None and site.kept is not None:
+            fill(site, "kept", value.detach().to(old.device, old.dtype, copy=True))
         if old.shape == value.shape:
             old.copy_(value)
             return
@@ -132,7 +132,8 @@ class Sites:
 
     def freeze(self, name: str) -> None:
         """Turn a parameter into a buffer, out of the reach of every optimizer and of ``requires_grad_(True)``."""
-        value, site = self.base(name), self.weights.get(name)
+        # A copy: an optimizer that still holds the parameter writes to the parameter's memory.
+        value, site = self.base(name).clone(), self.weights.get(name)
         for place in self._places[name]:
             place.freeze(value)
         if site is not None:

@@ -74,11 +74,15 @@ class FeatureSite(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """The output with its masked units at zero."""
-        shape = [1] * y.ndim
-        shape[self.axis] = -1
+        return self.along(y, self.axis)
+
+    def along(self, y: Tensor, axis: int) -> Tensor:
+        """A tensor with its masked units at zero, the units lying along ``axis``: an output, or a weight's rows."""
         if self.source is not None:
-            masked: Tensor = self.source(y.movedim(self.axis, -1))
-            return masked.movedim(-1, self.axis)
+            masked: Tensor = self.source(y.movedim(axis, -1))
+            return masked.movedim(-1, axis)
+        shape = [1] * y.ndim
+        shape[axis] = -1
         return y if self.mask is None else select(y, self.mask.view(shape))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,9 @@ def take(method: Method) -> Before:
         name: {"mask": site.mask, "delta": site.delta} for name, site in sites.weights.items()
     }
     slots.update({name: {"mask": site.mask} for name, site in sites.units.items()})
-    tensors = {name: sites.tensor(name).detach().clone() for name in sites.names(*UNHELD)}
+    # A weight that grows while a task is open leaves nothing of its old shape in ``kept``.
+    kinds = (*UNHELD, "masked") if method.grows else UNHELD
+    tensors = {name: sites.base(name).clone() for name in sites.names(*kinds)}
     return Before({key: dict(value) for key, value in method.state.items()}, tensors, slots)
 
 
@@ -50,8 +52,8 @@ def put_back(method: Method, before: Before) -> None:
     for name, value in before.tensors.items():
         sites.put(name, value)
     for name, slots in before.slots.items():
-        for slot, value in slots.items():
-            setattr(sites.every()[name], slot, value)
+        for slot, content in slots.items():
+            setattr(sites.every()[name], slot, content)
     method.state = {key: dict(value) for key, value in before.state.items()}
     for parameter in method.model.parameters():
         parameter.requires_grad_(False)
@@ -116,7 +118,7 @@ def learner_state(method: Method) -> dict[str, Any]:
     return {
         "task": method.task,
         "phase": method.phase,
-        "steps": method._steps,
+        "steps": method.steps,
         "finished": list(method.records),
         "tensors": {name: sites.tensor(name).detach() for name in sites.roles},
         "frozen": [name for name in sites.names("masked") if not isinstance(sites.tensor(name), nn.Parameter)]
@@ -153,7 +155,7 @@ def load_learner_state(method: Method, state: Mapping[str, Any], records: Mappin
         before = state["before"]
         method._before = Before(before["state"], before["tensors"], {})
         method._let_train()
-    method._steps = state["steps"]
+    method.steps = state["steps"]
 
 
 @torch.no_grad()
@@ -162,3 +164,21 @@ def _put_slots(site: WeightSite | FeatureSite, held: Mapping[str, Tensor]) -> No
         fill(site, slot, held.get(slot))
     if isinstance(site.source, Scores) and "scores" in held:
         site.source.scores.copy_(held["scores"])
+
+
+def without_base(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A learner's state between two tasks less what a bank's base and records hold; the rest goes on from those.
+
+    Raises:
+        ValueError: if a task is open.
+    """
+    if state["task"] is not None:
+        raise ValueError(f"expected no open task, found {state['task']!r}: only a whole state can go on from it")
+    return {**state, "tensors": {}, "slots": {}}
+
+
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Give every process the first one's values, where there are several."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor.detach(), 0)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from polymask.parts.binarize import select
 from polymask.parts.gate import hold
 from polymask.slots import FeatureSite, WeightSite
 
@@ -34,6 +35,12 @@ class Trace:
     buffers: tuple[str, ...]
     grad: dict[str, bool]
     tied: dict[str, str] = field(default_factory=dict)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Trace:
+        return replace(self)
+
+    def __reduce__(self) -> str:
+        raise _no_pickle(self.cls)
 
 
 @dataclass(frozen=True)
@@ -61,9 +68,9 @@ class Place:
         else:
             holder._buffers[leaf] = value
         if self.leaf == "weight" and isinstance(self.module, nn.Linear):
-            self.module.out_features = value.shape[0]
+            self.module.out_features, self.module.in_features = value.shape
         elif self.leaf == "weight" and isinstance(self.module, nn.modules.conv._ConvNd):
-            self.module.out_channels = value.shape[0]
+            self.module.out_channels, self.module.in_channels = value.shape[0], value.shape[1] * self.module.groups
 
     def freeze(self, value: Tensor) -> None:
         """Turn the parameter that stands here into a buffer."""
@@ -79,6 +86,7 @@ class Place:
         parametrize.register_parametrization(self.module, self.leaf, site, unsafe=True)
         # The class was made by torch for this one module, so changing it reaches no other.
         type(self.module).__getstate__ = _refuse_pickle  # type: ignore[method-assign]
+        type(self.module).__deepcopy__ = _copy  # type: ignore[attr-defined]
 
     def mark(self, tied: str) -> None:
         """Note what the module was."""
@@ -146,7 +154,7 @@ def effective(module: nn.Module, leaf: str) -> Tensor:
     """A masked weight as the active task reads it."""
     w: Tensor = getattr(module, leaf)
     units = module._modules.get("units")
-    return _unit_rows(w, units) if isinstance(units, FeatureSite) else w
+    return units.along(w, 0) if isinstance(units, FeatureSite) else w
 
 
 @torch.no_grad()
@@ -157,6 +165,8 @@ def strip(model: nn.Module, read: Reader) -> None:
         trace: Trace = module.__dict__.pop(MARK)
         values = {leaf: _value(module, leaf, read) for leaf in trace.parameters}
         _unhook(module)
+        if module.__dict__.pop("train", None) is not None:
+            module.training = model.training
         module.__class__ = trace.cls
         for leaf in ("parametrizations", "units"):
             module._modules.pop(leaf, None)
@@ -167,7 +177,8 @@ def strip(model: nn.Module, read: Reader) -> None:
         module._parameters.clear()
         for leaf, value in values.items():
             name = trace.tied.get(leaf)
-            parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value.clone(), trace.grad[leaf])
+            parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value.clone())
+            parameter.requires_grad_(trace.grad[leaf])
             module._parameters[leaf] = made.setdefault(name, parameter) if name else parameter
         module._parameters.update(absent)
 
@@ -177,13 +188,9 @@ def _value(module: nn.Module, leaf: str, read: Reader) -> Tensor:
         return read(module, leaf)
     found: Tensor = getattr(module, leaf)
     units = module._modules.get("units")
-    if isinstance(units, FeatureSite) and read is effective and units.mask is not None:
-        return _unit_rows(found, units)
+    if isinstance(units, FeatureSite) and read is effective:
+        return units.along(found, 0)
     return found
-
-
-def _unit_rows(w: Tensor, units: FeatureSite) -> Tensor:
-    return w if units.mask is None else select(w, units.mask.view(-1, *[1] * (w.ndim - 1)))
 
 
 def _parts(module: nn.Module, leaf: str) -> tuple[Tensor, WeightSite]:
@@ -224,7 +231,10 @@ def _own_keys(module: nn.Module, state: dict[str, Any], prefix: str, _meta: Any)
                 state[f"{prefix}{leaf}.scores"] = scores
         elif prefix + leaf in collected:
             state[prefix + leaf] = collected.pop(prefix + leaf)
-    state.update({key.replace(".units.source.", ".units."): value for key, value in collected.items()})
+    scores = collected.pop(f"{prefix}units.source.scores", None)
+    if scores is not None:
+        state[f"{prefix}scores"] = scores
+    state.update(collected)
 
 
 def _from_own_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
@@ -239,22 +249,33 @@ def _from_own_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_rest
                 site.kept.copy_(value)
             if site.source is not None and f"{prefix}{leaf}.scores" in state:
                 state[f"{prefix}parametrizations.{leaf}.0.source.scores"] = state.pop(f"{prefix}{leaf}.scores")
-    if f"{prefix}units.scores" in state and module._modules.get("units") is not None:
-        state[f"{prefix}units.source.scores"] = state.pop(f"{prefix}units.scores")
+    if f"{prefix}scores" in state and isinstance(module._modules.get("units"), FeatureSite):
+        state[f"{prefix}units.source.scores"] = state.pop(f"{prefix}scores")
 
 
 def _refuse_pickle(module: nn.Module) -> Mapping[str, Any]:
-    raise RuntimeError(
-        f"expected a plain model to pickle, found {type(module).__name__} with masks attached: pickle bake(model) "
+    raise _no_pickle(mark(module).cls)
+
+
+def _no_pickle(cls: type[nn.Module]) -> RuntimeError:
+    return RuntimeError(
+        f"expected a plain model to pickle, found {cls.__name__} with masks attached: pickle bake(model) "
         "(the active task alone) or detach(model) (the base), or save the records with polymask.Bank"
     )
 
 
+def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    memo[id(module)] = new = module.__new__(type(module))
+    # An RNN caches the weights that it read last: under a site they are results, which torch refuses to copy.
+    state = {name: [] if name == "_flat_weights" else value for name, value in module.__dict__.items()}
+    new.__dict__ = copy.deepcopy(state, memo)
+    return new
+
+
 def _seal(module: nn.Module) -> None:
     """Keep a norm whose statistics are frozen in evaluation mode, or they would go on moving."""
-    trace = mark(module)
-    if not getattr(type(module), "_sealed", False):
-        module.__class__ = type(f"Frozen{trace.cls.__name__}", (trace.cls,), {"train": _stay_frozen, "_sealed": True})
+    mark(module)
+    module.train = MethodType(_stay_frozen, module)  # type: ignore[method-assign]
     module.train(False)
 
 

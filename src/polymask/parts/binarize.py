@@ -11,12 +11,28 @@ from torch import Tensor
 def select(w: Tensor, mask: Tensor) -> Tensor:
     """Read ``w`` under a mask: a bool mask selects, a real one multiplies.
 
-    Selecting keeps an infinity or NaN in an unread entry from reaching the task as ``0 * inf``.
+    Selecting keeps an infinity or NaN in an unread entry from reaching the task as ``0 * inf``. Of a weight that has
+    grown since, an older mask reads the ``leading`` block.
 
     >>> select(torch.tensor([1.0, float("inf")]), torch.tensor([True, False]))
     tensor([1., 0.])
     """
+    w = leading(w, mask)
     return torch.where(mask, w, 0.0) if mask.dtype == torch.bool else w * mask
+
+
+def leading(w: Tensor, mask: Tensor) -> Tensor:
+    """The block of ``w`` that a mask was made for: its first entries along every axis that has grown since.
+
+    An axis of one entry is no block, it broadcasts.
+
+    >>> leading(torch.arange(3.0), torch.ones(2, dtype=torch.bool))
+    tensor([0., 1.])
+    """
+    for axis, (had, has) in enumerate(zip(mask.shape, w.shape, strict=False)):
+        if 1 < had < has:
+            w = w.narrow(axis, 0, had)
+    return w
 
 
 def threshold(scores: Tensor, tau: float) -> Tensor:

@@ -1,7 +1,8 @@
 """Masks as bytes and back: one bit an entry, or one owner code for a chain of nested masks; sparse values.
 
 The format needs no framework: entry ``i`` (C order) of a bit mask is bit ``i % 8``, least significant first, of byte
-``i // 8``. Owner codes of ``b`` bits are the same stream with bit ``j`` of code ``i`` at position ``i * b + j``.
+``i // 8``. Owner codes of ``b`` bits are ``b`` such masks one after the other: first bit 0 of every code, then bit 1.
+Codes are compared in this form, eight entries a byte, so that reading one task of many costs little more than its bits.
 """
 
 from __future__ import annotations
@@ -75,12 +76,12 @@ def pack_owners(owner: Tensor, level: int, largest: int) -> Packed:
 
     >>> plane = pack_owners(torch.tensor([0, 1, 2, 3], dtype=torch.uint8), level=2, largest=3)
     >>> plane.nbytes, unpack(plane)
-    (1, tensor([False,  True,  True, False]))
+    (2, tensor([False,  True,  True, False]))
     """
     bits = code_bits(largest)
     codes = owner.detach().cpu().contiguous().numpy().reshape(-1)
-    planes = (codes[:, None] >> np.arange(bits, dtype=np.uint8)) & 1
-    return Packed("owners", tuple(owner.shape), _to_bytes(planes.reshape(-1)), bits, level)
+    planes = torch.cat([_to_bytes((codes >> bit) & 1) for bit in range(bits)])
+    return Packed("owners", tuple(owner.shape), planes, bits, level)
 
 
 def unpack(packed: Packed) -> Tensor:
@@ -94,16 +95,15 @@ def unpack(packed: Packed) -> Tensor:
     True
     """
     n = math.prod(packed.shape)
-    expected = -(-n * packed.bits // 8)
+    expected = packed.bits * (-(-n // 8))
     if packed.nbytes != expected:
         raise ValueError(
             f"expected {expected} bytes for a mask of shape {packed.shape}, found {packed.nbytes}: damaged record"
         )
-    flat = np.unpackbits(packed.payload.numpy(), count=n * packed.bits, bitorder="little")
     if packed.codec == "bits":
-        return torch.from_numpy(flat.view(np.bool_)).view(packed.shape)
+        return _to_mask(packed.payload.numpy(), packed.shape)
     if packed.codec == "owners":
-        return _owned(torch.from_numpy(flat).view(n, packed.bits), packed.level).view(packed.shape)
+        return _to_mask(_owned(packed.payload.numpy().reshape(packed.bits, -1), packed.level), packed.shape)
     raise ValueError(f"expected the codec 'bits' or 'owners', found {packed.codec!r}: written by a newer version?")
 
 
@@ -113,10 +113,10 @@ def owners(packed: Packed) -> Tensor:
     >>> owners(pack_owners(torch.tensor([0, 3, 1], dtype=torch.uint8), 1, 3))
     tensor([0, 3, 1], dtype=torch.uint8)
     """
-    n = math.prod(packed.shape)
-    flat = np.unpackbits(packed.payload.numpy(), count=n * packed.bits, bitorder="little").reshape(n, packed.bits)
-    codes = (flat << np.arange(packed.bits, dtype=np.uint8)).sum(1, dtype=np.uint8)
-    return torch.from_numpy(codes).view(packed.shape)
+    planes = packed.payload.numpy().reshape(packed.bits, -1)
+    codes = sum(_to_mask(plane, packed.shape).to(torch.uint8) << bit for bit, plane in enumerate(planes))
+    assert isinstance(codes, Tensor)
+    return codes
 
 
 def sparsify(dense: Tensor) -> Sparse:
@@ -138,9 +138,22 @@ def densify(sparse: Sparse) -> Tensor:
     return flat.view(sparse.shape)
 
 
-def _owned(planes: Tensor, level: int) -> Tensor:
-    codes = (planes << torch.arange(planes.shape[1], dtype=torch.uint8)).sum(1, dtype=torch.uint8)
-    return (codes > 0) & (codes <= level)
+def _owned(planes: np.ndarray, level: int) -> np.ndarray:
+    """Where ``0 < code <= level``, as packed bits: a comparison from the highest bit down."""
+    below, equal = np.zeros_like(planes[0]), np.full_like(planes[0], 255)
+    for bit in reversed(range(len(planes))):
+        if level >> bit & 1:
+            below |= equal & ~planes[bit]
+            equal &= planes[bit]
+        else:
+            equal &= ~planes[bit]
+    owned: np.ndarray = (below | equal) & np.bitwise_or.reduce(planes)
+    return owned
+
+
+def _to_mask(payload: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    flat = np.unpackbits(payload, count=math.prod(shape), bitorder="little")
+    return torch.from_numpy(flat.view(np.bool_)).view(shape)
 
 
 def _to_bytes(flat: np.ndarray) -> Tensor:
