@@ -1,0 +1,69 @@
+"""What the verbs check at the door: their order, what they are called on, whether training reached the model."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from polymask.method import Method
+
+
+def check_begin(method: Method, task: str, phase: str) -> None:
+    """Raise unless a task's phase may begin now."""
+    refuse_wrapped(method.model)
+    if phase not in method.phases:
+        raise ValueError(f"expected a phase of {', '.join(method.phases)}, found {phase!r}")
+    position = method.phases.index(phase)
+    if position and (method.task != task or method.phase != method.phases[position - 1]):
+        found = f"{method.phase!r} of {method.task!r}" if method.task else "no open task"
+        raise RuntimeError(
+            f"expected phase {method.phases[position - 1]!r} of task {task!r} before {phase!r}, found {found}"
+        )
+    if task in method.records and not method.reopens:
+        raise RuntimeError(f"expected a new task, found {task!r}, which is finished: give the new task another name")
+
+
+def check_end(method: Method, task: str) -> None:
+    """Raise unless the open task may end now."""
+    expect_open(method, "end")
+    refuse_wrapped(method.model)
+    if task != method.task:
+        raise RuntimeError(f"expected the open task {method.task!r}, found {task!r}")
+    if method.phase != method.phases[-1]:
+        following = method.phases[method.phases.index(str(method.phase)) + 1]
+        raise RuntimeError(f"expected begin({task!r}, {following!r}) before end, found phase {method.phase!r} open")
+    if method.anneals and not method.steps:
+        raise RuntimeError("expected on_step(progress) before every optimizer step, found no call in this phase")
+
+
+def expect_open(method: Method, verb: str) -> None:
+    """Raise unless a task is open."""
+    if method.task is None:
+        raise RuntimeError(f"expected an open task for {verb}, found none: begin(task) first")
+
+
+def warn_unmoved(method: Method) -> None:
+    """Warn, by name, of parameters that no optimizer step reached in the phase that ends."""
+    still = [name for name, p in method.named_parameters() if p._version == method.versions.get(name, -1)]
+    if still:
+        warnings.warn(
+            f"task {method.task!r} ends although these never moved: {', '.join(still)}. Was the optimizer made from "
+            "method.named_parameters() after this phase's begin()?",
+            stacklevel=4,
+        )
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise if a model is wrapped or sharded: verbs run on the plain model."""
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        raise RuntimeError(
+            f"expected the plain model, found {type(model).__name__}: wrap it after begin(), unwrap it before"
+        )
+    if any(type(parameter).__name__ == "DTensor" for parameter in model.parameters()):
+        raise RuntimeError(
+            "expected a plain model, found a sharded one: shard copy.deepcopy(method.model) after begin(), train it, "
+            "and bring it back with method.collect(copy) before the next verb"
+        )

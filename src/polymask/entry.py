@@ -1,0 +1,149 @@
+"""What a bank says of a record, as json and tensors, and back; and the planes of owners that nested masks share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polymask.parts.pack import Packed, Sparse, owners, pack, unpack
+from polymask.store import DamagedBank, as_json, digest_of, hash_of
+from polymask.task import Meta, TaskRecord
+
+Entry = dict[str, Any]
+
+
+def to_entry(record: TaskRecord) -> tuple[Entry, dict[str, Tensor]]:
+    """A record as a json entry and the tensors of its file; what lies in a shared plane is named by its level alone.
+
+    Raises:
+        ValueError: if the meta data are no JSON.
+    """
+    task = record.meta.task
+    tensors: dict[str, Tensor] = {f"private/{name}": value for name, value in record.private.items()}
+    masks: dict[str, Any] = {}
+    for name, packed in record.masks.items():
+        masks[name] = {"codec": packed.codec, "level": packed.level}
+        if packed.codec != "owners":
+            masks[name] |= {"shape": list(packed.shape), "bits": packed.bits}
+            tensors[f"mask/{name}"] = packed.payload
+    for name, sparse in record.deltas.items():
+        tensors |= {f"delta/{name}/index": sparse.index, f"delta/{name}/value": sparse.value}
+    entry: Entry = {
+        "task": task,
+        "meta": as_json({k: v for k, v in asdict(record.meta).items() if k != "task"}, f"meta data of task {task!r}"),
+        "masks": masks,
+        "deltas": {name: list(sparse.shape) for name, sparse in record.deltas.items()},
+        "private": list(record.private),
+        "reads": dict(record.reads),
+    }
+    return entry, tensors
+
+
+def from_entry(entry: Entry, tensors: Mapping[str, Tensor], planes: Mapping[str, Packed]) -> TaskRecord:
+    """The record of an entry, its file's tensors and the shared planes."""
+    masks = {}
+    for name, mask in entry["masks"].items():
+        if mask["codec"] == "owners":
+            masks[name] = replace(planes[name], level=mask["level"])
+        else:
+            payload = tensors[f"mask/{name}"]
+            masks[name] = Packed(mask["codec"], tuple(mask["shape"]), payload, mask["bits"], mask["level"])
+    deltas = {
+        name: Sparse(tuple(shape), tensors[f"delta/{name}/index"], tensors[f"delta/{name}/value"])
+        for name, shape in entry["deltas"].items()
+    }
+    meta = {**entry["meta"], "labels": tuple(entry["meta"]["labels"])}
+    private = {name: tensors[f"private/{name}"] for name in entry["private"]}
+    return TaskRecord(masks, deltas, private, dict(entry["reads"]), Meta(task=entry["task"], **meta))
+
+
+def seal(entry: Entry) -> Entry:
+    """The entry with the hash of all that makes its record: the version under which a server may quote it."""
+    return {**entry, "digest": _identity(entry)}
+
+
+def check(entry: Entry) -> None:
+    """Raise a ``DamagedBank`` if an entry is not what was sealed."""
+    if (found := _identity(entry)) != entry["digest"]:
+        raise DamagedBank(
+            f"expected the record of task {entry['task']!r} to have the hash {entry['digest']}, found {found}: it was "
+            "changed, restore the bank from a copy"
+        )
+
+
+def _identity(entry: Entry) -> str:
+    # The probe is a finding about the record, made on one machine, and no part of it.
+    return hash_of(json.dumps({key: value for key, value in entry.items() if key not in ("digest", "probe")}))
+
+
+def same_content(a: TaskRecord, b: TaskRecord) -> bool:
+    """Whether two records say the same, however their masks are packed."""
+    (one, tensors), (other, others) = (to_entry(_in_bits(record)) for record in (a, b))
+    return one == other and digest_of(tensors) == digest_of(others)
+
+
+def _in_bits(record: TaskRecord) -> TaskRecord:
+    return replace(record, masks={name: pack(unpack(packed)) for name, packed in record.masks.items()})
+
+
+def merge_planes(
+    planes: Mapping[str, Packed], entries: Sequence[Entry], given: Sequence[TaskRecord]
+) -> dict[str, Packed]:
+    """The newest plane of owners of every tensor, after a check that all masks read from it are what they were.
+
+    Args:
+        planes: tensor name -> plane, as committed.
+        entries: the committed entries that stay as they are.
+        given: the records of this commit, in order of learning: of two planes of one tensor the later one is kept.
+
+    Raises:
+        ValueError: if a mask would change.
+    """
+    merged = dict(planes)
+    views: list[tuple[str, Packed, dict[int, str]]] = [
+        (name, plane, {e["masks"][name]["level"]: e["task"] for e in entries if _is_owned(e, name)})
+        for name, plane in planes.items()
+    ]
+    for record in given:
+        for name, packed in record.masks.items():
+            if packed.codec == "owners":
+                merged[name] = packed
+                views.append((name, packed, {packed.level: record.meta.task}))
+    for name, plane, tasks in views:
+        changed = _first_change(plane, merged[name], sorted(tasks))
+        if changed is not None:
+            raise ValueError(
+                f"expected the new plane of owners of {name!r} to leave the mask of task {tasks[changed]!r} (codes "
+                f"1 to {changed}) as it was, found another: give that task's record as well, with a higher revision"
+            )
+    used = {name for e in entries for name in e["masks"] if _is_owned(e, name)}
+    return {
+        name: plane
+        for name, plane in merged.items()
+        if name in used or any(name in r.masks and r.masks[name].codec == "owners" for r in given)
+    }
+
+
+def _is_owned(entry: Entry, name: str) -> bool:
+    return name in entry["masks"] and entry["masks"][name]["codec"] == "owners"
+
+
+def _first_change(old: Packed, new: Packed, levels: Sequence[int]) -> int | None:
+    """The first level whose mask ``0 < code <= level`` differs between two planes.
+
+    One comparison for all levels, not one a task: codes are replaced by the rank of the lowest level that reads them.
+    """
+    if not levels or (old.payload is new.payload and old.bits == new.bits):
+        return None
+    if old.shape != new.shape:
+        return levels[0]
+    rank = torch.bucketize(torch.arange(256), torch.tensor(levels))
+    rank[0] = len(levels)
+    a, b = (rank[owners(plane).flatten().long()] for plane in (old, new))
+    lower = torch.minimum(a, b)[a != b]
+    return levels[int(lower.min())] if len(lower) else None

@@ -1,0 +1,50 @@
+"""The head of a task: how wide it is, and a fresh one of the width that a task asks for."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from polymask.parts.seeds import generator
+from polymask.sites import Sites
+
+
+def tensors_of_head(sites: Sites, head: str) -> list[str]:
+    """The names of the tensors that stand in the head module itself."""
+    return [name for name in sites.roles if name.rpartition(".")[0] == head]
+
+
+def width_of(sites: Sites, head: str) -> int:
+    """How many outputs the head has now; 0 if it has no tensor of its own."""
+    return next((sites.tensor(name).shape[0] for name in tensors_of_head(sites, head)), 0)
+
+
+def fresh_head(sites: Sites, head: str, outputs: int | None, key: tuple[object, ...]) -> None:
+    """Put a new head of ``outputs`` units in place of a private one; a shared one stays, if it is wide enough.
+
+    Weight and bias are uniform in ``(-b, b)``, ``b = 1 / sqrt(fan_in)``, as torch draws a linear layer.
+
+    Args:
+        sites: the attached model, its head as wide as it was built.
+        head: the head module's name.
+        outputs: the width; None: as built.
+        key: what the draw is keyed by.
+
+    Raises:
+        ValueError: if a shared head is narrower than the task.
+    """
+    names, width = tensors_of_head(sites, head), width_of(sites, head)
+    private = [name for name in names if sites.roles[name].kind == "private"]
+    if not private:
+        if outputs is not None and width and outputs > width:
+            raise ValueError(
+                f"expected at most {width} outputs, the width of the shared head {head!r}, found {outputs}: "
+                "build the model with a head as wide as the largest task"
+            )
+        return
+    fan_in = max(math.prod(sites.tensor(name).shape[1:]) for name in private)
+    draw, bound = generator(*key, "head"), 1 / math.sqrt(fan_in)
+    for name in private:
+        shape = (outputs or width, *sites.tensor(name).shape[1:])
+        sites.put(name, torch.empty(shape).uniform_(-bound, bound, generator=draw))

@@ -1,0 +1,213 @@
+"""Files on disk: tensors named by what they hold, one json as the commit; whole or not there, and checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+COMMIT = "bank.json"
+_OURS = re.compile(r"[0-9a-f]{32}\.safetensors|\.([0-9a-f]{32}\.safetensors|bank\.json)\.tmp")
+
+
+class DamagedBank(ValueError):  # noqa: N818 - the name says what is wrong
+    """A file of a bank is missing, cut short or changed."""
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """BLAKE2b-128 of the sorted (name, dtype, shape, payload), never of a file's bytes.
+
+    >>> a, b = torch.zeros(2), torch.ones(1)
+    >>> digest_of({"a": a, "b": b}) == digest_of({"b": b, "a": a}) != digest_of({"a": b, "b": a})
+    True
+    """
+    found = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        found.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode() + b"\n")
+        if value.numel():
+            found.update(value.flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def path_of(folder: Path, digest: str) -> Path:
+    """Where the tensors of a digest lie."""
+    return folder / f"{digest}.safetensors"
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write tensors as one safetensors file named by their digest; a file that is there already stays as it is.
+
+    Args:
+        folder: where; must exist.
+        tensors: name -> tensor, on any device; tensors may share memory, the file holds each by itself.
+
+    Returns:
+        The digest.
+    """
+    digest = digest_of(tensors)
+    if not path_of(folder, digest).exists():
+        seen: set[int] = set()
+        alone = {}
+        for name in sorted(tensors):
+            value = tensors[name].detach().cpu().contiguous()
+            memory = value.untyped_storage().data_ptr()
+            alone[name] = value.clone() if memory in seen else value
+            seen.add(memory)
+        write_file(path_of(folder, digest), save(alone))
+    return digest
+
+
+def read_tensors(folder: Path, digest: str) -> dict[str, Tensor]:
+    """Read the tensors of a digest and check that they are what was written.
+
+    Raises:
+        DamagedBank: if the file is missing, cut short or changed.
+    """
+    path = path_of(folder, digest)
+    try:
+        # Sorted, because the reader's order is another at every call.
+        tensors: dict[str, Tensor] = dict(sorted(load(path.read_bytes()).items()))
+    except FileNotFoundError as error:
+        raise DamagedBank(
+            f"expected the file {path}, found none: if the bank was written to since you opened it, open it again; "
+            "else restore the file from a copy"
+        ) from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise DamagedBank(
+            f"expected a whole safetensors file, found {path} cut short or changed ({error}): restore it from a copy"
+        ) from error
+    if (found := digest_of(tensors)) != digest:
+        raise DamagedBank(f"expected content {digest} in {path}, found {found}: it was changed, restore it from a copy")
+    return tensors
+
+
+def write_json(path: Path, value: Mapping[str, Any], version: int) -> None:
+    """Write a json file in one step, with its format's version and a hash of what it says.
+
+    Args:
+        path: the file.
+        value: the content; JSON.
+        version: the format's version.
+    """
+    write_file(path, _render(value, version).encode())
+
+
+def read_json(path: Path, version: int) -> dict[str, Any]:
+    """Read what ``write_json`` wrote, and check every byte of it.
+
+    Args:
+        path: the file.
+        version: the newest format that the caller understands.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        DamagedBank: if a byte of it has changed.
+        ValueError: if it was written in a newer format.
+    """
+    damaged = DamagedBank(f"expected {path} as it was written, found it cut short or changed: restore it from a copy")
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a bank at {path.parent}, found no {path.name}: make one with Bank.create")
+    try:
+        text = path.read_bytes().decode()
+        whole = json.loads(text)
+        found, value = whole["format"], whole["bank"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged from error
+    if isinstance(found, int) and found > version:
+        raise ValueError(f"expected a bank of format {version} or older in {path}, found {found}: update polymask")
+    if not isinstance(value, dict) or text != _render(value, version):
+        raise damaged
+    return value
+
+
+def _render(value: Mapping[str, Any], version: int) -> str:
+    body = json.dumps(value, allow_nan=False)
+    return json.dumps({"format": version, "hash": hash_of(body), "bank": value}, indent=1, allow_nan=False) + "\n"
+
+
+def hash_of(text: str) -> str:
+    """BLAKE2b-128 of a text."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def as_json(value: Any, what: str) -> Any:
+    """A value as it comes back from a json file: tuples as lists.
+
+    Args:
+        value: anything.
+        what: what it is, for the error.
+
+    Raises:
+        ValueError: if it is no JSON.
+    """
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"expected {what} of names, numbers, strings, lists and mappings, found {value!r} ({error})"
+        ) from error
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a file; 0 if there is none."""
+    return path.stat().st_size if path.is_file() else 0
+
+
+def sweep(folder: Path, keep: Collection[str]) -> None:
+    """Delete what no commit refers to: tensor files of other digests, and what an interrupted write left.
+
+    Args:
+        folder: the bank's folder; a file whose name is none of ours is left alone.
+        keep: the digests in use.
+    """
+    for path in sorted(folder.iterdir()):
+        if _OURS.fullmatch(path.name) and path.stem not in keep:
+            path.unlink(missing_ok=True)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also when the power fails; an older one stays until then.
+
+    Args:
+        path: the file.
+        data: all that it shall hold.
+
+    Raises:
+        OSError: if the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"expected to write {len(data)} bytes to {path}, found: {error.strerror or error}. What was there before "
+            "is still there: make room (or let this user write there) and do it again",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename last; Windows cannot open a folder, and needs no such call."""
+    if os.name != "nt":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

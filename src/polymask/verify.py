@@ -1,0 +1,168 @@
+"""Was anything forgotten? What two proofs found for every task of a bank: by content and by behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polymask.parts.pack import unpack
+from polymask.probe import Setting, name_of, run_probe, setting
+from polymask.sites import Sites, bake
+from polymask.store import DamagedBank, read_tensors
+from polymask.task import TaskRecord, activate, fingerprint, reads
+
+
+@dataclass(frozen=True)
+class TaskProof:
+    """What was found for one task.
+
+    Args:
+        task: its name.
+        failures: a sentence each; none if the task is what it was.
+        notes: what changed where the method allows it.
+        behaviour: how the logits of the probe compare with those stored.
+    """
+
+    task: str
+    failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    behaviour: str = "no probe"
+
+    @property
+    def ok(self) -> bool:
+        """Whether the task is what it was when it was learned."""
+        return not self.failures
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found for a whole bank.
+
+    Args:
+        tasks: task name -> its proof.
+        failures: what is wrong with files that belong to no single task.
+    """
+
+    tasks: Mapping[str, TaskProof]
+    failures: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether every task is what it was and every file is whole."""
+        return not self.failures and all(proof.ok for proof in self.tasks.values())
+
+    def __str__(self) -> str:
+        lines = [f"bank: {failure}" for failure in self.failures]
+        for task, proof in self.tasks.items():
+            lines.append(f"task {task!r}: {'ok' if proof.ok else 'NOT OK'}, {proof.behaviour}")
+            lines += [f"  {line}" for line in (*proof.failures, *proof.notes)]
+        lines.append("verified: nothing was forgotten" if self.ok else "NOT verified")
+        return "\n".join(lines)
+
+
+def content(sites: Sites, record: TaskRecord) -> list[str]:
+    """The tensors of the base that are not what a task read of them when it was learned, a sentence each."""
+    found = reads(sites, {name: unpack(packed) for name, packed in record.masks.items()})
+    return [
+        f"expected tensor {name!r}, as task {record.meta.task!r} reads it, to have the hash {was}, "
+        f"found {found.get(name, 'no such tensor')}: the base has changed"
+        for name, was in record.reads.items()
+        if found.get(name) != was
+    ]
+
+
+def differences(was: Setting, now: Setting) -> str:
+    """What differs between two settings, for a reader."""
+    return ", ".join(f"{key} {was.get(key)} -> {now.get(key)}" for key in now if was.get(key) != now.get(key))
+
+
+def behaviour(was: Tensor, now: Tensor, changed: str, exact: bool | float | None) -> tuple[str, bool]:
+    """Compare the logits of a probe with those stored; the words, and whether the task may have them.
+
+    In another setting than the one stored the tolerance is ``sqrt(eps) * max(1, max |logits|)``.
+
+    Args:
+        was: the logits as stored.
+        now: the logits as computed here.
+        changed: what differs between the settings; empty if nothing does.
+        exact: what the method promises, see ``Meta``.
+    """
+    if fingerprint(was) == fingerprint(now):
+        return "bit-equal", True
+    if was.shape != now.shape or was.dtype != now.dtype:
+        kinds = [f"{str(t.dtype).removeprefix('torch.')} of shape {tuple(t.shape)}" for t in (was, now)]
+        return f"differs (stored {kinds[0]}, found {kinds[1]})", False
+    # Equal infinities differ by nothing, though their difference is no number.
+    gap = float(torch.where(was == now, 0.0, (was.double() - now.double()).abs()).max())
+    drift = 0.0 if exact is None or isinstance(exact, bool) else exact
+    tolerance = drift + (_rounding(was, changed) if changed else 0.0)
+    size = f"max diff {gap:.2g}, tolerance {tolerance:.2g}"
+    if exact is None:
+        return f"differs (max diff {gap:.2g}), as its method may", True
+    if not gap <= tolerance:  # so that a NaN differs, too
+        return f"differs ({size})" + (f" although only the setting differs: {changed}" if changed else ""), False
+    why = f"because setting differs: {changed}" if changed else "that its method states"
+    return f"within tolerance ({size}) {why}", True
+
+
+def compare(
+    folder: Path, proof: Mapping[str, Any] | None, plain: nn.Module, batch: Any, exact: bool | float | None
+) -> tuple[str, bool]:
+    """Run a task's probe again; the words, and whether the task may have these logits.
+
+    Args:
+        folder: the bank's folder.
+        proof: what ``prove`` noted when the task was learned.
+        plain: the task's baked model.
+        batch: the probe; None if its file is damaged.
+        exact: what the method promises, see ``Meta``.
+    """
+    if proof is None:
+        return "no probe", True
+    if not proof["stable"]:
+        return "not stable", True
+    if batch is None or name_of(batch) != proof["batch"]:
+        return "not compared: the probe cannot be had again here", True
+    was = read_tensors(folder, proof["logits"])["logits"]
+    return behaviour(was, run_probe(plain, batch), differences(proof["setting"], setting(plain, batch)), exact)
+
+
+def check_task(
+    folder: Path, entry: Mapping[str, Any], read: Callable[[], TaskRecord], sites: Sites | None, batch: Any
+) -> TaskProof:
+    """Prove one task by content and by behaviour.
+
+    Args:
+        folder: the bank's folder.
+        entry: the task's entry in the bank's json.
+        read: reads the task's record and checks it.
+        sites: the network with its base; None if that is damaged. The task is activated on it.
+        batch: the probe; None if its file is damaged.
+    """
+    task, exact = entry["task"], entry["meta"]["exact"]
+    try:
+        record = read()
+        if sites is None:
+            return TaskProof(task, notes=("its record is whole; the base is damaged, and not compared",))
+        changed = content(sites, record)
+        activate(sites, record)
+        words, same = compare(folder, entry["probe"], bake(sites.model), batch, exact)
+    except DamagedBank as error:
+        return TaskProof(task, (str(error),), behaviour="not compared")
+    failures = changed if exact is True else []
+    if not same:
+        failures = [*failures, f"expected the stored logits of the probe from task {task!r}, found others: {words}"]
+    return TaskProof(task, tuple(failures), tuple(changed) if exact is not True else (), words)
+
+
+def _rounding(logits: Tensor, changed: str) -> float:
+    eps = torch.finfo(logits.dtype).eps if logits.dtype.is_floating_point else 0.0
+    # A GPU may multiply with the ten bits of TF32.
+    eps = max(eps, 2.0**-10) if "device" in changed else eps
+    largest = float(torch.where(logits.isfinite(), logits, 0).abs().max())
+    return float(eps**0.5 * max(1.0, largest))

@@ -1,0 +1,86 @@
+"""The byte format: every bit where the format says, sizes exact, damage noticed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from polymask.parts.pack import code_bits, densify, owners, pack, pack_owners, sparsify, unpack
+
+unhurried = settings(deadline=None, max_examples=60)
+shapes = st.lists(st.integers(0, 6), max_size=4).map(tuple)
+
+
+def bits_of(payload: Tensor, n: int) -> list[int]:
+    """Bit ``i % 8``, least significant first, of byte ``i // 8``: the format, spelled out."""
+    return [(int(payload[i // 8]) >> (i % 8)) & 1 for i in range(n)]
+
+
+@unhurried
+@given(shape=shapes, seed=st.integers(0, 10**6))
+def test_a_mask_survives_at_one_bit_an_entry(shape: tuple[int, ...], seed: int) -> None:
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) > 0.5
+    packed = pack(mask)
+    n = mask.numel()
+    assert packed.nbytes == -(-n // 8)
+    assert bits_of(packed.payload, n) == mask.flatten().int().tolist()
+    assert n % 8 == 0 or int(packed.payload[-1]) >> (n % 8) == 0
+    assert torch.equal(unpack(packed), mask)
+
+
+@unhurried
+@given(codes=st.lists(st.integers(0, 255), max_size=40), data=st.data())
+def test_owners_survive_at_their_own_width(codes: list[int], data: st.DataObject) -> None:
+    largest = data.draw(st.integers(max([*codes, 1]), 255))
+    level = data.draw(st.integers(0, 255))
+    plane = torch.tensor(codes, dtype=torch.uint8)
+    packed = pack_owners(plane, level, largest)
+    bits = largest.bit_length()
+    assert packed.bits == code_bits(largest) == bits
+    assert packed.nbytes == -(-len(codes) * bits // 8)
+    assert bits_of(packed.payload, len(codes) * bits) == [(c >> j) & 1 for c in codes for j in range(bits)]
+    assert torch.equal(owners(packed), plane)
+    assert unpack(packed).tolist() == [0 < c <= level for c in codes]
+
+
+def test_levels_of_one_plane_are_nested() -> None:
+    plane = torch.tensor([[0, 1, 2], [3, 4, 1]], dtype=torch.uint8)
+    masks = [unpack(pack_owners(plane, level, 4)) for level in (1, 2, 3, 4)]
+    for inner, outer in zip(masks, masks[1:], strict=False):
+        assert bool((inner <= outer).all())
+    assert torch.equal(masks[-1], plane > 0)
+
+
+def test_a_mask_that_is_not_contiguous_is_packed_in_c_order() -> None:
+    mask = (torch.arange(12).view(3, 4) % 3 == 0).t()
+    assert torch.equal(unpack(pack(mask)), mask)
+
+
+@unhurried
+@given(shape=shapes, seed=st.integers(0, 10**6))
+def test_a_sparse_tensor_survives(shape: tuple[int, ...], seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    dense = torch.randn(shape, generator=draw) * (torch.rand(shape, generator=draw) > 0.7)
+    sparse = sparsify(dense)
+    assert len(sparse.index) == int((dense != 0).sum())
+    assert torch.equal(densify(sparse), dense)
+
+
+def test_a_pack_does_not_share_memory_with_its_mask() -> None:
+    mask = torch.ones(8, dtype=torch.bool)
+    packed = pack(mask)
+    mask.fill_(False)
+    assert bool(unpack(packed).all())
+
+
+def test_damage_is_noticed() -> None:
+    packed = pack(torch.ones(3, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="expected 2 bytes"):
+        unpack(replace(packed, payload=packed.payload[:1]))
+    with pytest.raises(ValueError, match="expected the codec"):
+        unpack(replace(packed, codec="runs"))
