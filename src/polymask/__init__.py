@@ -2,31 +2,77 @@
 
 from __future__ import annotations
 
-from polymask.card import Card, Recipe
-from polymask.method import Method
-from polymask.methods import METHODS, Finetune, Independent, LinearProbe, PackNet, Piggyback, SupSup
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from polymask.bank import Bank
+from polymask.base import Builder
 from polymask.sites import Role, Sites, attach, bake, detach
-from polymask.task import Meta, TaskRecord, activate
+from polymask.task import Meta, TaskRecord, activate, switch
+
+if TYPE_CHECKING:
+    from polymask.card import Card, Recipe
+    from polymask.method import Method
+    from polymask.methods import METHODS, Finetune, Independent, LinearProbe, PackNet, Piggyback, SupSup
+    from polymask.run.extend import extend
+    from polymask.run.learn import learn
+    from polymask.run.load import load
+    from polymask.run.objective import Objective
+    from polymask.run.training import Training
+    from polymask.streams.stream import Stream, Task
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "METHODS",
+    "Bank",
+    "Builder",
     "Card",
     "Finetune",
     "Independent",
     "LinearProbe",
     "Meta",
     "Method",
+    "Objective",
     "PackNet",
     "Piggyback",
     "Recipe",
     "Role",
     "Sites",
+    "Stream",
     "SupSup",
+    "Task",
     "TaskRecord",
+    "Training",
     "activate",
     "attach",
     "bake",
     "detach",
+    "extend",
+    "learn",
+    "load",
+    "switch",
 ]
+
+# Loaded at first use: who serves a bank needs neither methods nor the loop.
+_LATER = {
+    "Card": "card",
+    "Recipe": "card",
+    "Method": "method",
+    **dict.fromkeys(
+        ("METHODS", "Finetune", "Independent", "LinearProbe", "PackNet", "Piggyback", "SupSup"), "methods"
+    ),
+    "Stream": "streams.stream",
+    "Task": "streams.stream",
+    "Objective": "run.objective",
+    "Training": "run.training",
+    "extend": "run.extend",
+    "learn": "run.learn",
+    "load": "run.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'polymask' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"polymask.{_LATER[name]}"), name)

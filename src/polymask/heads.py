@@ -10,18 +10,15 @@ from polymask.parts.seeds import generator
 from polymask.sites import Sites
 
 
-def tensors_of_head(sites: Sites, head: str) -> list[str]:
-    """The names of the tensors that stand in the head module itself."""
-    return [name for name in sites.roles if name.rpartition(".")[0] == head]
-
-
 def width_of(sites: Sites, head: str) -> int:
     """How many outputs the head has now; 0 if it has no tensor of its own."""
-    return next((sites.tensor(name).shape[0] for name in tensors_of_head(sites, head)), 0)
+    return next((sites.tensor(name).shape[0] for name in sites.inside(head)), 0)
 
 
 def fresh_head(sites: Sites, head: str, outputs: int | None, key: tuple[object, ...]) -> None:
     """Put a new head of ``outputs`` units in place of a private one; a shared one stays, if it is wide enough.
+
+    A head that is tied to another module (an embedding) follows that one's role and keeps its width.
 
     Weight and bias are uniform in ``(-b, b)``, ``b = 1 / sqrt(fan_in)``, as torch draws a linear layer.
 
@@ -32,9 +29,16 @@ def fresh_head(sites: Sites, head: str, outputs: int | None, key: tuple[object, 
         key: what the draw is keyed by.
 
     Raises:
-        ValueError: if a shared head is narrower than the task.
+        ValueError: if a shared head is narrower than the task, or a tied one has another width.
     """
-    names, width = tensors_of_head(sites, head), width_of(sites, head)
+    names, width = sites.inside(head), width_of(sites, head)
+    if any(sites.is_tied(name) for name in names):
+        if outputs not in (None, width):
+            raise ValueError(
+                f"expected {width} outputs, the width of the head {head!r}, which is tied to another module, found "
+                f"{outputs}: leave outputs out, or untie the head"
+            )
+        return
     private = [name for name in names if sites.roles[name].kind == "private"]
     if not private:
         if outputs is not None and width and outputs > width:

@@ -151,7 +151,8 @@ class Method(ABC):
         snapshot.clear_sources(self.sites)
         for name in self.sites.names("first"):
             self.sites.freeze(name)
-        snapshot.broadcast([self.sites.tensor(name) for name in self.sites.names("private")])
+        # Statistics, which no gradient keeps equal, differ between processes.
+        snapshot.broadcast([self.sites.tensor(name) for name in self.sites.names("private", "first", "shared")])
         with torch.no_grad():
             record = self._record(task, self._close(hard), self._deltas(hard))
         self.records = {**self.records, task: record}

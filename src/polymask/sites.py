@@ -43,6 +43,7 @@ class Sites:
         weights: name -> site of every masked weight.
         units: module name -> site of every layer whose units are masked.
         opened: the masked weights that learn at the moment.
+        built: tensor name -> the shape that the network is built with, whatever it has grown to since.
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class Sites:
     weights: dict[str, WeightSite] = field(default_factory=dict)
     units: dict[str, FeatureSite] = field(default_factory=dict)
     opened: set[str] = field(default_factory=set)
+    built: dict[str, torch.Size] = field(default_factory=dict)
     _places: dict[str, list[Place]] = field(default_factory=dict)
 
     def every(self) -> dict[str, WeightSite | FeatureSite]:
@@ -59,6 +61,15 @@ class Sites:
     def names(self, *kinds: Kind) -> list[str]:
         """The tensors of these roles, in the model's order."""
         return [name for name, role in self.roles.items() if role.kind in kinds]
+
+    def inside(self, path: str) -> list[str]:
+        """The tensors that stand in a module itself, those tied to other modules too."""
+        module = self.model.get_submodule(path)
+        return [name for name in self.roles if any(place.module is module for place in self._places[name])]
+
+    def is_tied(self, name: str) -> bool:
+        """Whether a tensor stands in more than one place."""
+        return len(self._places[name]) > 1
 
     def tensor(self, name: str) -> Tensor:
         """The live tensor behind a name: for a masked weight the one that trains, unmasked."""
@@ -173,7 +184,9 @@ def attach(model: nn.Module, roles: Mapping[str, Role], units: Mapping[str, int]
     missing = [name for name, spots in where.items() if name not in roles and spots[0].trains]
     if missing:
         raise ValueError(f"expected a role for every trainable tensor, found none for {', '.join(missing)}")
-    sites = Sites(model, {name: roles[name] for name in where if name in roles}, _places=where)
+    known = {name: roles[name] for name in where if name in roles}
+    built = {name: where[name][0].tensor().shape for name in known}
+    sites = Sites(model, known, built=built, _places=where)
     for name, role in sites.roles.items():
         for place in where[name]:
             place.mark(name)

@@ -123,11 +123,17 @@ def learner_state(method: Method) -> dict[str, Any]:
         "tensors": {name: sites.tensor(name).detach() for name in sites.roles},
         "frozen": [name for name in sites.names("masked") if not isinstance(sites.tensor(name), nn.Parameter)]
         + (sites.names("first") if method.records else []),
+        "opened": sorted(sites.opened),
         "slots": slots,
         "state": method.state,
         "initial": method.initial,
-        "before": None if before is None else {"state": before.state, "tensors": before.tensors},
+        "before": None if before is None else _before_state(before),
     }
+
+
+def _before_state(before: Before) -> dict[str, Any]:
+    filled = {name: {slot: t for slot, t in slots.items() if t is not None} for name, slots in before.slots.items()}
+    return {"state": before.state, "tensors": before.tensors, "slots": filled}
 
 
 def load_learner_state(method: Method, state: Mapping[str, Any], records: Mapping[str, TaskRecord]) -> None:
@@ -144,8 +150,9 @@ def load_learner_state(method: Method, state: Mapping[str, Any], records: Mappin
     method.state = {key: dict(value) for key, value in state["state"].items()}
     method.initial = dict(state["initial"])
     if state["task"] is not None:
-        method.task, method.phase = state["task"], state["phase"]
+        method.task, method.phase, sites.opened = state["task"], state["phase"], set(state["opened"])
         method._open(state["phase"], None)
+    sites.opened = set(state["opened"])
     for name, held in state["slots"].items():
         _put_slots(sites.every()[name], held)
     for name, value in state["tensors"].items():
@@ -153,7 +160,8 @@ def load_learner_state(method: Method, state: Mapping[str, Any], records: Mappin
     method.state = {key: dict(value) for key, value in state["state"].items()}
     if state["task"] is not None:
         before = state["before"]
-        method._before = Before(before["state"], before["tensors"], {})
+        slots = {name: {slot: held.get(slot) for slot in ("mask", "delta")} for name, held in before["slots"].items()}
+        method._before = Before(before["state"], before["tensors"], slots)
         method._let_train()
     method.steps = state["steps"]
 

@@ -67,10 +67,7 @@ class Place:
             holder._parameters[leaf] = value
         else:
             holder._buffers[leaf] = value
-        if self.leaf == "weight" and isinstance(self.module, nn.Linear):
-            self.module.out_features, self.module.in_features = value.shape
-        elif self.leaf == "weight" and isinstance(self.module, nn.modules.conv._ConvNd):
-            self.module.out_channels, self.module.in_channels = value.shape[0], value.shape[1] * self.module.groups
+        _resize(self.module, self.leaf, value)
 
     def freeze(self, value: Tensor) -> None:
         """Turn the parameter that stands here into a buffer."""
@@ -180,6 +177,7 @@ def strip(model: nn.Module, read: Reader) -> None:
             parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value.clone())
             parameter.requires_grad_(trace.grad[leaf])
             module._parameters[leaf] = made.setdefault(name, parameter) if name else parameter
+            _resize(module, leaf, value)
         module._parameters.update(absent)
 
 
@@ -191,6 +189,17 @@ def _value(module: nn.Module, leaf: str, read: Reader) -> Tensor:
     if isinstance(units, FeatureSite) and read is effective:
         return units.along(found, 0)
     return found
+
+
+def _resize(module: nn.Module, leaf: str, value: Tensor) -> None:
+    """Let a module's own account of its size follow its tensor."""
+    if leaf == "weight" and isinstance(module, nn.Linear):
+        module.out_features, module.in_features = value.shape
+    elif leaf == "weight" and isinstance(module, nn.modules.conv._ConvNd):
+        outer, inner = value.shape[0], value.shape[1] * module.groups
+        module.out_channels, module.in_channels = (inner, outer) if module.transposed else (outer, inner)
+    elif leaf == "running_mean":
+        module.num_features = value.shape[0]  # type: ignore[assignment]
 
 
 def _parts(module: nn.Module, leaf: str) -> tuple[Tensor, WeightSite]:
@@ -245,8 +254,10 @@ def _from_own_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_rest
             _, site = _parts(module, leaf)
             value = state.pop(prefix + leaf)
             state[f"{prefix}parametrizations.{leaf}.original"] = value
-            if site.kept is not None and site.kept.shape == value.shape:
-                site.kept.copy_(value)
+            if site.kept is not None and site.gate is not None and site.kept.shape == value.shape:
+                # Where the gate is open, ``kept`` is what an abandoned task goes back to.
+                learns = site.gate if site.gate.dtype == torch.bool else torch.zeros_like(site.gate, dtype=torch.bool)
+                site.kept.copy_(torch.where(learns, site.kept, value.to(site.kept)))
             if site.source is not None and f"{prefix}{leaf}.scores" in state:
                 state[f"{prefix}parametrizations.{leaf}.0.source.scores"] = state.pop(f"{prefix}{leaf}.scores")
     if f"{prefix}scores" in state and isinstance(module._modules.get("units"), FeatureSite):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from polymask.parts.binarize import kept_count, select, straight_through, threshold, top_k
+from polymask.parts.binarize import kept_count, leading, select, straight_through, threshold, top_k
 
 unhurried = settings(deadline=None, max_examples=60)
 coarse = st.lists(st.integers(-4, 4), min_size=1, max_size=40)
@@ -20,6 +20,18 @@ seeds = st.integers(0, 10**6)
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("had", "block"),
+    [((2, 3), (2, 3)), ((2, 1), (2, 5)), ((1, 3), (4, 3)), ((3,), (4, 3)), ((5,), (4, 5)), ((1, 1), (4, 5)), ((), (4, 5))],
+    ids=str,
+)
+def test_a_mask_reads_the_leading_block_of_what_has_grown(had: tuple[int, ...], block: tuple[int, ...]) -> None:
+    w = normal(4, 5)
+    expected = w[: block[0], : block[1]]
+    assert torch.equal(leading(w, torch.ones(had)), expected)
+    assert torch.equal(select(w, torch.ones(had, dtype=torch.bool)), expected)
 
 
 @pytest.mark.parametrize("broken", [float("inf"), float("nan")])

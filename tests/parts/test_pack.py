@@ -42,8 +42,10 @@ def test_owners_survive_at_their_own_width(codes: list[int], data: st.DataObject
     packed = pack_owners(plane, level, largest)
     bits = largest.bit_length()
     assert packed.bits == code_bits(largest) == bits
-    assert packed.nbytes == -(-len(codes) * bits // 8)
-    assert bits_of(packed.payload, len(codes) * bits) == [(c >> j) & 1 for c in codes for j in range(bits)]
+    plane_bytes = -(-len(codes) // 8)
+    assert packed.nbytes == bits * plane_bytes
+    for j, payload in enumerate(packed.payload.view(bits, plane_bytes)):
+        assert bits_of(payload, len(codes)) == [(c >> j) & 1 for c in codes]
     assert torch.equal(owners(packed), plane)
     assert unpack(packed).tolist() == [0 < c <= level for c in codes]
 

@@ -32,7 +32,7 @@ class PackNet(Method):
         head: the name of the head module; None: the last weight read before the output.
         seed: key of every random draw.
         tasks: how many tasks will come; each then gets an equal share, ``p_t = (T - t) / (T - t + 1)``.
-        ratio: the share ``p`` that a task gives back where ``tasks`` is not told.
+        ratio: the same share ``p`` for every task; None: equal shares of ``tasks``, or a half where that is not told.
         norms: what becomes of norms; "first": learned with task 1, then frozen.
         biases: likewise of biases.
         masked: patterns of the weights to mask; None: all that qualify.
@@ -77,12 +77,12 @@ class PackNet(Method):
         head: str | None = None,
         seed: int = 0,
         tasks: int | None = None,
-        ratio: float = 0.5,
+        ratio: float | None = None,
         norms: Norms = "first",
         biases: Biases = "first",
         masked: Sequence[str] | None = None,
     ) -> None:
-        if not 0 <= ratio < 1:
+        if ratio is not None and not 0 <= ratio < 1:
             raise ValueError(f"expected a ratio in [0, 1), found {ratio}: it is the share that a task gives back")
         if tasks is not None and tasks < 1:
             raise ValueError(f"expected at least 1 task, found {tasks}")
@@ -119,7 +119,9 @@ class PackNet(Method):
     def _prune(self, name: str, owner: Tensor, code: int) -> Tensor:
         mine = owner == code
         n = int(mine.sum())
-        share = self.ratio if self.tasks is None else max(0.0, equal_share(code, max(self.tasks, code)))
+        share = 0.5 if self.ratio is None else self.ratio
+        if self.ratio is None and self.tasks is not None:
+            share = max(0.0, equal_share(code, max(self.tasks, code)))
         return owner.masked_fill(smallest(self.sites.base(name), mine, round(share * n)), 0)
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:

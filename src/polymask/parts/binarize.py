@@ -24,14 +24,14 @@ def select(w: Tensor, mask: Tensor) -> Tensor:
 def leading(w: Tensor, mask: Tensor) -> Tensor:
     """The block of ``w`` that a mask was made for: its first entries along every axis that has grown since.
 
-    An axis of one entry is no block, it broadcasts.
+    Axes are matched from the last, as broadcasting does, and one of a single entry is no block, it broadcasts.
 
     >>> leading(torch.arange(3.0), torch.ones(2, dtype=torch.bool))
     tensor([0., 1.])
     """
-    for axis, (had, has) in enumerate(zip(mask.shape, w.shape, strict=False)):
-        if 1 < had < has:
-            w = w.narrow(axis, 0, had)
+    for axis in range(-mask.ndim, 0):
+        if 1 < mask.shape[axis] < w.shape[axis]:
+            w = w.narrow(axis, 0, mask.shape[axis])
     return w
 
 

@@ -1,0 +1,1 @@
+"""Learning a stream: the loop, comparisons of methods, the command line."""

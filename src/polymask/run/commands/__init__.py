@@ -1,0 +1,1 @@
+"""The subcommands of ``polymask``: each a function of its arguments that returns an exit code."""

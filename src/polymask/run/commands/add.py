@@ -1,0 +1,72 @@
+"""The subcommand that gives a finished run more tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from polymask.run.commands.learning import summary
+from polymask.run.extend import extend, trained
+from polymask.run.load import bank_folder, load
+from polymask.run.named import run_named
+from polymask.run.options import Parser, UsageError, parse
+from polymask.run.parsers import add_run, chosen, regrouped, stream_of
+from polymask.run.training import Training
+from polymask.streams.inputs import Inputs
+from polymask.streams.named import make_stream
+
+SKIPPED = ("method", "seed", "out", "model", "net", "weights", "head")
+
+
+def add_parser(argv: list[str]) -> Parser:
+    """Of ``polymask add``."""
+    parser = Parser("add", "Learn more tasks on top of a finished run, without the data of its older tasks.")
+    parser.add_argument("dir", type=str, help="The run's folder.")
+    parser.add_argument("--task", type=str, help="Which task of the stream; without it all that the run does not have.")
+    add_run(parser, run_named, stream_of(argv, _default(argv)), skip=SKIPPED)
+    return parser
+
+
+def _default(argv: list[str]) -> str:
+    return "datasets" if "--data" in argv else "digits"
+
+
+def add(argv: list[str], say: Callable[[str], None]) -> int:
+    """Give a finished run more tasks."""
+    stream = stream_of(argv, _default(argv))
+    values = regrouped(parse(add_parser(argv), argv), stream)
+    folder, wanted, how = Path(values["dir"]), values["task"], values["how"]
+    held = load(folder)
+    shape = Inputs.from_json(held.bank.record(held.tasks[0]).meta.inputs) if held.tasks else Inputs()
+    tasks = make_stream(
+        stream,
+        values["data"],
+        data_root=values["data_root"],
+        tasks=values["tasks"],
+        order=values["order"] or (),
+        size=values["size"] or shape.size,
+        channels=values["channels"] or shape.channels,
+        **how,
+    )
+    names = [task.name for task in tasks]
+    if wanted is not None:
+        chosen("task", wanted, names)
+    todo = [task for task in tasks if task.name not in held.tasks and wanted in (None, task.name)]
+    if not todo:
+        raise UsageError(f"expected a new task, found {wanted or ', '.join(names)}, which {folder} has already")
+    for task in todo:
+        report = extend(folder, task, training=_over(trained(folder), values["training"])).report
+    for line in summary({**report, "out": str(bank_folder(folder).parent)}):
+        say(line)
+    return 0
+
+
+def _over(base: Training, mine: Training) -> Training:
+    """The settings of the run with those put over it that the command line gave."""
+    default = asdict(Training())
+    return replace(base, **{key: value for key, value in asdict(mine).items() if value != default[key]})
+
+
+PARSERS = {"add": add_parser}
+CALLS = {"add": add}

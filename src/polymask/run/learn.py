@@ -1,0 +1,238 @@
+"""Learn a stream of tasks: one call that trains, records, evaluates, writes, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from polymask.bank import Bank
+from polymask.base import Builder
+from polymask.calling import tensors_of
+from polymask.commit import files_of
+from polymask.method import Method
+from polymask.methods import METHODS
+from polymask.probe import probe_batch, run_probe
+from polymask.run import folder as files
+from polymask.run.config import Refused, arguments, description, settled
+from polymask.run.fabric import make_fabric
+from polymask.run.load import prepared
+from polymask.run.loop import as_read, narrowed
+from polymask.run.objective import Objective
+from polymask.run.probes import Probes
+from polymask.run.results import Results
+from polymask.run.session import Session, opened
+from polymask.run.training import Training
+from polymask.sites import detach
+from polymask.snapshot import without_base
+from polymask.store import sweep
+from polymask.streams.stream import Stream, Task
+
+
+@dataclass
+class Learned:
+    """A network that has learned tasks.
+
+    Args:
+        method: the learner; its records are the finished tasks.
+        report: what ``results.json`` says.
+        bank: where everything is on disk, if it is.
+        builder: how the network is built, if it is known.
+        options: the method's own arguments.
+    """
+
+    method: Method
+    report: dict[str, Any] = field(default_factory=dict)
+    bank: Bank | None = None
+    builder: Builder | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The names of the finished tasks."""
+        return list(self.method.records)
+
+    def logits(self, task: str, x: Any) -> Tensor:
+        """The logits of raw inputs on a finished task, prepared as its training data were."""
+        record, plain = self.method.record(task), self.method.plain(task)
+        return narrowed(run_probe(plain, as_read(plain, prepared(record, x))), record.meta.outputs)
+
+    def predict(self, task: str, x: Any) -> Tensor:
+        """The most likely label of every row."""
+        return self.logits(task, x).argmax(-1)
+
+    def save(self, path: str | Path) -> Bank:
+        """Write a bank of all finished tasks, and what learning another one needs, into a new folder."""
+        self.bank = make_bank(Path(path), self.method, self.builder, self.options)
+        self.bank.commit(self.method.records, self.method.sites, learner=without_base(self.method.state_dict()))
+        return self.bank
+
+
+def learn(
+    model: nn.Module,
+    tasks: Sequence[Task],
+    method: str | type[Method] = "packnet",
+    *,
+    out: str | Path | None = None,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    training: Training | None = None,
+    objective: Objective | None = None,
+    head: str | None = None,
+    example: Any = None,
+    builder: Builder | None = None,
+    optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer] | None = None,
+    schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Learned:
+    """Learn a stream of tasks and forget nothing; with ``out``, go on where an earlier call was stopped.
+
+    Args:
+        model: any module; its head is replaced per task where the method's heads are private.
+        tasks: a stream, or any sequence of tasks.
+        method: a key of ``METHODS``, or a method's class.
+        out: the run's folder: results.json, config.yaml, bank/, epochs.csv, tensorboard/; None: nothing is written.
+        seed: key of every random draw.
+        options: the method's own arguments.
+        training: epochs, optimizer, device and so on; what is None follows the method's recipe.
+        objective: loss and metric; None: cross entropy and accuracy.
+        head: the name of the head module.
+        example: an input that the model accepts; None: the first inputs of the first task.
+        builder: how the model is built, so that the bank can be opened without you.
+        optimizer: ``named parameters -> optimizer``, called anew for every phase, with your own parameter groups.
+        schedule: ``(optimizer, steps of the phase) -> schedule``.
+        config: what config.yaml says instead of what follows from the other arguments; JSON.
+
+    Raises:
+        ValueError: for options out of range, a folder of another configuration, or data that do not fit.
+        RuntimeError: if the folder is in use, or an exact method forgot.
+
+    >>> from polymask.nets import MLP
+    >>> from polymask.streams.images import digits
+    >>> run = learn(MLP(64, (32,), 2), digits(5)[:2], "piggyback", training=Training(epochs=2))
+    >>> run.tasks, run.report["max_logit_drift"], run.report["bwt_gem"]
+    (['digits/0-1', 'digits/2-3'], 0.0, 0.0)
+    """
+    kind = method_class(method)
+    tasks = tasks if isinstance(tasks, Stream) else Stream("given", tuple(tasks))
+    training, objective = training or Training(), objective or Objective()
+    options = settled(kind, options or {}, len(tasks))
+    config = config or arguments(kind, tasks, seed, options, training, head, builder)
+    about = description(kind.name, tasks, seed, options, objective, "given" if builder is None else builder.name)
+    fabric = make_fabric(training)
+    path, writes = None if out is None else Path(out), fabric.is_global_zero
+    with ExitStack() as stack:
+        if path is not None and writes:
+            stack.enter_context(files.locked(path))
+            files.check(path, config)
+        fabric.barrier()
+        feeds = {tasks[0].name: opened(tasks[0], seed, training, fabric.device)}
+        model = fabric._precision.convert_module(model.to(fabric.device))
+        example = feeds[tasks[0].name].example() if example is None else example
+        example = as_read(model, tensors_of(example, lambda t: t.to(fabric.device)))
+        learner, old = open_learner(kind, model, example, head, seed, options, path)
+        stack.enter_context(given_back(learner))
+        fabric.barrier()
+        bank = None
+        if path is not None and writes:
+            # Not before the method has accepted its options and the network.
+            files.claim(path, config)
+            bank = make_bank(path / "bank", learner, builder, options) if old is None else old
+            # A run that was killed right after a commit had no time to.
+            sweep(bank.path, files_of(bank.about))
+        results = earlier_results(path, tasks, learner, objective)
+        probes = Probes(probe_batch(example, seed), noted(path, learner))
+        figures = results, probes, path, bank, about
+        session = Session(learner, list(tasks), training, objective, fabric, *figures, optimizer, schedule, feeds)
+        session.run()
+        probes.check(learner, results.drift)
+        return Learned(learner, session.write(), bank, builder, options)
+
+
+@contextmanager
+def given_back(method: Method) -> Iterator[None]:
+    """If learning fails, give the network back to its owner as it was before the open task, with no site on it."""
+    try:
+        yield
+    except BaseException:
+        method.abandon()
+        detach(method.model)
+        raise
+
+
+def earlier_results(path: Path | None, tasks: Sequence[Task], method: Method, objective: Objective) -> Results:
+    """The figures of the tasks that an earlier process finished, in the folder's ``results.json``."""
+    names, better = [task.name for task in tasks], objective.higher_is_better
+    earlier = {} if path is None else files.read_results(path)
+    if not earlier:
+        return Results(names, higher_is_better=better)
+    results = Results.from_json(earlier, list(dict.fromkeys([*names, *earlier["tasks"]])), better)
+    results.rows = {after: row for after, row in results.rows.items() if after in method.records}
+    return results
+
+
+def method_class(method: str | type[Method]) -> type[Method]:
+    """The class behind a name.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if isinstance(method, str):
+        if method.replace("-", "_") not in METHODS:
+            raise ValueError(f"expected a method of {', '.join(METHODS)}, found {method!r}")
+        return METHODS[method.replace("-", "_")]
+    return method
+
+
+def open_learner(
+    kind: type[Method],
+    model: nn.Module,
+    example: Any,
+    head: str | None,
+    seed: int,
+    options: Mapping[str, Any],
+    out: Path | None,
+) -> tuple[Method, Bank | None]:
+    """The learner: fresh, or as the bank in the run's folder left it; and that bank."""
+    place = None if out is None else out / "bank"
+    old = Bank.open(place) if place is not None and (place / "bank.json").exists() else None
+    if old is not None and old.tasks:
+        model = detach(old.model(model).model)
+    try:
+        method = kind(model, example, head=head, seed=seed, **options)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    if old is not None and old.tasks:
+        device = next(iter(model.state_dict().values())).device
+        state = tensors_of(old.learner(), lambda t: t.to(device))
+        method.load_state_dict(state, {task: old.record(task) for task in old.tasks})
+        method.activate(old.tasks[-1])
+    return method, old
+
+
+def make_bank(path: Path, method: Method, builder: Builder | None, options: Mapping[str, Any]) -> Bank:
+    """An empty bank for a learner."""
+    return Bank.create(
+        path,
+        method.sites,
+        method=method.name,
+        options=options,
+        builder=builder,
+        head=method.head,
+        drawn=method.drawn,
+        example=method.example,
+        seed=method.seed,
+    )
+
+
+def noted(out: Path | None, method: Method) -> dict[str, Tensor]:
+    """The probe logits of tasks that an earlier process finished, as its bank keeps them."""
+    if out is None or not method.records:
+        return {}
+    return Bank.open(out / "bank").probe_logits()

@@ -1,0 +1,120 @@
+"""How a run trains: what the caller sets, over the method's recipe; optimizers and schedules made from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from polymask.card import Recipe
+
+Name = Literal["sgd", "adam", "adamw", "rmsprop"]
+Course = Literal["constant", "cosine"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true"]
+CHOICES: dict[str, tuple[str, ...]] = {
+    "optimizer": get_args(Name),
+    "schedule": get_args(Course),
+    "device": get_args(Device),
+    "precision": get_args(Precision),
+}
+MakeOptimizer = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of a run; None leaves the choice to the method's recipe.
+
+    Args:
+        epochs: passes over the training split, for every phase.
+        optimizer: which of torch's optimizers.
+        lr: its learning rate.
+        batch_size: examples a step, over all devices.
+        momentum: of SGD.
+        weight_decay: of the optimizer.
+        schedule: "constant", or "cosine" down to 0 over a phase.
+        accumulate: batches whose gradients are summed into one step.
+        clip: the largest norm of a step's gradient; None: any.
+        device: "auto", "cpu", "cuda" or "mps".
+        devices: how many of them, one process each.
+        precision: Fabric's names: "32-true", "bf16-mixed", "16-mixed", "bf16-true".
+        workers: processes that read data which do not live on the device.
+        val_fraction: the part of the training split held out where a task brings no validation split.
+        save_every: seconds after which the next end of an epoch is saved.
+
+    Raises:
+        ValueError: if a value is out of range.
+
+    >>> Training(epochs=3).over(Recipe(lr=0.1)).epochs
+    3
+    """
+
+    epochs: int | None = None
+    optimizer: Name | None = None
+    lr: float | None = None
+    batch_size: int | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    schedule: Course | None = None
+    accumulate: int = 1
+    clip: float | None = None
+    device: Device = "auto"
+    devices: int = 1
+    precision: Precision = "32-true"
+    workers: int = 0
+    val_fraction: float = 0.1
+    save_every: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("devices", 1), ("workers", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"expected {name} of at least {least}, found {value}")
+        for name in ("lr", "clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"expected {name} above 0, found {value}")
+        for name in ("momentum", "weight_decay", "save_every"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"expected {name} of at least 0, found {value}")
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"expected val_fraction between 0 and 1, found {self.val_fraction}")
+        for name, known in CHOICES.items():
+            if (value := getattr(self, name)) is not None and value not in known:
+                raise ValueError(f"expected {name} to be one of {', '.join(known)}, found {value!r}")
+
+    def over(self, recipe: Recipe) -> Recipe:
+        """A recipe with this run's own settings put over it."""
+        mine = {field.name: getattr(self, field.name) for field in fields(Recipe)}
+        return replace(recipe, **{name: value for name, value in mine.items() if value is not None})
+
+
+def make_optimizer(recipe: Recipe, named: Iterable[tuple[str, nn.Parameter]]) -> Optimizer:
+    """A fresh optimizer over the parameters of one phase."""
+    parameters = [parameter for _, parameter in named]
+    lr, decay = recipe.lr, recipe.weight_decay
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr, recipe.momentum, weight_decay=decay)
+    if recipe.optimizer == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr, weight_decay=decay)
+    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr, weight_decay=decay)
+
+
+def make_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRScheduler:
+    """The learning rate's course over the ``steps`` of a phase.
+
+    >>> optimizer = make_optimizer(Recipe(optimizer="sgd", schedule="cosine"), [("w", nn.Parameter(torch.ones(1)))])
+    >>> make_schedule(Recipe(schedule="cosine"), optimizer, 10).get_last_lr()
+    [0.001]
+    """
+    if recipe.schedule == "constant":
+        return LambdaLR(optimizer, lambda step: 1.0)
+    return LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps)))

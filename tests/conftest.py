@@ -1,0 +1,42 @@
+"""What every test starts from: torchvision importable, one thread, the same random numbers."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+def declare_torchvision_ops() -> torch.library.Library | None:
+    """Make torchvision importable beside another build of torch (a CUDA wheel beside a CPU torch).
+
+    Its compiled kernels cannot load there, and its import then asks for two operators by name. Declared
+    without a kernel, they let the import pass; calling one still raises, and no network here calls one.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except ModuleNotFoundError:
+        return None
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")
+        return library
+    return None
+
+
+TORCHVISION_OPS = declare_torchvision_ops()  # the declarations live as long as this object
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,65 @@
+"""The product method x backbone x optimizer: a covering selection by default, all of it under the marker ``full``."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import pytest
+
+from polymask.method import Method
+from polymask.methods import METHODS
+from tests.contract import drive
+from tests.contract.toys import TOYS
+from tests.contract.zoo import BACKBONES
+
+EVERY: dict[str, type[Method]] = {**METHODS, **TOYS}
+SMALL = "mlp_bn"  # the backbone on which every method meets every optimizer
+DEFAULT = "sgd_momentum_decay"  # the optimizer of tests that are not about optimizers
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method on one backbone, trained by one optimizer."""
+
+    method: type[Method]
+    backbone: str
+    optimizer: str
+
+    def make(self, **hyper: Any) -> tuple[Method, list[drive.Task]]:
+        """A fresh method on a fresh backbone, and three tasks."""
+        return drive.make(self.method, self.backbone, **hyper)
+
+    def user(self) -> drive.MakeOptimizer:
+        """A fresh user: a function from a method with an open task to the optimizer."""
+        return drive.OPTIMIZERS[self.optimizer]()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for ``case`` runs on the product, for ``pair`` on method x backbone, for ``one`` on methods.
+
+    By default a ``case`` takes every optimizer on the small backbone, and on every other one an optimizer that goes
+    round; a ``pair`` takes the small backbone and another one that goes round from test to test.
+    """
+    methods, nets, optimizers = list(EVERY), list(BACKBONES), list(drive.OPTIMIZERS)
+    start = zlib.crc32(metafunc.function.__name__.encode())
+    other = [net for net in nets if net != SMALL]
+    chosen = []
+    if "case" in metafunc.fixturenames:
+        for (i, m), (j, b), o in product(enumerate(methods), enumerate(nets), optimizers):
+            chosen.append(_param("case", m, b, o, b == SMALL or o == optimizers[(i + j) % len(optimizers)]))
+    elif "pair" in metafunc.fixturenames:
+        for (i, m), b in product(enumerate(methods), nets):
+            chosen.append(_param("pair", m, b, DEFAULT, b in (SMALL, other[(start + i) % len(other)])))
+    elif "one" in metafunc.fixturenames:
+        chosen = [_param("one", m, SMALL, DEFAULT, True) for m in methods]
+    for fixture in {"case", "pair", "one"} & set(metafunc.fixturenames):
+        metafunc.parametrize(fixture, chosen)
+
+
+def _param(fixture: str, method: str, backbone: str, optimizer: str, default: bool) -> Any:
+    parts = {"case": (method, backbone, optimizer), "pair": (method, backbone), "one": (method,)}[fixture]
+    marks = () if default else (pytest.mark.full,)
+    return pytest.param(Case(EVERY[method], backbone, optimizer), id="-".join(parts), marks=marks)

@@ -1,0 +1,189 @@
+"""Points 5 and 6 of the contract: what was saved answers elsewhere, and a stopped learner goes on as if never stopped."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from polymask.bank import Bank
+from polymask.base import Builder
+from polymask.method import Method
+from tests.contract import drive
+from tests.contract.conftest import EVERY, SMALL, Case
+from tests.contract.test_forgetting import check
+from tests.contract.test_gradients import assert_equal_records
+
+STEPS = 4
+
+
+def through_a_file(state: Any) -> Any:
+    """A state as it comes back from disk; ``weights_only`` allows tensors, numbers, strings and containers."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def assert_same(a: Method, b: Method) -> None:
+    """Two methods know the same, to the bit."""
+    assert list(a.records) == list(b.records)
+    assert_equal_records(a, b.records)
+    for one in (a, b):
+        one.activate(list(a.records)[-1])
+    assert not drive.differing(drive.tensors(a.model), drive.tensors(b.model))
+    assert a.state.keys() == b.state.keys()
+    for key in a.state:
+        assert not drive.differing(a.state[key], b.state[key])
+    for task in a.records:
+        assert torch.equal(drive.logits(a, task), drive.logits(b, task))
+
+
+def resumed(case: Case, stopped: Method) -> Method:
+    """A fresh method that goes on from a stopped one's state."""
+    fresh, _ = case.make()
+    fresh.load_state_dict(through_a_file(stopped.state_dict()), stopped.records)
+    return fresh
+
+
+def test_going_on_after_a_task_is_never_having_stopped(pair: Case) -> None:
+    never, tasks = pair.make()
+    drive.learn(never, tasks, pair.user(), steps=STEPS)
+    method, _ = pair.make()
+    for task in tasks:
+        drive.learn(method, [task], pair.user(), steps=STEPS)
+        method = resumed(pair, method)
+        assert drive.answer(method.model, drive.probe(method)).shape  # also before anything is activated
+    assert_same(never, method)
+
+
+def test_going_on_inside_a_phase_is_never_having_stopped(pair: Case) -> None:
+    never, tasks = pair.make()
+    drive.learn(never, tasks[:2], pair.user(), steps=STEPS)
+    stopped, _ = pair.make()
+    drive.learn(stopped, tasks[:1], pair.user(), steps=STEPS)
+    for phase in stopped.phases:
+        drive.begin(stopped, tasks[1], phase, steps=STEPS)
+        optimizer = pair.user()(stopped)
+        drive.train(stopped, tasks[1], optimizer, range(2))
+        method = resumed(pair, stopped)
+        assert [n for n, _ in method.named_parameters()] == [n for n, _ in stopped.named_parameters()]
+        again = pair.user()(method)
+        again.load_state_dict(through_a_file(optimizer.state_dict()))
+        drive.train(method, tasks[1], again, range(2, STEPS))
+        stopped = method
+    stopped.end(tasks[1].name)
+    assert_same(never, stopped)
+
+
+def test_abandoning_after_going_on_inside_a_phase_leaves_no_trace(pair: Case) -> None:
+    method, tasks = pair.make()
+    drive.learn(method, tasks[:1], pair.user())
+    before, answer = drive.tensors(method.model), drive.logits(method, "a")
+    for phase in method.phases:
+        drive.begin(method, tasks[1], phase)
+        drive.train(method, tasks[1], pair.user()(method), range(2))
+    method = resumed(pair, method)
+    drive.train(method, tasks[1], pair.user()(method), range(2, 4))
+    method.abandon()
+    assert not drive.differing(before, drive.tensors(method.model))
+    assert torch.equal(drive.logits(method, "a"), answer)
+
+
+def test_a_state_lacks_no_record(one: Case) -> None:
+    method, tasks = one.make()
+    drive.learn(method, tasks[:2])
+    fresh, _ = one.make()
+    with pytest.raises(ValueError, match="found none for b"):
+        fresh.load_state_dict(method.state_dict(), {"a": method.record("a")})
+
+
+def into_a_bank(method: Method, folder: Path, backbone: str) -> Bank:
+    """A bank of what a method has learned, built by the zoo."""
+    builder = Builder("tests.contract.zoo:network", {"name": backbone})
+    bank = Bank.create(
+        folder,
+        method.sites,
+        method=method.name,
+        builder=builder,
+        head=method.head,
+        drawn=method.drawn,
+        example=method.example,
+    )
+    bank.commit(method.records, method.sites, method.state_dict())
+    return bank
+
+
+ELSEWHERE = """
+import sys, torch
+from pathlib import Path
+import tests.conftest
+from polymask.bank import Bank
+from tests.contract import drive
+torch.set_num_threads(1)
+found = {}
+for folder in Path(sys.argv[1]).iterdir():
+    bank = Bank.open(folder / "bank")
+    x, sites = torch.load(folder / "x.pt"), bank.model()
+    for task in reversed(bank.tasks):
+        bank.activate(sites, task)
+        found[folder.name, task] = drive.answer(sites.model, x)
+        assert torch.equal(found[folder.name, task], drive.answer(bank.plain(task), x)), folder
+    assert bank.verify().ok, str(bank.verify())
+torch.save(found, sys.argv[2])
+"""
+
+
+def test_banks_answer_alike_in_a_fresh_process(tmp_path: Path) -> None:
+    expected = {}
+    for name, cls in EVERY.items():
+        method, tasks = drive.make(cls, SMALL)
+        drive.learn(method, tasks[:2])
+        into_a_bank(method, tmp_path / "banks" / name / "bank", SMALL)
+        torch.save(drive.probe(method), tmp_path / "banks" / name / "x.pt")
+        expected.update({(name, task): drive.logits(method, task) for task in "ab"})
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "banks"), str(tmp_path / "answers.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    assert not drive.differing(expected, torch.load(tmp_path / "answers.pt"))
+
+
+def files(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def test_a_bank_answers_alike_and_counts_its_bytes(pair: Case, tmp_path: Path) -> None:
+    method, tasks = pair.make()
+    drive.learn(method, tasks[:2], pair.user())
+    bank = into_a_bank(method, tmp_path / "bank", pair.backbone)
+    opened = Bank.open(tmp_path / "bank")
+    x, sites = drive.probe(method), opened.model()
+    for task in ("b", "a"):
+        opened.activate(sites, task)
+        assert torch.equal(drive.answer(sites.model, x), drive.logits(method, task))
+        assert torch.equal(drive.answer(opened.plain(task), x), drive.logits(method, task))
+    sizes = bank.sizes()
+    assert files(tmp_path / "bank") == sum(sizes["per_task"].values()) + sum(
+        size for name, size in sizes.items() if name != "per_task"
+    )
+
+
+def test_learning_on_from_a_bank_forgets_nothing(pair: Case, tmp_path: Path) -> None:
+    never, tasks = pair.make()
+    drive.learn(never, tasks[:2], pair.user())
+    bank = into_a_bank(never, tmp_path / "bank", pair.backbone)
+    before = {task.name: drive.logits(never, task) for task in tasks[:2]}
+    method, _ = pair.make()
+    opened = Bank.open(tmp_path / "bank")
+    method.load_state_dict(opened.learner(), {task: opened.record(task) for task in opened.tasks})
+    for one in (never, method):
+        drive.learn(one, tasks[2:], pair.user())
+    check(method, before)
+    assert_same(never, method)
+    bank.commit(method.records, method.sites, method.state_dict())
+    assert bank.verify().ok

@@ -1,0 +1,228 @@
+"""PackNet's own invariants: who owns what never changes hands, counts are exact, and it works on permuted digits."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from statistics import mean
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from polymask.methods import Independent, PackNet
+from polymask.parts.pack import owners, unpack
+from tests.contract import drive
+from tests.methods.digits import accuracies, adam, fit, mlp, permuted
+
+backbones = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet"])
+optimizers = pytest.mark.parametrize("optimizer", list(drive.OPTIMIZERS))
+
+
+def base(method: PackNet) -> dict[str, Tensor]:
+    return {name: method.sites.base(name).clone() for name in method.sites.weights}
+
+
+def opened(method: PackNet, todo: list[drive.Task], count: int, phase: str) -> dict[str, Tensor]:
+    """Learn ``count`` tasks, and the next one as far as a phase's begin; the owners at that moment."""
+    drive.learn(method, todo[:count], drive.sgd())
+    for one in method.phases[: method.phases.index(phase) + 1]:
+        drive.begin(method, todo[count], one)
+        if one != phase:
+            drive.train(method, todo[count], drive.sgd()(method), range(4))
+    return method.state["owner"]
+
+
+@backbones
+@optimizers
+def test_what_a_task_owns_is_constant_after_it(backbone: str, optimizer: str) -> None:
+    method, todo = drive.make(PackNet, backbone)
+    make, kept = drive.OPTIMIZERS[optimizer](), {}
+    for code, task in enumerate(todo, start=1):
+        drive.learn(method, [task], make)
+        kept[code] = {name: w[method.state["owner"][name] == code] for name, w in base(method).items()}
+        assert all(len(values) for values in kept[code].values())
+    for code, weights in kept.items():
+        now = {name: w[method.state["owner"][name] == code] for name, w in base(method).items()}
+        assert not drive.differing(weights, now)
+
+
+@backbones
+def test_owners_partition_every_layer(backbone: str) -> None:
+    method, todo = drive.make(PackNet, backbone)
+    drive.learn(method, todo)
+    for owner in method.state["owner"].values():
+        counts = torch.bincount(owner.flatten().long(), minlength=4)
+        assert len(counts) == 4
+        assert int(counts.sum()) == owner.numel()
+
+
+@pytest.mark.parametrize(("ratio", "count"), [(0.0, 0), (0.3, 0), (0.3, 1), (0.5, 1), (0.75, 1)])
+def test_pruning_gives_back_exactly_its_share_and_the_smallest(ratio: float, count: int) -> None:
+    method, todo = drive.make(PackNet, "convnet", ratio=ratio)
+    before = {k: v.clone() for k, v in opened(method, todo, count, "train").items()}
+    drive.train(method, todo[count], drive.sgd()(method), range(4))
+    weights = base(method)
+    drive.begin(method, todo[count], "retrain")
+    for name, owner in method.state["owner"].items():
+        mine, gone = before[name] == count + 1, (before[name] == count + 1) & (owner == 0)
+        assert int(gone.sum()) == round(ratio * int(mine.sum()))
+        assert torch.equal(owner[~mine], before[name][~mine])
+        if gone.any():
+            assert weights[name][gone].abs().max() <= weights[name][mine & ~gone].abs().min()
+
+
+def test_tied_weights_are_pruned_by_count() -> None:
+    method, todo = drive.make(PackNet, "convnet", ratio=0.25)
+    drive.begin(method, todo[0], "train")
+    for name in method.sites.weights:
+        method.sites.put(name, torch.ones_like(method.sites.tensor(name)))
+    drive.begin(method, todo[0], "retrain")
+    for owner in method.state["owner"].values():
+        assert int((owner == 0).sum()) == round(0.25 * owner.numel())
+
+
+@backbones
+@pytest.mark.parametrize("count", [0, 1])
+def test_right_after_pruning_free_is_zero(backbone: str, count: int) -> None:
+    method, todo = drive.make(PackNet, backbone)
+    owner = opened(method, todo, count, "retrain")
+    for name, own in owner.items():
+        assert torch.equal(method.model.get_submodule(name.removesuffix(".weight")).weight == 0, own == 0)
+    drive.train(method, todo[count], drive.adamw()(method), range(4))
+    method.end(todo[count].name)
+    for name, own in owner.items():
+        assert torch.equal(method.sites.base(name) == 0, own == 0)
+
+
+@backbones
+def test_claimed_weights_start_at_zero_and_alone_learn(backbone: str) -> None:
+    method, todo = drive.make(PackNet, backbone)
+    owner = opened(method, todo, 1, "train")
+    before = base(method)
+    for name, own in owner.items():
+        assert (own > 0).all()
+        assert torch.equal(before[name] == 0, own == 2)
+        assert method.sites.weights[name].mask is None
+    drive.train(method, todo[1], drive.adamw()(method), range(4))
+    for name, own in owner.items():
+        moved = method.sites.base(name) != before[name]
+        assert not moved[own == 1].any()
+        assert moved[own == 2].any()
+
+
+def test_every_weight_is_visible_while_a_task_trains() -> None:
+    method, todo = drive.make(PackNet, "convnet")
+    opened(method, todo, 1, "train")
+    drive.train(method, todo[1], drive.sgd()(method), range(4))
+    plain = nn.Conv2d(1, 4, 3, padding=1)
+    plain.weight.data, plain.bias.data = method.sites.base("0.weight"), method.sites.tensor("0.bias")
+    x = drive.probe(method)
+    assert torch.equal(method.model[0](x), plain(x))
+
+
+@pytest.mark.parametrize("backbone", ["mlp_bn", "timm_resnet"])
+def test_biases_and_norms_are_constant_after_the_first_task(backbone: str) -> None:
+    method, todo = drive.make(PackNet, backbone)
+    names = method.sites.names("first")
+    start = {name: method.sites.tensor(name).clone() for name in names}
+    drive.learn(method, todo[:1], drive.adamw())
+    after_one = {name: method.sites.tensor(name).clone() for name in names}
+    assert drive.differing(start, after_one) == sorted(names)
+    drive.learn(method, todo[1:], drive.adversary())
+    assert not drive.differing(after_one, {name: method.sites.tensor(name) for name in names})
+
+
+@backbones
+def test_evaluating_changes_no_tensor_but_the_slots(backbone: str) -> None:
+    method, todo = drive.make(PackNet, backbone)
+    drive.learn(method, todo)
+    before, kept = base(method), {n: method.sites.tensor(n).clone() for n in method.sites.names("first")}
+    for task in (*todo, *reversed(todo)):
+        drive.logits(method, task)
+        method.model.train()
+        method.model(drive.probe(method))
+    assert not drive.differing(before, base(method))
+    assert not drive.differing(kept, {n: method.sites.tensor(n) for n in kept})
+
+
+@backbones
+def test_ending_changes_no_answer(backbone: str) -> None:
+    method, todo = drive.make(PackNet, backbone)
+    opened(method, todo, 1, "retrain")
+    drive.train(method, todo[1], drive.adamw()(method), range(4))
+    before = drive.answer(method.model, drive.probe(method))
+    method.end(todo[1].name)
+    assert torch.equal(drive.answer(method.model, drive.probe(method)), before)
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3])
+def test_equal_shares_come_out_equal(tasks: int) -> None:
+    method, todo = drive.make(PackNet, "convnet", tasks=tasks)
+    drive.learn(method, todo[:tasks])
+    for owner in method.state["owner"].values():
+        counts = torch.bincount(owner.flatten().long(), minlength=tasks + 1)
+        assert counts[0] == 0
+        assert int(counts[1:].max() - counts[1:].min()) <= 2
+
+
+def test_a_full_network_says_so_and_learns_its_head_alone() -> None:
+    method, todo = drive.make(PackNet, "convnet", tasks=2)
+    drive.learn(method, todo[:2])
+    before = {**base(method), **{n: method.sites.tensor(n).clone() for n in method.sites.names("first")}}
+    for phase in method.phases:
+        with pytest.warns(UserWarning, match="no free weight is left for task 'c': its head alone is learned"):
+            drive.begin(method, todo[2], phase)
+        assert [name for name, _ in method.named_parameters()] == ["7.weight", "7.bias"]
+        drive.train(method, todo[2], drive.adversary()(method), range(4))
+    method.end("c")
+    assert not drive.differing(before, {**base(method), **{n: method.sites.tensor(n) for n in before if "bias" in n}})
+    assert method.record("c").masks["0.weight"].level == 3
+
+
+def test_all_masks_together_cost_the_bits_of_an_owner_code() -> None:
+    method, todo = drive.make(PackNet, "convnet")
+    records = drive.learn(method, todo)
+    for name, owner in method.state["owner"].items():
+        planes = [record.masks[name] for record in records.values()]
+        assert {plane.payload.data_ptr() for plane in planes} == {planes[0].payload.data_ptr()}
+        assert planes[0].nbytes == math.ceil(math.log2(len(todo) + 1)) * math.ceil(owner.numel() / 8)
+        assert torch.equal(owners(planes[0]), owner)
+        for code, plane in enumerate(planes, start=1):
+            assert torch.equal(unpack(plane), (owner > 0) & (owner <= code))
+
+
+def test_arguments_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"expected a ratio in \[0, 1\), found 1.0"):
+        drive.make(PackNet, "convnet", ratio=1.0)
+    with pytest.raises(ValueError, match="expected at least 1 task, found 0"):
+        drive.make(PackNet, "convnet", tasks=0)
+
+
+def test_more_tasks_than_codes_are_refused() -> None:
+    method, todo = drive.make(PackNet, "convnet")
+    records = drive.learn(method, todo[:1])
+    method.records = {str(k): records["a"] for k in range(255)}
+    with pytest.raises(ValueError, match="expected at most 255 tasks"):
+        method.begin("b")
+
+
+def test_permuted_digits_lose_little_against_independent_networks() -> None:
+    tasks = permuted(5)
+    results = {}
+    for name, kind in {"packnet": partial(PackNet, tasks=5), "independent": Independent}.items():
+        method = kind(mlp(64, 100, 100, 10), torch.zeros(1, 64))
+        for task, data in tasks.items():
+            fit(method, task, data, adam(1e-3), epochs=15)
+        results[name] = accuracies(method, tasks)
+    assert mean(results["independent"]) > 95
+    assert mean(results["independent"]) - mean(results["packnet"]) < 2.5, results
+
+
+def test_at_half_the_last_of_many_tasks_is_below_the_first() -> None:
+    tasks = permuted(6)
+    method = PackNet(mlp(64, 50, 50, 10), torch.zeros(1, 64), ratio=0.5)
+    for task, data in tasks.items():
+        fit(method, task, data, adam(1e-3), epochs=8)
+    found = accuracies(method, tasks)
+    assert found[-1] < found[0], found

@@ -1,0 +1,189 @@
+"""Piggyback's own invariants: the backbone never moves, tasks do not meet, and masks beat a classifier on digits."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from functools import partial
+from statistics import mean
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from polymask.methods import Independent, LinearProbe, Piggyback
+from polymask.parts.binarize import threshold
+from polymask.parts.pack import unpack
+from tests.contract import drive
+from tests.methods.digits import Split, accuracies, accuracy, adam, changed, descend, fit, images
+
+backbones = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "timm_resnet", "encoder"])
+optimizers = pytest.mark.parametrize("optimizer", list(drive.OPTIMIZERS))
+
+
+def backbone_of(method: Piggyback) -> dict[str, Tensor]:
+    """Every tensor that no task may change."""
+    return {n: method.sites.base(n).clone() for n in method.sites.names("masked", "frozen", "first")}
+
+
+def features(model: nn.Module, head: str, x: Tensor) -> Tensor:
+    """What arrives at the head in evaluation mode."""
+    seen: list[Tensor] = []
+    hook = model.get_submodule(head).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    drive.answer(model, x)
+    hook.remove()
+    return seen[0]
+
+
+@backbones
+@pytest.mark.parametrize("optimizer", ["adamw", "kept", "adversary"])
+def test_no_training_moves_the_backbone(backbone: str, optimizer: str) -> None:
+    method, todo = drive.make(Piggyback, backbone)
+    before = backbone_of(method)
+    drive.learn(method, todo, drive.OPTIMIZERS[optimizer]())
+    assert len(before) > 4
+    assert not drive.differing(before, backbone_of(method))
+
+
+@backbones
+def test_the_backbone_is_the_given_one(backbone: str) -> None:
+    plain = drive.BACKBONES[backbone]()[0].state_dict()
+    method, _ = drive.make(Piggyback, backbone)
+    found = backbone_of(method)
+    assert not drive.differing({name: plain[name] for name in found}, found)
+
+
+@backbones
+def test_at_first_every_weight_is_read(backbone: str) -> None:
+    plain, example = drive.BACKBONES[backbone]()
+    method, todo = drive.make(Piggyback, backbone)
+    drive.begin(method, todo[0])
+    for site in method.sites.weights.values():
+        assert site.source.hard(site.source.scores).all()
+    assert torch.equal(features(method.model, method.head, example), features(plain, method.head, example))
+
+
+@pytest.mark.parametrize("backbone", ["mlp_bn", "convnet"])
+@pytest.mark.parametrize("optimizer", ["sgd", "sgd_momentum_decay", "adamw"])
+def test_a_task_is_the_same_in_every_order(backbone: str, optimizer: str) -> None:
+    answers = []
+    for turn in (1, -1):
+        method, todo = drive.make(Piggyback, backbone)
+        drive.learn(method, todo[::turn], drive.OPTIMIZERS[optimizer]())
+        answers.append({task.name: drive.logits(method, task) for task in todo})
+    assert not drive.differing(*answers)
+
+
+@pytest.mark.parametrize("backbone", ["mlp_bn", "convnet"])
+def test_a_mask_is_one_bit_a_weight_and_survives_packing(backbone: str) -> None:
+    method, todo = drive.make(Piggyback, backbone)
+    drive.begin(method, todo[0])
+    drive.train(method, todo[0], drive.adamw()(method), range(4))
+    before = drive.answer(method.model, drive.probe(method))
+    masks = {n: threshold(s.source.scores, 0.005) for n, s in method.sites.weights.items()}
+    record = method.end("a")["a"]
+    for name, mask in masks.items():
+        assert not mask.all()
+        assert record.masks[name].nbytes == math.ceil(mask.numel() / 8)
+        assert torch.equal(unpack(record.masks[name]), mask)
+    assert set(record.masks) == set(masks)
+    assert set(record.private) == {f"{method.head}.weight", f"{method.head}.bias"}
+    assert torch.equal(drive.answer(method.model, drive.probe(method)), before)
+
+
+@pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "encoder"])
+def test_the_gradient_of_a_score_is_the_gradient_of_its_weight_times_the_weight(backbone: str) -> None:
+    method, todo = drive.make(Piggyback, backbone)
+    drive.begin(method, todo[0])
+    drive.train(method, todo[0], drive.adamw()(method), range(3))
+    method.model.eval()
+    x = todo[0].inputs(9)
+    y = todo[0].labels(9, method.model(x))
+    for parameter in method.parameters():
+        parameter.grad = None
+    F.cross_entropy(method.model(x), y).backward()
+
+    plain = drive.BACKBONES[backbone]()[0].eval()
+    tensors = {n: method.sites.tensor(n).detach() for n in method.sites.roles}
+    masked = {
+        n: torch.where(s.source.scores > 0.005, tensors[n], 0).requires_grad_() for n, s in method.sites.weights.items()
+    }
+    F.cross_entropy(functional_call(plain, tensors | masked, (x,)), y).backward()
+    for name, site in method.sites.weights.items():
+        torch.testing.assert_close(site.source.scores.grad, masked[name].grad * tensors[name])
+
+
+def test_private_norms_are_the_tasks_own() -> None:
+    method, todo = drive.make(Piggyback, "mlp_bn", norms="private")
+    start = {n: v.clone() for n, v in method.initial.items()}
+    records = drive.learn(method, todo, drive.adamw())
+    assert {"1.weight", "1.bias", "1.running_mean", "1.running_var"} <= set(records["a"].private)
+    assert not torch.equal(records["a"].private["1.running_mean"], records["b"].private["1.running_mean"])
+    drive.begin(method, drive.tasks(method.example, 4)[3])
+    now = {n: method.sites.tensor(n) for n in start if not n.startswith(method.head)}
+    assert not drive.differing(now, {n: start[n] for n in now})
+
+
+@pytest.mark.parametrize("backbone", ["mlp_bn", "convnet"])
+@optimizers
+def test_the_first_task_may_train_the_backbone_and_keeps_it_unmasked(backbone: str, optimizer: str) -> None:
+    method, todo = drive.make(partial(Piggyback, backbone="first-task"), backbone)
+    start, make = backbone_of(method), drive.OPTIMIZERS[optimizer]()
+    drive.learn(method, todo[:1], make)
+    learned, first = backbone_of(method), drive.logits(method, "a")
+    assert drive.differing(start, learned) == sorted(start)
+    assert not method.record("a").masks
+    drive.learn(method, todo[1:], make)
+    assert not drive.differing(learned, backbone_of(method))
+    assert torch.equal(drive.logits(method, "a"), first)
+    assert set(method.record("b").masks) == set(method.sites.weights)
+
+
+def test_the_first_task_is_trained_as_a_plain_network_would_be() -> None:
+    method, todo = drive.make(partial(Piggyback, backbone="first-task"), "mlp_bn")
+    drive.begin(method, todo[0])
+    plain = drive.BACKBONES["mlp_bn"]()[0]
+    plain.load_state_dict(method.model.state_dict())
+    drive.train(method, todo[0], torch.optim.Adam(plain.parameters(), lr=1e-2), range(4), model=plain)
+    drive.train(method, todo[0], torch.optim.Adam(method.parameters(), lr=1e-2), range(4))
+    method.end("a")
+    assert torch.equal(drive.logits(method, "a"), drive.answer(plain, drive.probe(method)))
+
+
+def test_a_start_below_the_threshold_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected init above tau, .* found 0.005 and 0.005"):
+        drive.make(Piggyback, "convnet", init=0.005)
+
+
+def small_net() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        convs = [(nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o)) for i, o in ((1, 16), (16, 16))]
+        (a, na), (b, nb) = convs
+        return nn.Sequential(a, na, nn.ReLU(), nn.MaxPool2d(2), b, nb, nn.ReLU(), nn.Flatten(), nn.Linear(256, 10))
+
+
+def test_on_digits_a_mask_beats_a_classifier_and_loses_to_fine_tuning() -> None:
+    changes: dict[str, Callable[[Tensor], Tensor]] = {
+        "inverted": lambda x: -x,
+        "rotated": lambda x: x.rot90(1, (2, 3)),
+        "rolled": lambda x: x.roll(3, 3),
+    }
+    tasks: dict[str, Split] = {name: changed(change) for name, change in changes.items()}
+    pretrained = small_net()
+    descend(pretrained, images(), torch.optim.Adam(pretrained.parameters(), lr=3e-3), epochs=4, key="upright")
+    assert accuracy(pretrained, images()) > 95
+    found = {}
+    for name, kind, make in (
+        ("classifier", LinearProbe, adam(3e-3)),
+        ("mask", Piggyback, adam(3e-3, scores=5e-4)),
+        ("fine-tuned", Independent, adam(3e-3)),
+    ):
+        method = kind(copy.deepcopy(pretrained), torch.zeros(1, 1, 8, 8))
+        for task, data in tasks.items():
+            fit(method, task, data, make, epochs=8)
+        found[name] = mean(accuracies(method, tasks))
+    assert found["classifier"] < found["mask"] < found["fine-tuned"] + 0.5, found

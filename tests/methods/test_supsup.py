@@ -1,0 +1,193 @@
+"""SupSup's own invariants: random weights that never move, exact counts, masks that mix, and it works on digits."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from statistics import mean
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from polymask.methods import SupSup
+from polymask.parts.draw import signed_constant
+from polymask.parts.pack import unpack
+from polymask.task import activate
+from tests.contract import drive
+from tests.methods.digits import accuracies, fit, mlp, permuted
+
+backbones = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "timm_resnet", "encoder"])
+modes = pytest.mark.parametrize("select", ["top-k", "threshold"])
+
+
+def weights(method: SupSup) -> dict[str, Tensor]:
+    return {name: method.sites.base(name).clone() for name in method.sites.weights}
+
+
+def mixed(method: SupSup, terms: list[tuple[float, str]]) -> Tensor:
+    activate(method.sites, [(alpha, method.record(name)) for alpha, name in terms])
+    return drive.answer(method.model, drive.probe(method))
+
+
+@backbones
+@modes
+@pytest.mark.parametrize("optimizer", ["adamw", "kept", "adversary"])
+def test_the_weights_never_move_and_the_seed_makes_them_again(backbone: str, select: str, optimizer: str) -> None:
+    method, todo = drive.make(SupSup, backbone, select=select, seed=7)
+    before = weights(method)
+    drive.learn(method, todo, drive.OPTIMIZERS[optimizer]())
+    assert not drive.differing(before, weights(method))
+    assert set(method.drawn) == set(before)
+    again = {n: signed_constant(tuple(w.shape), method.drawn[n], n) for n, w in before.items()}
+    assert not drive.differing(before, again)
+
+
+def test_another_seed_is_another_network_whatever_the_model_was() -> None:
+    nets = [drive.make(SupSup, "convnet", seed=seed)[0] for seed in (0, 0, 1)]
+    assert not drive.differing(weights(nets[0]), weights(nets[1]))
+    assert len(drive.differing(weights(nets[0]), weights(nets[2]))) == len(weights(nets[0]))
+    ones, example = drive.BACKBONES["convnet"]()
+    for parameter in ones.parameters():
+        torch.nn.init.ones_(parameter)
+    assert not drive.differing(weights(nets[0]), weights(SupSup(ones, example)))
+
+
+@backbones
+@pytest.mark.parametrize("density", [0.05, 0.3, 0.5, 1.0])
+def test_a_top_k_mask_keeps_exactly_its_density_of_every_layer(backbone: str, density: float) -> None:
+    method, todo = drive.make(SupSup, backbone, density=density)
+    record = drive.learn(method, todo[:1], drive.adamw())["a"]
+    for name, w in weights(method).items():
+        n = w.numel()
+        kept = n - math.floor(round((1 - density) * n, 6))
+        assert int(unpack(record.masks[name]).sum()) == kept
+        assert record.masks[name].nbytes == math.ceil(n / 8)
+
+
+@pytest.mark.parametrize("backbone", ["mlp_bn", "convnet"])
+def test_a_threshold_mask_is_where_scores_are_not_negative(backbone: str) -> None:
+    method, todo = drive.make(SupSup, backbone, select="threshold")
+    drive.begin(method, todo[0])
+    drive.train(method, todo[0], drive.adamw()(method), range(4))
+    method.sites.weights["0.weight"].source.scores.data.view(-1)[0] = 0.0
+    scores = {n: s.source.scores.detach().clone() for n, s in method.sites.weights.items()}
+    record = method.end("a")["a"]
+    for name, s in scores.items():
+        assert torch.equal(unpack(record.masks[name]), s >= 0)
+        assert 0.3 < float((s >= 0).float().mean()) < 0.7
+
+
+@pytest.mark.parametrize("backbone", ["mlp_bn", "convnet"])
+def test_scores_start_anew_within_their_bound_for_every_task(backbone: str) -> None:
+    method, todo = drive.make(SupSup, backbone)
+    starts = []
+    for task in todo:
+        drive.begin(method, task)
+        starts.append({n: s.source.scores.detach().clone() for n, s in method.sites.weights.items()})
+        drive.train(method, task, drive.adamw()(method), range(2))
+        method.end(task.name)
+    for name, scores in starts[0].items():
+        bound = 1 / math.sqrt(math.prod(scores.shape[1:]))
+        assert scores.abs().max() <= bound
+        assert scores.abs().max() > 0.8 * bound
+        assert not torch.equal(scores, starts[1][name])
+
+
+def test_scores_hang_on_the_tasks_name_and_not_on_its_place() -> None:
+    answers = []
+    for turn in (1, -1):
+        method, todo = drive.make(SupSup, "mlp_bn")
+        drive.learn(method, todo[::turn], drive.adamw())
+        answers.append({task.name: drive.logits(method, task) for task in todo})
+    assert not drive.differing(*answers)
+
+
+@pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "encoder"])
+@modes
+def test_the_gradient_of_a_score_has_the_papers_sign(backbone: str, select: str) -> None:
+    method, todo = drive.make(SupSup, backbone, select=select)
+    drive.begin(method, todo[0])
+    drive.train(method, todo[0], drive.adamw()(method), range(2))
+    method.model.eval()
+    x = todo[0].inputs(9)
+    y = todo[0].labels(9, method.model(x))
+    for parameter in method.parameters():
+        parameter.grad = None
+    F.cross_entropy(method.model(x), y).backward()
+
+    plain = drive.BACKBONES[backbone]()[0].eval()
+    tensors = {n: method.sites.tensor(n).detach() for n in method.sites.roles}
+    sources = {n: site.source for n, site in method.sites.weights.items()}
+    masked = {n: torch.where(s.hard(s.scores), tensors[n], 0).requires_grad_() for n, s in sources.items()}
+    F.cross_entropy(functional_call(plain, tensors | masked, (x,)), y).backward()
+    for name, source in sources.items():
+        scores = source.scores.detach()
+        sign = scores.sign() if select == "top-k" else torch.ones_like(scores)
+        torch.testing.assert_close(source.scores.grad, sign * tensors[name] * masked[name].grad)
+
+
+@backbones
+@modes
+def test_a_one_hot_mixture_is_that_task(backbone: str, select: str) -> None:
+    method, todo = drive.make(SupSup, backbone, select=select)
+    drive.learn(method, todo, drive.adamw())
+    alone = {task.name: drive.logits(method, task) for task in todo}
+    for name, logits in alone.items():
+        assert torch.equal(mixed(method, [(float(other == name), other) for other in alone]), logits)
+        assert torch.equal(mixed(method, [(1.0, name)]), logits)
+    assert torch.equal(drive.logits(method, "a"), alone["a"])
+
+
+def test_a_mixture_reads_the_weighted_sum_of_masks() -> None:
+    method, todo = drive.make(SupSup, "convnet")
+    records = drive.learn(method, todo, drive.adamw())
+    mixed(method, [(0.25, "a"), (0.25, "b"), (0.5, "c")])
+    for name, w in weights(method).items():
+        masks = [unpack(records[task].masks[name]).float() for task in "abc"]
+        expected = w * (0.25 * masks[0] + 0.25 * masks[1] + 0.5 * masks[2])
+        torch.testing.assert_close(method.model.get_submodule(name.removesuffix(".weight")).weight, expected)
+
+
+def test_norms_keep_statistics_alone_and_biases_are_none() -> None:
+    method, todo = drive.make(SupSup, "mlp_bn")
+    records = drive.learn(method, todo, drive.adversary())
+    for name in ("0.bias", "1.bias", "3.bias", "4.bias", "6.bias"):
+        assert not method.sites.tensor(name).any()
+    assert torch.equal(method.sites.tensor("1.weight"), torch.ones(24))
+    expected = {f"{norm}.{leaf}" for norm in (1, 4) for leaf in ("running_mean", "running_var", "num_batches_tracked")}
+    assert set(records["a"].private) == expected
+    assert not torch.equal(records["a"].private["1.running_mean"], records["b"].private["1.running_mean"])
+
+
+def test_the_head_is_masked_and_shared_or_private_on_request() -> None:
+    method, _ = drive.make(SupSup, "convnet")
+    assert "7.weight" in method.sites.weights
+    with pytest.raises(ValueError, match="expected at most 5 outputs, the width of the shared head '7', found 6"):
+        method.begin("a", outputs=6)
+    method, todo = drive.make(SupSup, "convnet", heads="private")
+    records = drive.learn(method, todo)
+    assert "7.weight" not in method.sites.weights
+    assert set(records["a"].private) == {"7.weight", "7.bias"}
+
+
+@pytest.mark.parametrize("density", [0.0, 1.5])
+def test_a_density_outside_its_range_is_refused(density: float) -> None:
+    with pytest.raises(ValueError, match=r"expected a density in \(0, 1\], found"):
+        drive.make(SupSup, "convnet", density=density)
+
+
+@pytest.mark.parametrize(
+    ("hyper", "least"), [({"density": 0.5}, 95), ({"density": 0.1}, 90), ({"select": "threshold"}, 95)], ids=str
+)
+def test_supermasks_of_a_random_network_learn_permuted_digits(hyper: dict[str, Any], least: float) -> None:
+    tasks = permuted(3)
+    method = SupSup(mlp(64, 300, 100, 50), torch.zeros(1, 64), **hyper)
+    for task, data in tasks.items():
+        make = partial(torch.optim.RMSprop, lr=1e-3)
+        fit(method, task, data, lambda method, make=make: make(method.parameters()), epochs=12)
+    found = accuracies(method, tasks)
+    assert mean(found) > least, found

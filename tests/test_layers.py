@@ -1,0 +1,104 @@
+"""Six floors: no import points up, none goes round in a circle, and importing polymask imports nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import polymask
+
+SOURCE = Path(polymask.__file__).parent
+
+LOW = {"parts", "slots", "trace", "sites", "calling", "task"}
+STORED = {"base", "commit", "entry", "nest", "probe", "store", "verify"}  # what the bank is made of
+MAY_IMPORT: dict[str, set[str]] = {
+    "parts": set(),
+    "card": set(),
+    "calling": set(),
+    "streams": {"parts.seeds"},
+    "nets": {"parts.seeds"},
+    "report": set(),
+    "slots": {"parts"},
+    "trace": {"slots", "parts"},
+    "sites": {"trace", "slots", "parts"},
+    "task": {"sites", "trace", "slots", "parts"},
+    "roles": {"sites", "trace", "calling"},
+    "heads": {"sites", "parts"},
+    "checks": set(),
+    "snapshot": {"sites", "slots", "task"},
+    **dict.fromkeys(STORED, LOW | STORED),
+    "bank": LOW | STORED,
+    "method": LOW | {"roles", "heads", "checks", "snapshot", "card", "wiring"},
+    "methods": {"method", "card", "parts", "roles", "slots", "task", "wiring", "surgery"},
+}
+"""Floor -> what it may import besides itself; ``run`` and the package's face see everything."""
+
+
+def modules() -> dict[str, Path]:
+    """Name below ``polymask`` -> file; a package is named by its folder, the face is the empty name."""
+    found = {path.relative_to(SOURCE).with_suffix("").as_posix().replace("/", "."): path for path in SOURCE.rglob("*.py")}
+    return {name.removesuffix("__init__").removesuffix("."): path for name, path in found.items()}
+
+
+def at_run_time(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node, inside functions too, but what only a type checker reads."""
+    if not (isinstance(tree, ast.If) and isinstance(tree.test, ast.Name) and tree.test.id == "TYPE_CHECKING"):
+        yield tree
+        for child in ast.iter_child_nodes(tree):
+            yield from at_run_time(child)
+
+
+def imports(path: Path) -> set[str]:
+    """The full names that a file imports; of ``from a import b`` the module ``a.b`` if there is one, else ``a``."""
+    found = set()
+    for node in at_run_time(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            ours = {name for name in inner if name.removeprefix("polymask.") in modules()}
+            found.update(ours or {node.module})
+    return found
+
+
+def ours(path: Path) -> set[str]:
+    """What a file imports of ours, as named by ``modules``."""
+    return {name.removeprefix("polymask").removeprefix(".") for name in imports(path) if name.split(".")[0] == "polymask"}
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if name and name.split(".")[0] != "run"])
+def test_no_import_points_up(name: str) -> None:
+    floor = name.split(".")[0]
+    assert floor in MAY_IMPORT, f"a new file: say in MAY_IMPORT what {floor!r} may import"
+    allowed = MAY_IMPORT[floor] | {floor}
+    bad = [other for other in ours(modules()[name]) if not {other, other.split(".")[0]} & allowed]
+    assert not bad, f"{name} may import {', '.join(sorted(allowed))}"
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if name.startswith("methods.")])
+def test_no_method_imports_another(name: str) -> None:
+    assert not [other for other in ours(modules()[name]) if other.split(".")[0] == "methods"]
+
+
+def test_no_import_goes_round_in_a_circle() -> None:
+    graph = {name: ours(path) - {name} for name, path in modules().items()}
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(graph)
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if name.split(".")[0] == "parts"])
+def test_parts_need_torch_and_the_entropy_coder_alone(name: str) -> None:
+    foreign = {one.split(".")[0] for one in imports(modules()[name])} - {*sys.stdlib_module_names, "polymask"}
+    assert foreign <= {"torch", "numpy", "constriction"}
+
+
+def test_importing_polymask_imports_nothing_heavy() -> None:
+    heavy = "torchvision timm transformers datasets sklearn lightning lightning_fabric jsonargparse matplotlib ray onnx"
+    program = f"import sys, polymask; print(*[name for name in {heavy.split()} if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == []
