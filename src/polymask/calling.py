@@ -58,3 +58,13 @@ def tensors_of(x: Any, change: Callable[[Tensor], Tensor]) -> Any:
 def two_rows(x: Any) -> Any:
     """An example brought to two rows, so that batch statistics exist."""
     return tensors_of(x, lambda t: torch.cat([t[:1], t[:1]]) if t.ndim else t)
+
+
+def as_read(model: nn.Module, x: Any) -> Any:
+    """Inputs in the precision of a model whose weights are not float32; what is no fraction stays as it is.
+
+    >>> as_read(nn.Linear(2, 1).bfloat16(), (torch.ones(1, 2), torch.tensor([3])))
+    (tensor([[1., 1.]], dtype=torch.bfloat16), tensor([3]))
+    """
+    dtype = next((p.dtype for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()), torch.float32)
+    return tensors_of(x, lambda t: t.to(dtype) if t.is_floating_point() else t)

@@ -64,6 +64,6 @@ def refuse_wrapped(model: nn.Module) -> None:
         )
     if any(type(parameter).__name__ == "DTensor" for parameter in model.parameters()):
         raise RuntimeError(
-            "expected a plain model, found a sharded one: shard copy.deepcopy(method.model) after begin(), train it, "
-            "and bring it back with method.collect(copy) before the next verb"
+            "expected a plain model, found a sharded one: after begin(), shard the model of copy.deepcopy(method), "
+            "train it, and bring it back with method.collect(the copy) before the next verb"
         )

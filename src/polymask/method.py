@@ -133,7 +133,10 @@ class Method(ABC):
         self.steps += 1
 
     def penalty(self) -> Tensor:
-        """The method's own term of the loss, a scalar: ``loss = (task loss + penalty) / accumulation``."""
+        """The method's own term of the loss, a scalar: ``loss = (task loss + penalty) / accumulation``.
+
+        Read what trains through ``polymask.sites.whole``, since FSDP2 may shard it.
+        """
         return torch.zeros((), device=next(self.model.parameters(), torch.zeros(())).device)
 
     def end(self, task: str) -> dict[str, TaskRecord]:
@@ -193,12 +196,14 @@ class Method(ABC):
             raise KeyError(f"expected a finished task ({', '.join(self.records) or 'none yet'}), found {task!r}")
         return self.records[task]
 
-    def collect(self, trained: nn.Module) -> None:
-        """Bring parameters and buffers back from a copy of the model that was wrapped, sharded or compiled.
+    def collect(self, trained: Method) -> None:
+        """Bring back what a copy of this method has trained on a model that is sharded.
 
-        Train ``copy.deepcopy(method.model)`` under FSDP2, then call this on every rank before ``end``.
+        Under FSDP2, after ``begin``: ``twin = copy.deepcopy(method)``, shard ``twin.model``, train it with the twin's
+        ``parameters()``, ``on_step`` and ``penalty()``, then call this on every rank before the next verb.
         """
-        snapshot.collect(self.model, trained)
+        snapshot.collect(self.model, trained.model)
+        self.steps, self.state = trained.steps, trained.state
 
     def state_dict(self) -> dict[str, Any]:
         """All of the learner's state at any moment, also inside a phase; records are kept apart."""

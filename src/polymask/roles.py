@@ -169,7 +169,7 @@ def _wanted(patterns: Sequence[str] | None, weights: list[str], read: list[str])
 
 @torch.no_grad()
 def read_tensors(model: nn.Module, example: Any, names: list[str]) -> tuple[list[str], int]:
-    """The tensors among ``names`` that a forward reads both in train and in eval mode, in the order of reading, and the logits' width.
+    """The tensors that a forward reads both in train and in eval mode, in the order of reading; the logits' width.
 
     Asked of a copy, with the example at two rows and the random state forked, so that nothing is left behind.
 
@@ -204,7 +204,7 @@ def _find_head(model: nn.Module, where: dict[str, list[Place]], read: list[str],
         raise ValueError("expected a model that reads a matrix or kernel weight, found none: mask methods need one")
     modules = [spot.module for spot in where[read[-1]]]
     head = next((module for module in modules if not isinstance(module, EMBEDDINGS)), modules[0])
-    path = next(path for path, module in model.named_modules() if module is head)
+    path: str = next(path for path, module in model.named_modules() if module is head)
     width = model.get_parameter(read[-1]).shape[0]
     if width != wide:
         raise ValueError(

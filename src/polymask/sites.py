@@ -157,6 +157,16 @@ class Sites:
         return place.tensor(), place
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor in one piece: gathered, differentiably, if its model is sharded; for penalties, which read weights.
+
+    >>> whole(torch.ones(1))
+    tensor([1.])
+    """
+    gathered: Tensor = tensor.full_tensor() if type(tensor).__name__ == "DTensor" else tensor  # type: ignore[attr-defined]
+    return gathered
+
+
 def attach(model: nn.Module, roles: Mapping[str, Role], units: Mapping[str, int] | None = None) -> Sites:
     """Put sites on a model, in place: masked weights get a ``WeightSite``, frozen tensors become buffers.
 

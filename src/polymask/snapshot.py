@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from polymask.sites import Kind, Sites, bake
+from polymask.sites import Kind, Sites, bake, whole
 from polymask.slots import FeatureSite, Scores, WeightSite, fill
 from polymask.task import TaskRecord, activate
 
@@ -89,21 +89,16 @@ def plain(sites: Sites, record: TaskRecord) -> nn.Module:
 
 @torch.no_grad()
 def collect(model: nn.Module, trained: nn.Module) -> None:
-    """Copy every parameter and buffer of a wrapped, sharded or compiled copy into the model it was copied from.
+    """Copy every parameter and buffer of a copy, sharded or not, into the model it was copied from.
 
     Raises:
         ValueError: if the copy lacks a tensor of the model.
     """
-    theirs = {_plain_name(name): value for name, value in (*trained.named_parameters(), *trained.named_buffers())}
+    theirs: dict[str, Tensor] = dict((*trained.named_parameters(), *trained.named_buffers()))
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if name not in theirs:
             raise ValueError(f"expected a copy of this model made after begin(), found none of its {name!r} there")
-        source = theirs[name]
-        value.copy_(source.full_tensor() if type(source).__name__ == "DTensor" else source)  # type: ignore[attr-defined]
-
-
-def _plain_name(name: str) -> str:
-    return name.replace("module.", "", 1) if name.startswith("module.") else name.replace("_orig_mod.", "")
+        value.copy_(whole(theirs[name]))
 
 
 def learner_state(method: Method) -> dict[str, Any]:

@@ -8,16 +8,16 @@ from itertools import product
 from typing import Any
 
 import pytest
-
-from polymask.method import Method
-from polymask.methods import METHODS
 from tests.contract import drive
 from tests.contract.toys import TOYS
 from tests.contract.zoo import BACKBONES
 
+from polymask.method import Method
+from polymask.methods import METHODS
+
 EVERY: dict[str, type[Method]] = {**METHODS, **TOYS}
 SMALL = "mlp_bn"  # the backbone on which every method meets every optimizer
-DEFAULT = "sgd_momentum_decay"  # the optimizer of tests that are not about optimizers
+DEFAULT = "adamw"  # the optimizer of tests that are not about optimizers
 
 
 @dataclass(frozen=True)

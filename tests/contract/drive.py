@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tests.contract.zoo import BACKBONES
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +15,6 @@ from polymask.calling import call, logits_of, tensors_of
 from polymask.method import Method
 from polymask.parts.seeds import generator
 from polymask.task import TaskRecord
-from tests.contract.zoo import BACKBONES
 
 MakeOptimizer = Callable[[Method], torch.optim.Optimizer]
 
@@ -178,9 +178,7 @@ def kept() -> MakeOptimizer:
 
 def adversary() -> MakeOptimizer:
     """AdamW on everything, after the user asked for a gradient of every parameter."""
-    return lambda method: torch.optim.AdamW(
-        method.model.requires_grad_(True).parameters(), lr=0.01, weight_decay=0.1
-    )
+    return lambda method: torch.optim.AdamW(method.model.requires_grad_(True).parameters(), lr=0.01, weight_decay=0.1)
 
 
 OPTIMIZERS: dict[str, Callable[[], MakeOptimizer]] = {

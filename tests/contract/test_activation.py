@@ -6,13 +6,13 @@ from collections import Counter
 
 import pytest
 import torch
+from tests.contract import drive
+from tests.contract.conftest import SMALL, Case
+from tests.contract.zoo import BACKBONES
 from torch import Tensor, nn
 
 from polymask.calling import call, two_rows
 from polymask.method import Method
-from tests.contract import drive
-from tests.contract.conftest import SMALL, Case
-from tests.contract.zoo import BACKBONES
 
 
 def test_order_is_irrelevant_and_twice_is_once(pair: Case) -> None:

@@ -1,4 +1,4 @@
-"""Points 4 and 11 of the contract: baking computes what activating computes, detaching gives the base, no trace is left."""
+"""Points 4 and 11 of the contract: baking is activating, detaching gives the base, neither leaves a trace."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import pickle
 
 import pytest
 import torch
+from tests.contract import drive
+from tests.contract.conftest import Case
+from tests.contract.zoo import BACKBONES
 from torch import nn
 
 from polymask.roles import Policy, plan
 from polymask.sites import attach, bake, detach
-from tests.contract import drive
-from tests.contract.conftest import Case
-from tests.contract.zoo import BACKBONES
 
 
 def classes(model: nn.Module) -> list[tuple[str, type]]:

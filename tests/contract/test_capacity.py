@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 import torch
-
 from tests.contract import drive
 from tests.contract.conftest import Case
 

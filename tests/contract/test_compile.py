@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 import jaxtyping
 import pytest
 import torch
-from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounterWithBackend
-
 from tests.contract import drive
 from tests.contract.conftest import Case
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 # What torch's compiler warns of while it looks at torch's own autograd.Function and at an LSTM's cache.
 pytestmark = pytest.mark.filterwarnings(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.contract import drive
+from tests.contract.conftest import Case
 from torch import Tensor
 
 from polymask.calling import call, logits_of
 from polymask.method import Method
-from tests.contract import drive
-from tests.contract.conftest import Case
 
 
 def check(method: Method, before: dict[str, Tensor]) -> None:

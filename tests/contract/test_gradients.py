@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 
 import torch
+from tests.contract import drive
+from tests.contract.conftest import Case
 from torch import Tensor
 
 from polymask.method import Method
 from polymask.roles import STATISTICS
-from tests.contract import drive
-from tests.contract.conftest import Case
 
 
 def may_move(method: Method) -> set[str]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-from polymask.sites import bake, detach
 from tests.contract import drive
 from tests.contract.conftest import Case
 from tests.contract.zoo import BACKBONES
+from torch import Tensor, nn
+
+from polymask.sites import bake, detach
 
 
 def opened(case: Case, backbone: str | None = None) -> tuple[drive.Method, list[drive.Task]]:
@@ -33,9 +33,7 @@ def test_pickling_says_what_to_do(one: Case) -> None:
     method.abandon()
     x, answer = drive.probe(method), drive.logits(method, "a")
     assert torch.equal(drive.answer(pickle.loads(pickle.dumps(bake(method.model))), x), answer)
-    assert torch.equal(
-        drive.answer(pickle.loads(pickle.dumps(detach(method.model))), x), drive.answer(method.model, x)
-    )
+    assert torch.equal(drive.answer(pickle.loads(pickle.dumps(detach(method.model))), x), drive.answer(method.model, x))
 
 
 def test_a_deep_copy_is_a_model_of_its_own(pair: Case) -> None:
@@ -54,7 +52,7 @@ def test_a_deep_copy_is_a_model_of_its_own(pair: Case) -> None:
 
 
 def test_what_a_copy_learned_can_be_collected(pair: Case) -> None:
-    """The way of FSDP2: a copy of the method trains on a model that may be sharded, and the plain model gets it back."""
+    """The way of FSDP2: a copy of the method trains, on a model that may be sharded; the plain model gets it back."""
     method, tasks = pair.make()
     other, _ = pair.make()
     for task in tasks[:2]:
@@ -64,8 +62,7 @@ def test_what_a_copy_learned_can_be_collected(pair: Case) -> None:
             drive.train(other, task, pair.user()(other), range(3))
             twin = copy.deepcopy(method)
             drive.train(twin, task, pair.user()(twin), range(3))
-            method.on_step(1.0)
-            method.collect(twin.model)
+            method.collect(twin)
         for one in (method, other):
             one.end(task.name)
         assert torch.equal(drive.logits(method, task), drive.logits(other, task))
@@ -167,9 +164,7 @@ def test_a_frozen_norm_stays_in_evaluation_mode(pair: Case) -> None:
     method, tasks = pair.make()
     drive.learn(method, tasks[:1], pair.user())
     frozen = ("frozen", "first")
-    statistics = [
-        name for name in method.sites.names(*frozen) if name.endswith((".running_mean", ".running_var"))
-    ]
+    statistics = [name for name in method.sites.names(*frozen) if name.endswith((".running_mean", ".running_var"))]
     before = {name: method.sites.tensor(name).clone() for name in statistics}
     drive.begin(method, tasks[1])
     method.model.train()

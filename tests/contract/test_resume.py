@@ -1,4 +1,4 @@
-"""Points 5 and 6 of the contract: what was saved answers elsewhere, and a stopped learner goes on as if never stopped."""
+"""Points 5 and 6 of the contract: what was saved answers elsewhere; who stopped goes on as if never stopped."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-
-from polymask.bank import Bank
-from polymask.base import Builder
-from polymask.method import Method
 from tests.contract import drive
 from tests.contract.conftest import EVERY, SMALL, Case
 from tests.contract.test_forgetting import check
 from tests.contract.test_gradients import assert_equal_records
+
+from polymask.bank import Bank
+from polymask.base import Builder
+from polymask.method import Method
 
 STEPS = 4
 

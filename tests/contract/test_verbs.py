@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-
 from tests.contract import drive
 from tests.contract.conftest import Case
 from tests.contract.test_gradients import assert_equal_records
@@ -146,7 +145,7 @@ def test_a_head_is_as_wide_as_the_task_asks(one: Case) -> None:
         drive.learn(method, [wide])
         assert drive.logits(method, "wide").shape[-1] == method.record("wide").meta.outputs == 9
     else:
-        with pytest.raises(ValueError, match="expected at most 5 outputs.*found 9"):
+        with pytest.raises(ValueError, match=r"expected at most 5 outputs.*found 9"):
             drive.learn(method, [wide])
         drive.learn(method, [drive.Task("narrow", method.example, 3)])
 

@@ -17,6 +17,7 @@ from polymask.parts.binarize import straight_through, threshold
 from polymask.parts.pack import Packed, Sparse, densify, pack, sparsify
 from polymask.parts.seeds import generator
 from polymask.roles import Policy, plan
+from polymask.sites import whole
 from polymask.slots import Scores
 from polymask.task import TaskRecord, reads
 
@@ -84,8 +85,8 @@ class Anchored(Method):
         total = super().penalty()
         if self.task is not None:
             for name, anchor in self.state["anchor"].items():
-                total = total + (self.sites.tensor(name) - anchor).square().sum()
-                total = total + 1e-3 * self.sites.weights[name].source.scores.abs().sum()
+                total = total + (whole(self.sites.tensor(name)) - anchor).square().sum()
+                total = total + 1e-3 * whole(self.sites.weights[name].source.scores).abs().sum()
         return total
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:

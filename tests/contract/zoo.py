@@ -53,14 +53,14 @@ def convnet() -> tuple[nn.Module, Any]:
 
 
 def timm_resnet() -> tuple[nn.Module, Any]:
-    """timm's smallest ResNet."""
+    """The smallest ResNet of timm."""
     import timm
 
     return timm.create_model("test_resnet", num_classes=OUTPUTS), torch.randn(2, 3, 32, 32)
 
 
 def timm_vit() -> tuple[nn.Module, Any]:
-    """timm's smallest vision transformer."""
+    """The smallest vision transformer of timm."""
     import timm
 
     return timm.create_model("test_vit", num_classes=OUTPUTS, img_size=32), torch.randn(2, 3, 32, 32)

@@ -19,7 +19,6 @@ import pytest
 import torch
 from tests.run import small
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from polymask.bank import Bank
@@ -58,22 +57,6 @@ def poisoned(poison: bool) -> list[Task]:
     return [one, replace(two, train=Poisoned(*two.train, poison)), three]
 
 
-class Once:
-    """A loss of the user's in which something happens at one call."""
-
-    def __init__(self, at: int, happens: Callable[[Tensor], Tensor]) -> None:
-        self.left, self.happens = at, happens
-
-    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        self.left -= 1
-        loss = F.cross_entropy(logits, y)
-        return self.happens(loss) if self.left == 0 else loss
-
-
-def stop(loss: Tensor) -> Tensor:
-    raise KeyboardInterrupt
-
-
 IN_TASK_TWO = 4 * 4 + 6
 """The call of the loss in the middle of the second epoch of the second task."""
 
@@ -98,14 +81,16 @@ def test_nan_in_a_data_set_stops_the_run_which_goes_on_with_clean_data(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "happens", [lambda loss: loss * float("nan"), lambda loss: loss * float("inf"), stop], ids=["nan", "inf", "ctrl-c"]
+    "happens",
+    [lambda loss: loss * float("nan"), lambda loss: loss * float("inf"), small.stop],
+    ids=["nan", "inf", "ctrl-c"],
 )
 def test_a_bad_loss_or_ctrl_c_leaves_folder_and_network_to_go_on_with(
     happens: Callable[[Tensor], Tensor], tmp_path: Path, whole: Path
 ) -> None:
     model = small.net()
     with pytest.raises((NotFinite, KeyboardInterrupt)):
-        small.run("packnet", tmp_path, model=model, objective=Objective(loss=Once(IN_TASK_TWO, happens)))
+        small.run("packnet", tmp_path, model=model, objective=Objective(loss=small.Once(IN_TASK_TWO, happens)))
     assert Bank.open(tmp_path / "bank").tasks == ("one",)
     assert type(model.more[0]) is nn.Linear
     assert list(model.state_dict()) == list(small.net().state_dict())
@@ -117,7 +102,7 @@ def test_a_step_that_explodes_in_the_last_batch_is_not_kept(tmp_path: Path) -> N
     """The loss is still finite; what the step makes of the weights is not."""
     training = replace(small.FAST, epochs=1, optimizer="sgd")
     with pytest.raises(NotFinite, match=r"NaN or infinity in .*head\.weight"):
-        small.run("finetune", tmp_path, training=training, objective=Objective(loss=Once(4, Explode.apply)))
+        small.run("finetune", tmp_path, training=training, objective=Objective(loss=small.Once(4, Explode.apply)))
     assert Bank.open(tmp_path / "bank").tasks == ()
 
 

@@ -192,7 +192,8 @@ def test_an_unknown_key_of_a_file_is_named_with_the_nearest(capsys: pytest.Captu
 @pytest.mark.parametrize("argv", [["--help"], [], ["help"]])
 def test_help_lists_the_commands(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == (0 if argv else 2)
-    assert all(f"  {name} " in capsys.readouterr().out or name for name in COMMANDS)
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -252,16 +253,18 @@ def load_in(folder: Path, name: str) -> object:
         sys.path.remove(str(folder))
 
 
-def test_the_program_starts_quickly_and_says_its_version() -> None:
-    start = time.monotonic()
-    done = subprocess.run([*PROGRAM, "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == polymask.__version__
-    assert time.monotonic() - start < 8  # on a loaded machine; about one second on an idle one
+def test_the_program_starts_without_what_only_learning_needs() -> None:
+    script = "import sys; from polymask.run.cli import main; main(['--version']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    version, modules = done.stdout.splitlines()
+    assert version == polymask.__version__
+    heavy = {"lightning_fabric", "tensorboard", "torchvision", "timm", "transformers", "datasets", "sklearn", "rich"}
+    assert not heavy & set(modules.split())
 
 
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on() -> None:
     argv = [*PROGRAM, "run", "--method", "linear_probe", "--weights", "random", "--tasks", "5", "--out", "run"]
-    argv += ["--epochs", "60"]
+    argv += ["--epochs", "15"]
     with subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         while not Path("run/results.json").exists():
             assert process.poll() is None

@@ -21,7 +21,9 @@ from torch.utils.data import Dataset
 from polymask.bank import Bank
 from polymask.methods import Piggyback
 from polymask.parts.pack import Packed
+from polymask.run.extend import extend
 from polymask.run.learn import learn
+from polymask.run.load import load
 from polymask.run.objective import Objective
 from polymask.run.results import Forgot
 from polymask.run.training import Training
@@ -225,12 +227,17 @@ def test_clipping_bounds_a_step() -> None:
 def test_precisions_on_a_cpu(precision: Any, tmp_path: Path) -> None:
     x = small.blobs("one", 3, 8)[0]
     # Adam's epsilon of 1e-8 is 0 in float16.
-    run = small.run("packnet", tmp_path, training=replace(small.FAST, precision=precision, optimizer="sgd", lr=1e-2))
+    training = replace(small.FAST, precision=precision, optimizer="sgd", lr=1e-2)
+    run = small.run("packnet", tmp_path, training=training, options={"ratio": 0.5})
     assert run.report["max_logit_drift"] == 0.0
     dtype = {"bf16-mixed": torch.float32, "bf16-true": torch.bfloat16, "16-true": torch.float16}[precision]
     assert run.method.record("two").private["head.weight"].dtype == dtype
     assert run.logits("one", x).dtype == dtype
     assert Bank.open(tmp_path / "bank").verify(small.net().to(dtype)).ok
+    assert torch.equal(load(tmp_path, small.net().to(dtype)).logits("one", x), run.logits("one", x))
+    later = extend(tmp_path, small.task("four", 2), small.net())
+    assert later.report["max_logit_drift"] == 0.0
+    assert torch.equal(later.logits("one", x), run.logits("one", x))
 
 
 def test_one_device_in_float32_runs_the_bare_module(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_folders_of_images(pictures: Path) -> None:
-    inputs = Inputs(mean=(0.4,), std=(0.3,), flip=True, crop=1)
+    inputs = Inputs(mean=(0.4,), std=(0.3,), flip=True)
     stream = [
         Task(name, str(pictures / name / "train"), test=pictures / name / "test", inputs=inputs)
         for name in ("shapes", "lights")

@@ -79,7 +79,7 @@ def extend(
         batch = batch_of(bank.path, about["probe"])
         batch = probe_batch(feeds[task.name].example(), earlier["seed"]) if batch is None else batch
         kind = method_class(method or about["method"])
-        network = built(about["builder"], model).to(fabric.device)
+        network = fabric._precision.convert_module(built(about["builder"], model).to(fabric.device))
         learner, _ = open_learner(kind, network, batch, about["head"], earlier["seed"], about["options"], path)
         stack.enter_context(given_back(learner))
         names = list(dict.fromkeys([*earlier["tasks"], task.name]))

@@ -92,7 +92,7 @@ def learn_joint(
                 results = Results.from_json(earlier, names, objective.higher_is_better)
         wanted = names if prefixes == "all" else names[-1:]
         todo = [name for name in wanted if name not in results.rows]
-        journal = stack.enter_context(Journal(path, len(todo) * recipe.epochs))
+        journal = stack.enter_context(Journal(path, len(todo) * recipe.epochs, lambda task, *_: task in results.rows))
         for name in todo:
             start, count = time.perf_counter(), names.index(name) + 1
             union = Union(fabric, names[:count], feeds[:count], recipe, training, objective, seed)

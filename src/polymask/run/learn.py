@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from polymask.bank import Bank
 from polymask.base import Builder
-from polymask.calling import tensors_of
+from polymask.calling import as_read, tensors_of
 from polymask.commit import files_of
 from polymask.method import Method
 from polymask.methods import METHODS
@@ -23,7 +23,7 @@ from polymask.run import folder as files
 from polymask.run.config import Refused, arguments, description, settled
 from polymask.run.fabric import make_fabric
 from polymask.run.load import prepared
-from polymask.run.loop import as_read, narrowed
+from polymask.run.loop import narrowed
 from polymask.run.objective import Objective
 from polymask.run.probes import Probes
 from polymask.run.results import Results

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from polymask.bank import Bank
+from polymask.calling import as_read
 from polymask.probe import run_probe
 from polymask.streams.inputs import Inputs
 from polymask.task import TaskRecord
@@ -42,7 +43,8 @@ class Loaded:
         if task not in self._plain:
             # One network at a time: many tasks of a large one would not fit.
             self._plain = {task: self.bank.plain(task, self.base)}
-        logits = run_probe(self._plain[task], prepared(record, x))
+        plain = self._plain[task]
+        logits = run_probe(plain, as_read(plain, prepared(record, x)))
         return logits[:, : record.meta.outputs] if logits.ndim == 2 else logits
 
     def predict(self, task: str, x: Any) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from polymask.calling import call, logits_of, tensors_of
+from polymask.calling import as_read, call, logits_of
 from polymask.card import Recipe
 from polymask.method import Method
 from polymask.parts.seeds import seed_of
@@ -219,12 +219,6 @@ def collected(model: nn.Module, batches: Iterator[tuple[Any, Tensor]]) -> tuple[
         pairs = [(logits_of(call(model, as_read(model, x))).float(), y) for x, y in batches]
     model.train(was)
     return torch.cat([logits for logits, _ in pairs]), torch.cat([y for _, y in pairs])
-
-
-def as_read(model: nn.Module, x: Any) -> Any:
-    """Inputs in the precision of a model whose weights are not float32."""
-    dtype = next((p.dtype for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()), torch.float32)
-    return tensors_of(x, lambda t: t.to(dtype) if t.is_floating_point() else t)
 
 
 def _snapshot(method: Method) -> dict[str, Tensor]:

@@ -68,6 +68,9 @@ def add_options(parser: Parser, method: str, group: str = "options") -> None:
     if set(options_of(METHODS[method])) - {"backbone"}:
         taken = set(inspect.signature(METHODS[method]).parameters)
         parser.add_class_arguments(METHODS[method], group, skip=taken & {*CONTRACT, "backbone"})
+    else:
+        # A run's own file says that there are none.
+        parser.add_argument(f"--{group}", type=dict[str, Any], default={}, help=SUPPRESS)
 
 
 def stream_options(stream: str) -> list[str]:

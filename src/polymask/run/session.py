@@ -15,12 +15,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from polymask.bank import Bank
+from polymask.calling import as_read
 from polymask.card import Recipe
 from polymask.method import Method
 from polymask.probe import run_probe
 from polymask.run import folder as files
 from polymask.run.journal import Journal
-from polymask.run.loop import Phase, Progress, as_read, evaluate, train_phase
+from polymask.run.loop import Phase, Progress, evaluate, train_phase
 from polymask.run.objective import Objective
 from polymask.run.probes import Probes
 from polymask.run.results import Results

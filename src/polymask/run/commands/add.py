@@ -13,7 +13,6 @@ from polymask.run.named import run_named
 from polymask.run.options import Parser, UsageError, parse
 from polymask.run.parsers import add_run, chosen, regrouped, stream_of
 from polymask.run.training import Training
-from polymask.streams.inputs import Inputs
 from polymask.streams.named import make_stream
 
 SKIPPED = ("method", "seed", "out", "model", "net", "weights", "head")
@@ -38,15 +37,16 @@ def add(argv: list[str], say: Callable[[str], None]) -> int:
     values = regrouped(parse(add_parser(argv), argv), stream)
     folder, wanted, how = Path(values["dir"]), values["task"], values["how"]
     held = load(folder)
-    shape = Inputs.from_json(held.bank.record(held.tasks[0]).meta.inputs) if held.tasks else Inputs()
+    shape = ((held.bank.about["builder"] or {}).get("args", {}).get("example_shape")) or ()
+    fits = len(shape) == 3
     tasks = make_stream(
         stream,
         values["data"],
         data_root=values["data_root"],
         tasks=values["tasks"],
         order=values["order"] or (),
-        size=values["size"] or shape.size,
-        channels=values["channels"] or shape.channels,
+        size=values["size"] or ((shape[1], shape[2]) if fits else None),
+        channels=values["channels"] or (shape[0] if fits else None),
         **how,
     )
     names = [task.name for task in tasks]
