@@ -42,7 +42,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 def modules() -> dict[str, Path]:
     """Name below ``polymask`` -> file; a package is named by its folder, the face is the empty name."""
-    found = {path.relative_to(SOURCE).with_suffix("").as_posix().replace("/", "."): path for path in SOURCE.rglob("*.py")}
+    found = {
+        path.relative_to(SOURCE).with_suffix("").as_posix().replace("/", "."): path for path in SOURCE.rglob("*.py")
+    }
     return {name.removesuffix("__init__").removesuffix("."): path for name, path in found.items()}
 
 
@@ -69,7 +71,9 @@ def imports(path: Path) -> set[str]:
 
 def ours(path: Path) -> set[str]:
     """What a file imports of ours, as named by ``modules``."""
-    return {name.removeprefix("polymask").removeprefix(".") for name in imports(path) if name.split(".")[0] == "polymask"}
+    return {
+        name.removeprefix("polymask").removeprefix(".") for name in imports(path) if name.split(".")[0] == "polymask"
+    }
 
 
 @pytest.mark.parametrize("name", [name for name in modules() if name and name.split(".")[0] != "run"])

@@ -104,13 +104,19 @@ class Method(ABC):
         """
         phase = phase or self.phases[0]
         check_begin(self, task, phase)
-        if phase == self.phases[0]:
+        first = phase == self.phases[0]
+        if first:
             self.abandon()
             self._before = snapshot.take(self)
-            self._start(task, outputs)
-        self.task, self.phase, self.steps = task, phase, 0
-        self._open(phase, batches)
-        self._let_train()
+        try:
+            if first:
+                self._start(task, outputs)
+            self.task, self.phase, self.steps = task, phase, 0
+            self._open(phase, batches)
+            self._let_train()
+        except BaseException:
+            self.abandon()
+            raise
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All that this phase's optimizer may touch, under the model's own keys; scores as ``<key>.scores``."""

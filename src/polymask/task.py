@@ -119,7 +119,7 @@ def activate(sites: Sites, record: TaskRecord | Mixture) -> None:
         check_fits(sites, one)
     for name, site in sites.every().items():
         device = sites.tensor(name).device if name in sites.weights else next(sites.model.parameters()).device
-        mask = _mix([(alpha, unpack(one.masks[name]) if name in one.masks else None) for alpha, one in mixture])
+        mask = _mix([(alpha, unpack(one.masks[name]) if name in one.masks else None) for alpha, one in mixture], 1.0)
         fill(site, "mask", None if mask is None else mask.to(device))
         site.source = None
         if name in sites.weights:
@@ -169,14 +169,14 @@ def _write(plain: nn.Module, name: str, value: Tensor) -> None:
         place.replace(nn.Parameter(fresh, old.requires_grad) if isinstance(old, nn.Parameter) else fresh)
 
 
-def _mix(terms: Sequence[tuple[float, Tensor | None]]) -> Tensor | None:
-    """The one tensor as it is, or the weighted sum of several; None where no term has one."""
+def _mix(terms: Sequence[tuple[float, Tensor | None]], absent: float = 0.0) -> Tensor | None:
+    """The one tensor as it is, or the weighted sum of several, ``absent`` for None; None where no term has one."""
     if len(terms) == 1 or all(value is None for _, value in terms):
         return terms[0][1]
-    values = [(alpha, value) for alpha, value in terms if value is not None]
-    if values[0][1].dtype in (torch.int64, torch.int32):
-        return values[0][1]
-    return torch.stack([alpha * value for alpha, value in values]).sum(0)
+    first = next(value for _, value in terms if value is not None)
+    if first.dtype in (torch.int64, torch.int32):
+        return first
+    return sum((alpha * (absent if value is None else value) for alpha, value in terms), torch.zeros_like(first, dtype=torch.float32))
 
 
 def check_fits(sites: Sites, record: TaskRecord) -> None:
@@ -193,9 +193,7 @@ def check_fits(sites: Sites, record: TaskRecord) -> None:
             raise ValueError(
                 f"expected a mask of {sites.tensor(name).ndim} axes for {name!r} of task {task!r}, found {packed.shape}"
             )
-        if name in sites.weights and any(
-            a > b for a, b in zip(packed.shape, sites.tensor(name).shape, strict=True)
-        ):
+        if name in sites.weights and any(a > b for a, b in zip(packed.shape, sites.tensor(name).shape, strict=True)):
             raise ValueError(
                 f"expected a mask for {tuple(sites.tensor(name).shape)} in {name!r} of task {task!r}, "
                 f"found {packed.shape}: another network?"

@@ -51,6 +51,16 @@ def test_a_deep_copy_is_a_model_of_its_own(pair: Case) -> None:
     method.end("b")
 
 
+def test_a_copy_of_the_model_takes_no_learner_along(pair: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, _ = opened(pair)
+
+    def refuse(learner: drive.Method, memo: dict) -> drive.Method:
+        raise AssertionError("expected the model alone to be copied, found its learner, with all records")
+
+    monkeypatch.setattr(drive.Method, "__deepcopy__", refuse, raising=False)
+    copy.deepcopy(method.model)
+
+
 def test_what_a_copy_learned_can_be_collected(pair: Case) -> None:
     """The way of FSDP2: a copy of the method trains, on a model that may be sharded; the plain model gets it back."""
     method, tasks = pair.make()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.contract import drive
+from tests.contract.toys import Anchored, Growing, UnitGates
 from torch import Tensor
 
 from polymask.parts.binarize import leading
 from polymask.parts.pack import densify, unpack
 from polymask.sites import bake
 from polymask.task import fingerprint
-from tests.contract import drive
-from tests.contract.toys import Anchored, Growing, UnitGates
 
 
 def weight(method: drive.Method, name: str) -> Tensor:

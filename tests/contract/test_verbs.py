@@ -156,3 +156,20 @@ def test_a_tied_head_is_never_resized(one: Case) -> None:
         method.begin("a", outputs=9)
     drive.learn(method, tasks[:1])
     assert method.record("a").meta.outputs == drive.logits(method, "a").shape[-1] == 13
+
+
+def test_a_begin_that_fails_leaves_no_trace(one: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, tasks = one.make()
+    drive.learn(method, tasks[:1], one.user())
+    before = drive.tensors(method.model)
+
+    def interrupt(phase: str, batches: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(method, "_open", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        drive.begin(method, tasks[1])
+    assert not drive.differing(before, drive.tensors(method.model))
+    assert drive.logits(method, "a").shape
+    monkeypatch.undo()
+    drive.learn(method, tasks[1:2], one.user())

@@ -1,4 +1,4 @@
-"""Three toy methods that prove the contract for more than weight masks: unit masks, reissued records, growing layers."""
+"""Three toy methods that prove the contract for more than weight masks: units, reissued records, growing layers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class UnitGates(Method):
         super().__init__(model, example, Policy("frozen", "frozen", "frozen", "frozen"), head=head, seed=seed)
 
     def _units(self) -> dict[str, int]:
-        """Every such layer that is called; a layer whose weight is read without a call, as in attention, has no hook."""
+        """Every such layer that is called; one whose weight is read without a call, as in attention, has no hook."""
         probe, axes, called = copy.deepcopy(self.model).eval(), {nn.Linear: -1, nn.Conv2d: 1}, set()
         for module in probe.modules():
             module.register_forward_hook(lambda module, *_: called.add(module))

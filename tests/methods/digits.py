@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 
 import torch
 from sklearn.datasets import load_digits
@@ -45,11 +46,13 @@ def mlp(*widths: int) -> nn.Sequential:
     """Linear layers with ReLU between them, the same weights at every call."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        layers = [(nn.Linear(a, b), nn.ReLU()) for a, b in zip(widths, widths[1:], strict=False)]
+        layers = [(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(widths)]
     return nn.Sequential(*[module for pair in layers for module in pair][:-1])
 
 
-def fit(method: Method, task: str, data: Split, make: Callable[[Method], torch.optim.Optimizer], *, epochs: int) -> None:
+def fit(
+    method: Method, task: str, data: Split, make: Callable[[Method], torch.optim.Optimizer], *, epochs: int
+) -> None:
     """Learn one task, the same epochs in every phase."""
     for phase in method.phases:
         method.begin(task, phase, outputs=10)

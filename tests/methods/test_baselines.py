@@ -6,12 +6,12 @@ from functools import partial
 
 import pytest
 import torch
+from tests.contract import drive
+from tests.methods.digits import accuracies, adam, fit, mlp, permuted
 from torch import Tensor
 
 from polymask.method import Method
 from polymask.methods import Finetune, Independent, LinearProbe
-from tests.contract import drive
-from tests.methods.digits import accuracies, adam, fit, mlp, permuted
 
 backbones = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "timm_resnet", "encoder"])
 

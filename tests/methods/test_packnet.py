@@ -8,12 +8,12 @@ from statistics import mean
 
 import pytest
 import torch
+from tests.contract import drive
+from tests.methods.digits import accuracies, adam, fit, mlp, permuted
 from torch import Tensor, nn
 
 from polymask.methods import Independent, PackNet
 from polymask.parts.pack import owners, unpack
-from tests.contract import drive
-from tests.methods.digits import accuracies, adam, fit, mlp, permuted
 
 backbones = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet"])
 optimizers = pytest.mark.parametrize("optimizer", list(drive.OPTIMIZERS))

@@ -10,6 +10,8 @@ from statistics import mean
 
 import pytest
 import torch
+from tests.contract import drive
+from tests.methods.digits import Split, accuracies, accuracy, adam, changed, descend, fit, images
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -17,8 +19,6 @@ from torch.nn import functional as F
 from polymask.methods import Independent, LinearProbe, Piggyback
 from polymask.parts.binarize import threshold
 from polymask.parts.pack import unpack
-from tests.contract import drive
-from tests.methods.digits import Split, accuracies, accuracy, adam, changed, descend, fit, images
 
 backbones = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "timm_resnet", "encoder"])
 optimizers = pytest.mark.parametrize("optimizer", list(drive.OPTIMIZERS))

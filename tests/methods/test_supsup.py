@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.contract import drive
+from tests.methods.digits import accuracies, fit, mlp, permuted
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -17,8 +19,6 @@ from polymask.methods import SupSup
 from polymask.parts.draw import signed_constant
 from polymask.parts.pack import unpack
 from polymask.task import activate
-from tests.contract import drive
-from tests.methods.digits import accuracies, fit, mlp, permuted
 
 backbones = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "timm_resnet", "encoder"])
 modes = pytest.mark.parametrize("select", ["top-k", "threshold"])

@@ -24,7 +24,15 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize(
     ("had", "block"),
-    [((2, 3), (2, 3)), ((2, 1), (2, 5)), ((1, 3), (4, 3)), ((3,), (4, 3)), ((5,), (4, 5)), ((1, 1), (4, 5)), ((), (4, 5))],
+    [
+        ((2, 3), (2, 3)),
+        ((2, 1), (2, 5)),
+        ((1, 3), (4, 3)),
+        ((3,), (4, 3)),
+        ((5,), (4, 5)),
+        ((1, 1), (4, 5)),
+        ((), (4, 5)),
+    ],
     ids=str,
 )
 def test_a_mask_reads_the_leading_block_of_what_has_grown(had: tuple[int, ...], block: tuple[int, ...]) -> None:

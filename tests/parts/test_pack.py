@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_owners_survive_at_their_own_width(codes: list[int], data: st.DataObject
 def test_levels_of_one_plane_are_nested() -> None:
     plane = torch.tensor([[0, 1, 2], [3, 4, 1]], dtype=torch.uint8)
     masks = [unpack(pack_owners(plane, level, 4)) for level in (1, 2, 3, 4)]
-    for inner, outer in zip(masks, masks[1:], strict=False):
+    for inner, outer in pairwise(masks):
         assert bool((inner <= outer).all())
     assert torch.equal(masks[-1], plane > 0)
 

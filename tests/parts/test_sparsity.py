@@ -17,9 +17,7 @@ entries = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max
 
 @unhurried
 @given(rows=entries, data=st.data())
-def test_smallest_is_a_stable_sort_among_what_may_be_chosen(
-    rows: list[tuple[int, bool]], data: st.DataObject
-) -> None:
+def test_smallest_is_a_stable_sort_among_what_may_be_chosen(rows: list[tuple[int, bool]], data: st.DataObject) -> None:
     w, among = torch.tensor([float(v) for v, _ in rows]), torch.tensor([m for _, m in rows])
     count = data.draw(st.integers(0, int(among.sum())))
     order = sorted((i for i, (_, m) in enumerate(rows) if m), key=lambda i: abs(rows[i][0]))

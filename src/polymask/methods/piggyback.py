@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -90,13 +91,12 @@ class Piggyback(Method):
             self._freeze()
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
+        read, mask = partial(_read, tau=self.tau), partial(threshold, tau=self.tau)
         for name in self.sites.weights:
             if self._trains_backbone:
                 self.sites.open(name, None)
             else:
-                self.give_scores(
-                    name, Scores(torch.full_like(self.sites.tensor(name), self.init), self._read, self._mask)
-                )
+                self.give_scores(name, Scores(torch.full_like(self.sites.tensor(name), self.init), read, mask))
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
         if self._trains_backbone:
@@ -111,8 +111,7 @@ class Piggyback(Method):
         for name in self.sites.weights:
             self.sites.freeze(name)
 
-    def _mask(self, scores: Tensor) -> Tensor:
-        return threshold(scores, self.tau)
 
-    def _read(self, w: Tensor, scores: Tensor) -> Tensor:
-        return straight_through(w, scores, self._mask(scores))
+# Functions of no method: a copy of the model copies its scores, and must not copy a learner with all its records.
+def _read(w: Tensor, scores: Tensor, tau: float) -> Tensor:
+    return straight_through(w, scores, threshold(scores, tau))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -94,18 +95,25 @@ class SupSup(Method):
             self.sites.freeze(name)
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
+        mask = _positive if self.select == "threshold" else partial(_largest, density=self.density)
+        read = partial(_read, mask=mask, signed=self.select == "threshold")
         for name in self.sites.weights:
             w = self.sites.tensor(name)
             bound = 1 / math.sqrt(math.prod(w.shape[1:]))
             draw = generator(self.seed, str(self.task), name, "scores")
             scores = torch.empty(w.shape).uniform_(-bound, bound, generator=draw).to(w.dtype)
-            self.give_scores(name, Scores(scores, self._read, self._mask))
+            self.give_scores(name, Scores(scores, read, mask))
 
-    def _mask(self, scores: Tensor) -> Tensor:
-        if self.select == "threshold":
-            return scores >= 0
-        mask: Tensor = top_k(scores, kept_count(scores.numel(), self.density))
-        return mask
 
-    def _read(self, w: Tensor, scores: Tensor) -> Tensor:
-        return straight_through(w, scores, self._mask(scores), signed=self.select == "threshold")
+# Functions of no method: a copy of the model copies its scores, and must not copy a learner with all its records.
+def _positive(scores: Tensor) -> Tensor:
+    return scores >= 0
+
+
+def _largest(scores: Tensor, density: float) -> Tensor:
+    mask: Tensor = top_k(scores, kept_count(scores.numel(), density))
+    return mask
+
+
+def _read(w: Tensor, scores: Tensor, mask: Callable[[Tensor], Tensor], signed: bool) -> Tensor:
+    return straight_through(w, scores, mask(scores), signed=signed)
