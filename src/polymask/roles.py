@@ -94,7 +94,7 @@ def plan(model: nn.Module, example: Any, policy: Policy, head: str | None = None
     for name, spots in where.items():
         role = _role(name, spots, policy, read, wanted, model.get_submodule(head_name))
         if role is not None:
-            roles[name] = role
+            roles[name] = _respected(role, spots, model.get_submodule(head_name))
     if policy.weights == "masked" and not any(role.kind == "masked" for role in roles.values()):
         raise ValueError(
             "expected a model with at least one matrix or kernel weight before its head, found none to mask: "
@@ -128,6 +128,15 @@ def _role(
     if "bias" in place.leaf:
         return _HELD_AT_0 if policy.biases == "none" else Role(policy.biases, "a bias")
     return Role(policy.others, "neither weight, norm nor bias")
+
+
+def _respected(role: Role, spots: list[Place], head: nn.Module) -> Role:
+    """The role, but frozen where the network came with the parameter frozen; masks and heads are ours to train."""
+    place = spots[0]
+    learns = role.kind in ("first", "private", "shared") and not any(spot.module is head for spot in spots)
+    if learns and place.trains and not place.tensor().requires_grad:
+        return Role("frozen", "frozen when given")
+    return role
 
 
 def _head_role(place: Place, policy: Policy) -> Role:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.parts.binarize import leading
+from polymask.parts.binarize import leading, select
 from polymask.parts.pack import Packed, Sparse, densify, unpack
 from polymask.sites import Sites
 from polymask.slots import fill
@@ -148,19 +148,37 @@ def switch(plain: nn.Module, sites: Sites, record: TaskRecord) -> None:
     check_fits(sites, record)
     for name in sites.weights:
         w, base = plain.get_parameter(name), sites.base(name)
-        if name in record.masks:
-            torch.where(unpack(record.masks[name]).to(w.device), base, torch.zeros_like(base[:1, :1]), out=w.data)
+        mask = unpack(record.masks[name]).to(w.device) if name in record.masks else None
+        base = base if mask is None else leading(base, mask)
+        if mask is None or w.shape != base.shape:
+            _write(plain, name, base if mask is None else select(base, mask))
         else:
-            w.copy_(base)
+            torch.where(mask, base, torch.zeros_like(base[:1, :1]), out=w.data)
         if name in record.deltas:
-            w.add_(densify(record.deltas[name]).to(w.device))
+            plain.get_parameter(name).add_(densify(record.deltas[name]).to(w.device))
     for name, value in record.private.items():
         _write(plain, name, value)
+    for path in sites.units:
+        _switch_rows(plain, sites, record, path)
+
+
+def _switch_rows(plain: nn.Module, sites: Sites, record: TaskRecord, path: str) -> None:
+    """Mask the rows of a layer's parameters as its units are; what an earlier task masked comes back."""
+    live = unpack(record.masks[path]) if path in record.masks else None
+    for name in [name for name in sites.inside(path) if _place(plain, name).trains]:
+        rows = _place(plain, name).tensor() if name in sites.weights else record.private.get(name, sites.base(name))
+        if live is not None:
+            rows = select(rows, live.view(-1, *[1] * (rows.ndim - 1)).to(rows.device))
+        _write(plain, name, rows)
+
+
+def _place(plain: nn.Module, name: str) -> Place:
+    path, _, leaf = name.rpartition(".")
+    return Place(plain.get_submodule(path), leaf)
 
 
 def _write(plain: nn.Module, name: str, value: Tensor) -> None:
-    path, _, leaf = name.rpartition(".")
-    place = Place(plain.get_submodule(path), leaf)
+    place = _place(plain, name)
     old = place.tensor()
     if old.shape == value.shape:
         old.copy_(value)
@@ -176,7 +194,7 @@ def _mix(terms: Sequence[tuple[float, Tensor | None]], absent: float = 0.0) -> T
     first = next(value for _, value in terms if value is not None)
     if first.dtype in (torch.int64, torch.int32):
         return first
-    return sum((alpha * (absent if value is None else value) for alpha, value in terms), torch.zeros_like(first, dtype=torch.float32))
+    return torch.stack([alpha * (torch.full_like(first, absent) if v is None else v) for alpha, v in terms]).sum(0)
 
 
 def check_fits(sites: Sites, record: TaskRecord) -> None:

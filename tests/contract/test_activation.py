@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from polymask.calling import call, two_rows
 from polymask.method import Method
+from polymask.task import switch
 
 
 def test_order_is_irrelevant_and_twice_is_once(pair: Case) -> None:
@@ -84,6 +85,18 @@ def masking(method: type[Method]) -> bool:
     import inspect
 
     return "masked" in inspect.signature(method).parameters
+
+
+def test_switching_a_plain_model_is_activating(pair: Case) -> None:
+    method, tasks = pair.make()
+    drive.learn(method, tasks, pair.user())
+    x, plain = drive.probe(method), method.plain("b")
+    for task in (*tasks, *reversed(tasks)):
+        switch(plain, method.sites, method.record(task.name))
+        assert torch.equal(drive.answer(plain, x), drive.answer(method.plain(task.name), x))
+        assert [(n, v.shape) for n, v in plain.state_dict().items()] == [
+            (n, v.shape) for n, v in method.plain(task.name).state_dict().items()
+        ]
 
 
 def test_masking_what_nobody_reads_raises(one: Case) -> None:

@@ -13,7 +13,8 @@ from tests.contract.conftest import Case
 from tests.contract.zoo import BACKBONES
 from torch import Tensor, nn
 
-from polymask.sites import bake, detach
+from polymask.methods import METHODS
+from polymask.sites import Role, bake, detach
 
 
 def opened(case: Case, backbone: str | None = None) -> tuple[drive.Method, list[drive.Task]]:
@@ -284,3 +285,15 @@ def test_examples_of_several_arguments(one: Case, example: Any) -> None:
         before[task.name] = drive.logits(method, task)
     if method.exact is True:
         assert all(torch.equal(drive.logits(method, task), answer) for task, answer in before.items())
+
+
+def test_a_parameter_that_comes_frozen_stays_so() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    net[1].weight.requires_grad_(False)
+    method = METHODS["packnet"](net, torch.zeros(2, 4))
+    assert method.sites.roles["1.weight"] == Role("frozen", "frozen when given")
+    assert method.sites.roles["1.bias"].kind == "first"
+    method.begin("a")
+    assert "1.weight" not in dict(method.named_parameters())
+    detach(method.model)
+    assert [p.requires_grad for p in net[1].parameters()] == [False, True]

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from polymask.methods import Independent, LinearProbe, Piggyback
 from polymask.parts.binarize import threshold
 from polymask.parts.pack import unpack
+from polymask.task import activate
 
 backbones = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "timm_resnet", "encoder"])
 optimizers = pytest.mark.parametrize("optimizer", list(drive.OPTIMIZERS))
@@ -151,6 +152,14 @@ def test_the_first_task_is_trained_as_a_plain_network_would_be() -> None:
     drive.train(method, todo[0], torch.optim.Adam(method.parameters(), lr=1e-2), range(4))
     method.end("a")
     assert torch.equal(drive.logits(method, "a"), drive.answer(plain, drive.probe(method)))
+
+
+def test_in_a_mixture_an_unmasked_task_reads_every_weight() -> None:
+    method, todo = drive.make(partial(Piggyback, backbone="first-task"), "convnet")
+    records = drive.learn(method, todo[:2], drive.adamw())
+    activate(method.sites, [(0.25, records["a"]), (0.75, records["b"])])
+    w, mask = method.sites.base("0.weight"), unpack(records["b"].masks["0.weight"])
+    torch.testing.assert_close(method.model[0].weight, w * (0.25 + 0.75 * mask))
 
 
 def test_a_start_below_the_threshold_is_refused() -> None:

@@ -140,6 +140,7 @@ def densify(sparse: Sparse) -> Tensor:
 
 def _owned(planes: np.ndarray, level: int) -> np.ndarray:
     """Where ``0 < code <= level``, as packed bits: a comparison from the highest bit down."""
+    level = min(level, 2 ** len(planes) - 1)
     below, equal = np.zeros_like(planes[0]), np.full_like(planes[0], 255)
     for bit in reversed(range(len(planes))):
         if level >> bit & 1:
