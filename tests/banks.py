@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.bank import Bank
-from polymask.base import Builder
+from polymask.bank.bank import Bank
+from polymask.bank.base import Builder
 from polymask.nets.mlp import MLP
 from polymask.parts.pack import Packed, pack, pack_owners, sparsify, unpack
 from polymask.parts.seeds import generator
-from polymask.sites import Role, Sites, attach, bake
+from polymask.sites.table import Role, Sites, attach, bake
 from polymask.task import Meta, TaskRecord, activate, reads
 
 ARGS: dict[str, Any] = {"inputs": 12, "hidden": [16, 8], "outputs": 5, "norm": True}

@@ -26,11 +26,11 @@ from tests.banks import (
 )
 from torch import nn
 
-from polymask.bank import Bank
-from polymask.base import Builder
+from polymask.bank.bank import Bank
+from polymask.bank.base import Builder
 from polymask.parts.draw import signed_constant
 from polymask.parts.pack import pack, unpack
-from polymask.sites import Role, attach, detach
+from polymask.sites.table import Role, attach, detach
 from polymask.task import Meta, TaskRecord, reads
 
 
@@ -236,7 +236,7 @@ def test_options_that_are_no_json_are_refused(tmp_path: Path) -> None:
 
 
 ALONE = """
-import sys, types
+import sys
 from importlib.machinery import PathFinder
 
 class Blocked(PathFinder):
@@ -247,14 +247,11 @@ class Blocked(PathFinder):
         return None
 
 sys.meta_path.insert(0, Blocked)
-face = types.ModuleType("polymask")
-face.__path__ = [sys.argv[2]]
-sys.modules["polymask"] = face
 import pickle
 import torch
 torch.set_num_threads(1)
 torch.load = pickle.load = pickle.loads = pickle.Unpickler = None
-from polymask.bank import Bank
+from polymask import Bank
 bank = Bank.open(sys.argv[1])
 print(bank.verify())
 for task in bank.tasks:
@@ -267,8 +264,7 @@ assert not any(name.startswith("polymask.method") for name in sys.modules)
 
 def test_a_fresh_process_answers_without_any_method(tmp_path: Path) -> None:
     bank = filled(tmp_path / "bank")
-    package = str(Path(sys.modules["polymask.bank"].__file__ or "").parent)
-    command = [sys.executable, "-c", ALONE, str(tmp_path / "bank"), package]
+    command = [sys.executable, "-c", ALONE, str(tmp_path / "bank")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()

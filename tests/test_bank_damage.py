@@ -15,8 +15,8 @@ import torch
 from tests.banks import filled, make, on_disk, record
 from torch import Tensor
 
-from polymask import store
-from polymask.bank import Bank
+from polymask.bank import store
+from polymask.bank.bank import Bank
 
 
 def whole(path: Path) -> bool:

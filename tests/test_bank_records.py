@@ -10,7 +10,7 @@ import torch
 from tests.banks import WEIGHTS, answer, filled, flat, logits, make, nested, on_disk, record, same_record
 from torch import Tensor
 
-from polymask.bank import Bank
+from polymask.bank.bank import Bank
 from polymask.parts.pack import pack_owners, unpack
 from polymask.task import Meta
 

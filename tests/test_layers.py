@@ -15,27 +15,18 @@ import polymask
 
 SOURCE = Path(polymask.__file__).parent
 
-LOW = {"parts", "slots", "trace", "sites", "calling", "task"}
-STORED = {"base", "commit", "entry", "nest", "probe", "store", "verify"}  # what the bank is made of
+LOW = {"parts", "calling", "sites", "task"}
 MAY_IMPORT: dict[str, set[str]] = {
     "parts": set(),
-    "card": set(),
     "calling": set(),
     "streams": {"parts.seeds"},
     "nets": {"parts.seeds"},
     "report": set(),
-    "slots": {"parts"},
-    "trace": {"slots", "parts"},
-    "sites": {"trace", "slots", "parts"},
-    "task": {"sites", "trace", "slots", "parts"},
-    "roles": {"sites", "trace", "calling"},
-    "heads": {"sites", "parts"},
-    "checks": set(),
-    "snapshot": {"sites", "slots", "task"},
-    **dict.fromkeys(STORED, LOW | STORED),
-    "bank": LOW | STORED,
-    "method": LOW | {"roles", "heads", "checks", "snapshot", "card", "wiring"},
-    "methods": {"method", "card", "parts", "roles", "slots", "task", "wiring", "surgery"},
+    "sites": {"parts", "calling"},
+    "task": {"sites", "parts"},
+    "bank": LOW,
+    "method": LOW | {"wiring"},
+    "methods": {"method", "parts", "sites", "task", "wiring", "surgery"},
 }
 """Floor -> what it may import besides itself; ``run`` and the package's face see everything."""
 

@@ -15,9 +15,7 @@ from polymask.report import metrics as m
 
 unhurried = settings(deadline=None)
 scores = st.floats(0, 100, allow_subnormal=False)
-square = st.integers(2, 6).flatmap(
-    lambda n: st.lists(st.lists(scores, min_size=n, max_size=n), min_size=n, max_size=n)
-)
+square = st.integers(2, 6).flatmap(lambda n: st.lists(st.lists(scores, min_size=n, max_size=n), min_size=n, max_size=n))
 rectangle = st.integers(2, 5).flatmap(
     lambda orders: st.dictionaries(
         st.text(max_size=3), st.lists(scores, min_size=orders, max_size=orders), min_size=1, max_size=5
@@ -180,11 +178,7 @@ def test_only_the_entries_a_formula_reads_must_be_there(
 ) -> None:
     for i in range(3):
         for j in range(3):
-            r = (
-                torch.arange(9.0)
-                .view(3, 3)
-                .index_put((torch.tensor(i), torch.tensor(j)), torch.tensor(math.nan))
-            )
+            r = torch.arange(9.0).view(3, 3).index_put((torch.tensor(i), torch.tensor(j)), torch.tensor(math.nan))
             if (i, j) in needed:
                 with pytest.raises(ValueError, match=rf"R\[{i}, {j}\]"):
                     metric(r)

@@ -10,11 +10,11 @@ import torch
 from tests.banks import EXAMPLE, WEIGHTS, filled, make, network, on_disk, record
 from torch import Tensor, nn
 
-from polymask.bank import Bank
-from polymask.probe import describe, logits_of, probe_batch, run_probe, setting
-from polymask.sites import Role, attach
-from polymask.store import read_tensors, write_tensors
-from polymask.verify import behaviour, differences
+from polymask.bank.bank import Bank
+from polymask.bank.probe import describe, logits_of, probe_batch, run_probe, setting
+from polymask.bank.store import read_tensors, write_tensors
+from polymask.bank.verify import behaviour, differences
+from polymask.sites.table import Role, attach
 
 
 def test_a_batch_has_the_examples_structure_dtypes_and_range() -> None:

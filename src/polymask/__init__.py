@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from polymask.bank import Bank
-from polymask.base import Builder
-from polymask.sites import Role, Sites, attach, bake, detach
+from polymask.bank.bank import Bank
+from polymask.bank.base import Builder
+from polymask.sites.table import Role, Sites, attach, bake, detach
 from polymask.task import Meta, TaskRecord, activate, switch
 
 if TYPE_CHECKING:
-    from polymask.card import Card, Recipe
-    from polymask.method import Method
+    from polymask.method.card import Card, Recipe
+    from polymask.method.contract import Method
     from polymask.methods import METHODS, Finetune, Independent, LinearProbe, PackNet, Piggyback, SupSup
     from polymask.run.extend import extend
     from polymask.run.learn import learn
@@ -56,12 +56,10 @@ __all__ = [
 
 # Loaded at first use: who serves a bank needs neither methods nor the loop.
 _LATER = {
-    "Card": "card",
-    "Recipe": "card",
-    "Method": "method",
-    **dict.fromkeys(
-        ("METHODS", "Finetune", "Independent", "LinearProbe", "PackNet", "Piggyback", "SupSup"), "methods"
-    ),
+    "Card": "method.card",
+    "Recipe": "method.card",
+    "Method": "method.contract",
+    **dict.fromkeys(("METHODS", "Finetune", "Independent", "LinearProbe", "PackNet", "Piggyback", "SupSup"), "methods"),
     "Stream": "streams.stream",
     "Task": "streams.stream",
     "Objective": "run.objective",

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from polymask.parts.binarize import leading, select
 from polymask.parts.pack import Packed, Sparse, densify, unpack
-from polymask.sites import Sites
-from polymask.slots import fill
-from polymask.trace import Place
+from polymask.sites.slots import fill
+from polymask.sites.table import Sites
+from polymask.sites.trace import Place
 
 
 @dataclass(frozen=True)

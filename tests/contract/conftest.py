@@ -12,7 +12,7 @@ from tests.contract import drive
 from tests.contract.toys import TOYS
 from tests.contract.zoo import BACKBONES
 
-from polymask.method import Method
+from polymask.method.contract import Method
 from polymask.methods import METHODS
 
 EVERY: dict[str, type[Method]] = {**METHODS, **TOYS}

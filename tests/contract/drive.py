@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymask.calling import call, logits_of, tensors_of
-from polymask.method import Method
+from polymask.method.contract import Method
 from polymask.parts.seeds import generator
 from polymask.task import TaskRecord
 

@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from polymask.method import Method
+from polymask.method.contract import Method
 
 PROCESSES = 2
 Phase = Callable[[Method, drive.Task], None]

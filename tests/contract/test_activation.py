@@ -12,7 +12,7 @@ from tests.contract.zoo import BACKBONES
 from torch import Tensor, nn
 
 from polymask.calling import call, two_rows
-from polymask.method import Method
+from polymask.method.contract import Method
 from polymask.task import switch
 
 
@@ -75,7 +75,7 @@ def test_probing_leaves_no_trace() -> None:
 
 
 def _probe(model: nn.Module, example: Tensor) -> None:
-    from polymask.roles import Policy, plan
+    from polymask.sites.roles import Policy, plan
 
     plan(model, example, Policy("masked", "frozen", "frozen", "frozen"))
 

@@ -11,8 +11,8 @@ from tests.contract.conftest import Case
 from tests.contract.zoo import BACKBONES
 from torch import nn
 
-from polymask.roles import Policy, plan
-from polymask.sites import attach, bake, detach
+from polymask.sites.roles import Policy, plan
+from polymask.sites.table import attach, bake, detach
 
 
 def classes(model: nn.Module) -> list[tuple[str, type]]:

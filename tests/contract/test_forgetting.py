@@ -9,7 +9,7 @@ from tests.contract.conftest import Case
 from torch import Tensor
 
 from polymask.calling import call, logits_of
-from polymask.method import Method
+from polymask.method.contract import Method
 
 
 def check(method: Method, before: dict[str, Tensor]) -> None:

@@ -9,8 +9,8 @@ from tests.contract import drive
 from tests.contract.conftest import Case
 from torch import Tensor
 
-from polymask.method import Method
-from polymask.roles import STATISTICS
+from polymask.method.contract import Method
+from polymask.sites.roles import STATISTICS
 
 
 def may_move(method: Method) -> set[str]:

@@ -14,7 +14,7 @@ from tests.contract.zoo import BACKBONES
 from torch import Tensor, nn
 
 from polymask.methods import METHODS
-from polymask.sites import Role, bake, detach
+from polymask.sites.table import Role, bake, detach
 
 
 def opened(case: Case, backbone: str | None = None) -> tuple[drive.Method, list[drive.Task]]:

@@ -13,12 +13,13 @@ from tests.contract.conftest import DEFAULT, SMALL, Case
 from tests.contract.toys import Anchored, UnitGates
 from torch import Tensor, nn
 
-from polymask import roles, sites, slots, snapshot, trace
-from polymask.method import Method
+from polymask.method import snapshot
+from polymask.method.contract import Method
 from polymask.methods import LinearProbe, PackNet, Piggyback, SupSup
 from polymask.parts.pack import unpack
-from polymask.roles import Role
-from polymask.trace import Place
+from polymask.sites import roles, slots, table, trace
+from polymask.sites.roles import Role
+from polymask.sites.trace import Place
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 EVERY = frozenset(drive.OPTIMIZERS)
@@ -28,7 +29,7 @@ ASKED = frozenset({"adversary"})  # reaches what the user asked a gradient of
 
 def hold_by(hold: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Patch:
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in (slots, sites, trace):
+        for module in (slots, table, trace):
             monkeypatch.setattr(module, "hold", hold)
 
     return patch

@@ -15,9 +15,9 @@ from tests.contract.conftest import EVERY, SMALL, Case
 from tests.contract.test_forgetting import check
 from tests.contract.test_gradients import assert_equal_records
 
-from polymask.bank import Bank
-from polymask.base import Builder
-from polymask.method import Method
+from polymask.bank.bank import Bank
+from polymask.bank.base import Builder
+from polymask.method.contract import Method
 
 STEPS = 4
 
@@ -123,7 +123,7 @@ ELSEWHERE = """
 import sys, torch
 from pathlib import Path
 import tests.conftest
-from polymask.bank import Bank
+from polymask.bank.bank import Bank
 from tests.contract import drive
 torch.set_num_threads(1)
 found = {}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polymask.parts.binarize import leading
 from polymask.parts.pack import densify, unpack
-from polymask.sites import bake
+from polymask.sites.table import bake
 from polymask.task import fingerprint
 
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from polymask.calling import call, two_rows
-from polymask.card import Card, Recipe
-from polymask.method import Method
+from polymask.method.card import Card, Recipe
+from polymask.method.contract import Method
 from polymask.parts.binarize import straight_through, threshold
 from polymask.parts.pack import Packed, Sparse, densify, pack, sparsify
 from polymask.parts.seeds import generator
-from polymask.roles import Policy, plan
-from polymask.sites import whole
-from polymask.slots import Scores
+from polymask.sites.roles import Policy, plan
+from polymask.sites.slots import Scores
+from polymask.sites.table import whole
 from polymask.task import TaskRecord, reads
 
 TAU = 0.005

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polymask.method import Method
+from polymask.method.contract import Method
 from polymask.parts.seeds import generator
 
 Split = tuple[Tensor, Tensor, Tensor, Tensor]

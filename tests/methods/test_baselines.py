@@ -10,7 +10,7 @@ from tests.contract import drive
 from tests.methods.digits import accuracies, adam, fit, mlp, permuted
 from torch import Tensor
 
-from polymask.method import Method
+from polymask.method.contract import Method
 from polymask.methods import Finetune, Independent, LinearProbe
 
 backbones = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "timm_resnet", "encoder"])

@@ -21,7 +21,7 @@ from tests.run import small
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from polymask.bank import Bank
+from polymask.bank.bank import Bank
 from polymask.run import folder
 from polymask.run.loop import NotFinite
 from polymask.run.objective import Objective
@@ -137,7 +137,7 @@ def test_a_disk_that_fills_up_at_any_file(tmp_path: Path, whole: Path, monkeypat
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         with monkeypatch.context() as patch:
-            patch.setattr("polymask.store.os.fsync", fsync)
+            patch.setattr("polymask.bank.store.os.fsync", fsync)
             said = complaint(tmp_path)
         if said is None:
             break

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from polymask.base import Builder
+from polymask.bank.base import Builder
 from polymask.nets import NETS
 from polymask.run.build import build_model, example_of, load_weights
 from polymask.run.named import build, can_start_from

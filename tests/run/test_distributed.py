@@ -21,11 +21,11 @@ from tests.run import small
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polymask.bank import Bank
+from polymask.bank.bank import Bank
+from polymask.bank.store import digest_of
 from polymask.methods import METHODS
 from polymask.run.learn import Learned, learn
 from polymask.run.objective import Objective
-from polymask.store import digest_of
 
 REPOSITORY = Path(__file__).parents[2]
 TWO = replace(small.FAST, devices=2, device="cpu", batch_size=32)

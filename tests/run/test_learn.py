@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
 from torch.utils.data import Dataset
 
-from polymask.bank import Bank
+from polymask.bank.bank import Bank
 from polymask.methods import Piggyback
 from polymask.parts.pack import Packed
 from polymask.run.extend import extend

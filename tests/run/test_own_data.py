@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from polymask.bank import Bank
+from polymask.bank.bank import Bank
 from polymask.nets import MLP
 from polymask.parts.seeds import generator
 from polymask.run.learn import learn

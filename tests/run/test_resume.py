@@ -20,8 +20,8 @@ import torch
 from tests.run import small
 from torch.nn import functional as F
 
-from polymask import store
-from polymask.bank import Bank
+from polymask.bank import store
+from polymask.bank.bank import Bank
 from polymask.run.objective import Objective
 from polymask.run.training import Training
 

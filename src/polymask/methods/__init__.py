@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from polymask.method import Method
+from polymask.method.contract import Method
 from polymask.methods.baselines import Finetune, Independent, LinearProbe
 from polymask.methods.packnet import PackNet
 from polymask.methods.piggyback import Piggyback

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from polymask.card import Card, Recipe
-from polymask.method import Method
-from polymask.roles import Policy
+from polymask.method.card import Card, Recipe
+from polymask.method.contract import Method
+from polymask.sites.roles import Policy
 
 _NONE = {"masks": "-", "values": "-", "chosen": "-", "overlap": "-", "sparsity": "-"}
 

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from polymask.card import Card, Recipe
-from polymask.method import Method
+from polymask.method.card import Card, Recipe
+from polymask.method.contract import Method
 from polymask.parts.pack import Packed, pack_owners
 from polymask.parts.sparsity import equal_share, smallest
-from polymask.roles import Biases, Norms, Policy
+from polymask.sites.roles import Biases, Norms, Policy
 from polymask.task import TaskRecord
 
 

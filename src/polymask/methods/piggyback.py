@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from polymask.card import Card, Recipe
-from polymask.method import Method
+from polymask.method.card import Card, Recipe
+from polymask.method.contract import Method
 from polymask.parts.binarize import straight_through, threshold
 from polymask.parts.pack import Packed
-from polymask.roles import Biases, Norms, Policy
-from polymask.slots import Scores
+from polymask.sites.roles import Biases, Norms, Policy
+from polymask.sites.slots import Scores
 
 
 class Piggyback(Method):

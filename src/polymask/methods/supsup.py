@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from polymask.card import Card, Recipe
-from polymask.method import Method
+from polymask.method.card import Card, Recipe
+from polymask.method.contract import Method
 from polymask.parts.binarize import kept_count, straight_through, top_k
 from polymask.parts.draw import signed_constant
 from polymask.parts.seeds import generator
-from polymask.roles import Biases, Heads, Norms, Policy
-from polymask.slots import Scores
+from polymask.sites.roles import Biases, Heads, Norms, Policy
+from polymask.sites.slots import Scores
 
 
 class SupSup(Method):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from polymask.nets import NETS, build_net
 from polymask.parts.seeds import seed_of
-from polymask.roles import Policy, plan
+from polymask.sites.roles import Policy, plan
 
 RANDOM, PRETRAINED = "random", "pretrained"
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from docstring_parser import parse
 
-from polymask.bank import Bank
-from polymask.method import Method
+from polymask.bank.bank import Bank
+from polymask.method.contract import Method
 from polymask.methods import METHODS
 from polymask.nets import build_net
 from polymask.report.table import human_bytes, markdown

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from polymask.bank.store import write_file
 from polymask.report.table import human_bytes, markdown, mean_std, table
 from polymask.run.config import JOINT
 from polymask.run.learn import method_class
 from polymask.run.loop import NotFinite
 from polymask.run.named import can_start_from, run_named
 from polymask.run.results import Forgot
-from polymask.store import write_file
 
 Report = dict[str, Any]
 Reports = dict[str, list[Report]]

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from polymask import __version__
-from polymask.base import Builder
-from polymask.method import Method
+from polymask.bank.base import Builder
+from polymask.method.contract import Method
 from polymask.run.objective import Objective
 from polymask.run.training import Training
 from polymask.streams.stream import Stream, Task

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 from torch import nn
 
-from polymask.bank import Bank
-from polymask.base import Builder
-from polymask.method import Method
-from polymask.probe import batch_of, probe_batch
+from polymask.bank.bank import Bank
+from polymask.bank.base import Builder
+from polymask.bank.probe import batch_of, probe_batch
+from polymask.method.contract import Method
 from polymask.run import folder as files
 from polymask.run.fabric import make_fabric
 from polymask.run.learn import Learned, given_back, method_class, noted, open_learner

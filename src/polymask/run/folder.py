@@ -14,8 +14,8 @@ from typing import Any, TextIO
 import torch
 import yaml
 
+from polymask.bank.store import as_json, write_file
 from polymask.run.config import NEUTRAL
-from polymask.store import as_json, write_file
 
 _HELD: set[TextIO] = set()
 

@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from polymask.card import Recipe
+from polymask.method.card import Recipe
 from polymask.report.metrics import as_json
-from polymask.roles import Policy, plan
 from polymask.run import folder as files
 from polymask.run.config import description
 from polymask.run.fabric import make_fabric
@@ -22,6 +21,7 @@ from polymask.run.objective import Objective
 from polymask.run.results import Results
 from polymask.run.training import Training
 from polymask.run.union import Union, learn_union
+from polymask.sites.roles import Policy, plan
 from polymask.streams.prepare import Feeds, prepare
 from polymask.streams.stream import Task
 

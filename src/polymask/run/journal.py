@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
-from polymask.store import write_file
+from polymask.bank.store import write_file
 
 COLUMNS = ("task", "phase", "epoch", "loss", "val", "lr")
 

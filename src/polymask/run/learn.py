@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from polymask.bank import Bank
-from polymask.base import Builder
+from polymask.bank.bank import Bank
+from polymask.bank.base import Builder
+from polymask.bank.commit import files_of
+from polymask.bank.probe import probe_batch, run_probe
+from polymask.bank.store import sweep
 from polymask.calling import as_read, tensors_of
-from polymask.commit import files_of
-from polymask.method import Method
+from polymask.method.contract import Method
+from polymask.method.snapshot import without_base
 from polymask.methods import METHODS
-from polymask.probe import probe_batch, run_probe
 from polymask.run import folder as files
 from polymask.run.config import Refused, arguments, description, settled
 from polymask.run.fabric import make_fabric
@@ -29,9 +31,7 @@ from polymask.run.probes import Probes
 from polymask.run.results import Results
 from polymask.run.session import Session, opened
 from polymask.run.training import Training
-from polymask.sites import detach
-from polymask.snapshot import without_base
-from polymask.store import sweep
+from polymask.sites.table import detach
 from polymask.streams.stream import Stream, Task
 
 

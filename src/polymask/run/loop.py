@@ -17,12 +17,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from polymask.calling import as_read, call, logits_of
-from polymask.card import Recipe
-from polymask.method import Method
+from polymask.method.card import Recipe
+from polymask.method.contract import Method
 from polymask.parts.seeds import seed_of
 from polymask.run.fabric import fresh_precision
 from polymask.run.objective import Objective
-from polymask.sites import Kind
+from polymask.sites.table import Kind
 from polymask.streams.feed import Feed
 from polymask.streams.prepare import Feeds
 

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from polymask import __version__
-from polymask.base import Builder
-from polymask.method import Method
+from polymask.bank.base import Builder
+from polymask.method.contract import Method
 from polymask.methods import METHODS
 from polymask.run.build import RANDOM, default_net
 from polymask.run.config import JOINT, settled

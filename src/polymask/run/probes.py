@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from polymask.method import Method
-from polymask.probe import run_twice
+from polymask.bank.probe import run_twice
+from polymask.bank.verify import content
+from polymask.method.contract import Method
 from polymask.run.results import Forgot, check_exact, largest_change
-from polymask.verify import content
 
 
 @dataclass

@@ -14,11 +14,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from polymask.bank import Bank
+from polymask.bank.bank import Bank
+from polymask.bank.probe import run_probe
 from polymask.calling import as_read
-from polymask.card import Recipe
-from polymask.method import Method
-from polymask.probe import run_probe
+from polymask.method.card import Recipe
+from polymask.method.contract import Method
+from polymask.method.snapshot import without_base
 from polymask.run import folder as files
 from polymask.run.journal import Journal
 from polymask.run.loop import Phase, Progress, evaluate, train_phase
@@ -26,7 +27,6 @@ from polymask.run.objective import Objective
 from polymask.run.probes import Probes
 from polymask.run.results import Results
 from polymask.run.training import Training, make_optimizer, make_schedule
-from polymask.snapshot import without_base
 from polymask.streams.prepare import Feeds, prepare
 from polymask.streams.stream import Task
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from polymask.card import Recipe
+from polymask.method.card import Recipe
 
 Name = Literal["sgd", "adam", "adamw", "rmsprop"]
 Course = Literal["constant", "cosine"]

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from polymask.calling import call, logits_of
-from polymask.card import Recipe
+from polymask.method.card import Recipe
 from polymask.parts.seeds import generator, seed_of
 from polymask.run.journal import Journal
 from polymask.run.loop import NotFinite, evaluate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from polymask.bank import Bank
+from polymask.bank.bank import Bank
 from polymask.methods import METHODS
 from polymask.nets import NETS
 from polymask.report.table import table

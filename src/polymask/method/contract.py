@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from polymask import snapshot
-from polymask.card import Card, Recipe
-from polymask.checks import check_begin, check_end, expect_open, refuse_wrapped, warn_unmoved
-from polymask.heads import fresh_head, width_of
+from polymask.method import snapshot
+from polymask.method.card import Card, Recipe
+from polymask.method.checks import check_begin, check_end, expect_open, refuse_wrapped, warn_unmoved
+from polymask.method.heads import fresh_head, width_of
 from polymask.parts.pack import Packed, Sparse, pack, unpack
-from polymask.roles import Policy, plan
-from polymask.sites import Sites, attach
-from polymask.slots import Scores
+from polymask.sites.roles import Policy, plan
+from polymask.sites.slots import Scores
+from polymask.sites.table import Sites, attach
 from polymask.task import Meta, TaskRecord, activate, reads
 
 
@@ -141,7 +141,7 @@ class Method(ABC):
     def penalty(self) -> Tensor:
         """The method's own term of the loss, a scalar: ``loss = (task loss + penalty) / accumulation``.
 
-        Read what trains through ``polymask.sites.whole``, since FSDP2 may shard it.
+        Read what trains through ``polymask.sites.table.whole``, since FSDP2 may shard it.
         """
         return torch.zeros((), device=next(self.model.parameters(), torch.zeros(())).device)
 

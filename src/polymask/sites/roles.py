@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from polymask.calling import call, logits_of, two_rows
-from polymask.sites import Kind, Role, attach
-from polymask.trace import Place, places
+from polymask.sites.table import Kind, Role, attach
+from polymask.sites.trace import Place, places
 
 Norms = Literal["frozen", "private", "first", "statistics", "shared"]
 Biases = Literal["frozen", "private", "first", "none", "shared"]

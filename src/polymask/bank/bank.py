@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from polymask import store
-from polymask.base import Builder, check_network, restore, table_of, write_base
-from polymask.commit import State, entry_of, files_of, read_record, share, write_records
-from polymask.nest import flatten_state, nest_state
-from polymask.probe import ask, batch_of
-from polymask.sites import Sites, bake
-from polymask.store import DamagedBank
+from polymask.bank import store
+from polymask.bank.base import Builder, check_network, restore, table_of, write_base
+from polymask.bank.commit import State, entry_of, files_of, read_record, share, write_records
+from polymask.bank.nest import flatten_state, nest_state
+from polymask.bank.probe import ask, batch_of
+from polymask.bank.store import DamagedBank
+from polymask.bank.verify import Verification, check_task
+from polymask.sites.table import Sites, bake
 from polymask.task import TaskRecord, activate
-from polymask.verify import Verification, check_task
 
 FORMAT = 1
 
@@ -31,7 +31,7 @@ class Bank:
 
     >>> import tempfile, torch
     >>> from polymask.parts.pack import pack
-    >>> from polymask.sites import Role, attach
+    >>> from polymask.sites.table import Role, attach
     >>> from polymask.task import Meta, reads
     >>> sites = attach(nn.Linear(2, 1, bias=False), {"weight": Role("masked", "a matrix")})
     >>> mask = torch.tensor([[True, False]])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from polymask.parts.gate import hold
-from polymask.slots import FeatureSite, WeightSite
+from polymask.sites.slots import FeatureSite, WeightSite
 
 MARK = "_polymask"
 

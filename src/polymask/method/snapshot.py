@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from polymask.sites import Kind, Sites, bake, whole
-from polymask.slots import FeatureSite, Scores, WeightSite, fill
+from polymask.sites.slots import FeatureSite, Scores, WeightSite, fill
+from polymask.sites.table import Kind, Sites, bake, whole
 from polymask.task import TaskRecord, activate
 
 if TYPE_CHECKING:
-    from polymask.method import Method
+    from polymask.method.contract import Method
 
 SLOTS = ("kept", "gate", "mask", "delta")
 UNHELD: tuple[Kind, ...] = ("private", "first", "shared")

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polymask.bank.nest import flatten_state, nest_state
+from polymask.bank.store import digest_of, read_tensors, write_tensors
 from polymask.calling import call, logits_of, tensors_of
-from polymask.nest import flatten_state, nest_state
 from polymask.parts.seeds import generator
-from polymask.store import digest_of, read_tensors, write_tensors
 
 Spec = dict[str, Any]
 Setting = dict[str, Any]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polymask.bank.store import DamagedBank, as_json, digest_of, hash_of
 from polymask.parts.pack import Packed, Sparse, owners, pack, unpack
-from polymask.store import DamagedBank, as_json, digest_of, hash_of
 from polymask.task import Meta, TaskRecord
 
 Entry = dict[str, Any]

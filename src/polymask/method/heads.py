@@ -7,7 +7,7 @@ import math
 import torch
 
 from polymask.parts.seeds import generator
-from polymask.sites import Sites
+from polymask.sites.table import Sites
 
 
 def width_of(sites: Sites, head: str) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 if TYPE_CHECKING:
-    from polymask.method import Method
+    from polymask.method.contract import Method
 
 
 def check_begin(method: Method, task: str, phase: str) -> None:

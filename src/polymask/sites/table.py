@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from polymask.parts.gate import hold
-from polymask.slots import FeatureSite, WeightSite, fill
-from polymask.trace import Place, add_units, effective, held, is_marked, places, strip
+from polymask.sites.slots import FeatureSite, WeightSite, fill
+from polymask.sites.trace import Place, add_units, effective, held, is_marked, places, strip
 
 Kind = Literal["masked", "private", "frozen", "first", "shared"]
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polymask.bank.store import read_tensors, write_tensors
 from polymask.parts.draw import signed_constant
-from polymask.sites import Role, Sites, attach
-from polymask.store import read_tensors, write_tensors
+from polymask.sites.table import Role, Sites, attach
+from polymask.sites.trace import is_marked, places
 from polymask.task import fingerprint
-from polymask.trace import is_marked, places
 
 Table = list[dict[str, Any]]
 

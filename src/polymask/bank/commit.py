@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from polymask.entry import Entry, check, from_entry, merge_planes, same_content, seal, to_entry
+from polymask.bank.entry import Entry, check, from_entry, merge_planes, same_content, seal, to_entry
+from polymask.bank.probe import batch_of, prove
+from polymask.bank.store import path_of, read_tensors, size_of, write_tensors
+from polymask.bank.verify import content
 from polymask.parts.pack import Packed
-from polymask.probe import batch_of, prove
-from polymask.sites import Sites, bake
-from polymask.store import path_of, read_tensors, size_of, write_tensors
+from polymask.sites.table import Sites, bake
 from polymask.task import TaskRecord, activate, check_fits
-from polymask.verify import content
 
 State = dict[str, Any]
 
