@@ -14,8 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from _measure import machine, options, show
-from polymask import Method, PackNet, Piggyback, SupSup
-from polymask.bank.bank import Bank
+from polymask import Bank, Method, PackNet, Piggyback, SupSup
 from polymask.nets import build_net
 
 MOST = 1.0  # per cent above one bit a weight, or above the bits of an owner's code

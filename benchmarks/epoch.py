@@ -19,12 +19,11 @@ from torch.nn import functional as F
 from _measure import THREADS, Times, compare, machine, options, show, threads, with_data
 from _mnist import MNIST, origin, permuted_mnist
 from _peers import Peer, write_mnist
-from polymask import METHODS
+from polymask import METHODS, Objective, Training
 from polymask.nets import build_net
 from polymask.run.fabric import make_fabric
 from polymask.run.loop import Phase, Progress, evaluate, train_phase
-from polymask.run.objective import Objective
-from polymask.run.training import Training, make_optimizer, make_schedule
+from polymask.run.training import make_optimizer, make_schedule
 from polymask.streams import Feeds, prepare
 
 BATCH, LR, PLAIN, OURS, TARGET = 128, 1e-3, "bare PyTorch loop", "finetune, our loop", 1.10

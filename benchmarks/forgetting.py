@@ -15,11 +15,10 @@ import torch
 from _measure import machine, options, show, threads, with_data
 from _mnist import origin, permuted_mnist
 from _peers import Peer
-from polymask import METHODS
+from polymask import METHODS, Task, Training, learn
 from polymask.nets import build_net
-from polymask.run.learn import Learned, learn
-from polymask.run.training import Training
-from polymask.streams import Task, prepare
+from polymask.run.learn import Learned
+from polymask.streams import prepare
 
 LRS = {"piggyback": (0.1, 0.3, 1.0), "supsup": (0.03, 0.1, 0.3)}
 USUAL = (0.02, 0.05, 0.1)

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from _measure import THREADS, machine, middle, options, show, spread, take_turns, threads, verdict
-from polymask import Method, PackNet, Piggyback, SupSup, bake
+from polymask import Method, PackNet, Piggyback, SupSup, bake, switch
 from polymask.nets import build_net
-from polymask.task import switch
 
 PLAIN, AGAIN, MOST = "plain", "plain, again", 15.0
 METHODS: dict[str, Callable[[nn.Module, Tensor], Method]] = {

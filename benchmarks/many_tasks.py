@@ -15,8 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from _measure import Times, machine, options, show, threads, verdict
-from polymask import Method, Piggyback, SupSup, TaskRecord
-from polymask.bank.bank import Bank
+from polymask import Bank, Method, Piggyback, SupSup, TaskRecord
 from polymask.nets import build_net
 
 MOST, STEPS = 1.1, 3

@@ -37,7 +37,7 @@ def flipped(file: Path, place: int, bits: int) -> bytes:
 def test_a_flipped_byte_in_any_file_is_found(tmp_path: Path) -> None:
     filled(tmp_path / "bank")
     files = sorted((tmp_path / "bank").iterdir())
-    assert len(files) == 11  # json, base, three records, planes, learner, probe and three times logits
+    assert len(files) == 14  # json, base, three entries, three records, planes, learner, probe and three times logits
     assert whole(tmp_path / "bank")
     for file in files:
         size = file.stat().st_size
@@ -151,12 +151,14 @@ def test_whatever_fails_leaves_the_last_good_state(tmp_path: Path, error: BaseEx
     before = filled(tmp_path / "good").about
     _, sites = make(tmp_path / "other")
     new = {"d": record(sites, "d", 2)}
-    for step in range(17):
+    for step in range(21):
         path = shutil.copytree(tmp_path / "good", tmp_path / str(step))
         bank = Bank.open(path)
         with pytest.MonkeyPatch.context() as patch:
             fuse = Fuse(patch, step, error)
-            if step < 16:  # record, logits, learner and json: each is opened, synced, renamed, and its folder synced
+            if (
+                step < 20
+            ):  # record, logits, entry, learner and json: each is opened, synced, renamed, and its folder synced
                 with pytest.raises(type(error)) as failure:
                     bank.commit(new, sites, learner={"step": 4})
                 assert fuse.dead or failure.match(r"expected to write .*No space left on device.*make room")
@@ -164,10 +166,10 @@ def test_whatever_fails_leaves_the_last_good_state(tmp_path: Path, error: BaseEx
                 bank.commit(new, sites, learner={"step": 4})
         assert fuse.dead or not list(path.glob(".*.tmp"))
         again = Bank.open(path)
-        assert again.tasks == ("a", "b", "c", "d") if step >= 15 else again.about == before
+        assert again.tasks == ("a", "b", "c", "d") if step >= 19 else again.about == before
         assert again.verify().ok
         again.commit(new, sites, learner={"step": 4})
-        assert len(on_disk(path)) == 13
+        assert len(on_disk(path)) == 17
 
 
 def test_a_full_disk_at_creation_leaves_no_bank(tmp_path: Path) -> None:

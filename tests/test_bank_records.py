@@ -63,7 +63,7 @@ def test_a_plane_that_changes_an_older_mask_is_refused(tmp_path: Path) -> None:
     free = torch.where(codes == 0, 3, codes)
     bank.commit({"c": record(sites, "c", masks={WEIGHTS[0]: pack_owners(free.to(torch.uint8), 3, 3)})}, sites)
     assert torch.equal(unpack(bank.record("a").masks[WEIGHTS[0]]), codes == 1)
-    assert len(on_disk(tmp_path / "bank")) == len(before) + 2
+    assert len(on_disk(tmp_path / "bank")) == len(before) + 3
 
 
 def test_a_record_is_reissued_under_a_higher_revision(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_adding_a_task_touches_no_other_tasks_file(tmp_path: Path, monkeypatch: 
     after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "bank").iterdir()}
     assert {name for name in after if after[name] != before.get(name)} - before.keys() == after.keys() - before.keys()
     assert [name for name in before if after[name] != before[name]] == ["bank.json"]
-    assert len(after) == len(before) + 2
+    assert len(after) == len(before) + 3
     assert opened == ["bank.json"]
 
 
@@ -129,6 +129,6 @@ def test_a_task_is_removed_and_the_others_stay_as_they_are(tmp_path: Path) -> No
     assert again.about["records"] == [before[0], before[2]]
     assert again.verify().ok
     assert flat(again.sizes()) == sum(map(len, on_disk(tmp_path / "bank").values()))
-    assert len(on_disk(tmp_path / "bank")) == len(files) - 3
+    assert len(on_disk(tmp_path / "bank")) == len(files) - 4
     with pytest.raises(KeyError, match="expected one of the tasks 'a', 'c', found 'b'"):
         again.remove("b")

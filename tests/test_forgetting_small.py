@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from polymask.methods import METHODS
+from polymask import METHODS, Training, learn
 from polymask.nets import build_net
-from polymask.run.learn import learn
-from polymask.run.training import Training
 from polymask.streams import make_stream
 
 LRS = {"piggyback": 1.0, "supsup": 0.3}

@@ -111,12 +111,15 @@ class Bank:
 
     @classmethod
     def open(cls, path: Path | str) -> Bank:
-        """Open a bank; only its json is read.
+        """Open a bank; only its json files are read.
 
         Args:
             path: the bank's own folder.
         """
-        return cls(Path(path), store.read_json(Path(path) / store.COMMIT, FORMAT))
+        path = Path(path)
+        head = store.read_json(path / store.COMMIT, FORMAT)
+        entries = [{**store.read_entry(path, file), "file": file} for file in head["records"]]
+        return cls(path, {**head, "records": entries})
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -251,7 +254,8 @@ class Bank:
             "learner": size(state["learner"]),
             "probe": size((state["probe"] or {}).get("file"))
             + sum(size(e["probe"]["logits"]) for e in state["records"] if e["probe"]),
-            "json": store.size_of(self.path / store.COMMIT),
+            "json": store.size_of(self.path / store.COMMIT)
+            + sum(store.size_of(store.entry_path(self.path, file)) for file in {e["file"] for e in state["records"]}),
         }
 
     def verify(self, base: nn.Module | None = None) -> Verification:
@@ -280,11 +284,16 @@ class Bank:
 
     def _finish(self, state: State) -> None:
         """Commit a state whose files are written, then delete those that nothing refers to."""
-        state = store.as_json(state, "the bank's json")
-        store.write_json(self.path / store.COMMIT, state, FORMAT)
-        self._state = state
+        head = store.as_json(_head(state), "the bank's json")
+        store.write_json(self.path / store.COMMIT, head, FORMAT)
+        self._state = {**head, "records": state["records"]}
         store.sweep(self.path, files_of(state))
 
     def _check_latest(self) -> None:
-        if store.read_json(self.path / store.COMMIT, FORMAT) != self._state:
+        if store.read_json(self.path / store.COMMIT, FORMAT) != _head(self._state):
             raise RuntimeError(f"expected {self.path} as it was when opened, found a later commit: open it again first")
+
+
+def _head(state: State) -> State:
+    """What ``bank.json`` says: everything, but of each record only the name of the file that its entry lies in."""
+    return {**state, "records": [entry["file"] for entry in state["records"]]}

@@ -11,7 +11,7 @@ from torch import nn
 
 from polymask.bank.entry import Entry, check, from_entry, merge_planes, same_content, seal, to_entry
 from polymask.bank.probe import batch_of, prove
-from polymask.bank.store import path_of, read_tensors, size_of, write_tensors
+from polymask.bank.store import as_json, path_of, read_tensors, size_of, write_entry, write_tensors
 from polymask.bank.verify import content
 from polymask.parts.pack import Packed
 from polymask.sites.table import Sites, bake
@@ -83,7 +83,9 @@ def write_records(folder: Path, state: State, given: Sequence[TaskRecord], sites
                 f"{record.meta.revision}: a reissued record has a higher revision, a new task another name"
             )
         _check_record(sites, record)
-        changed[task] = {**entry, "probe": prove(folder, _plain(sites, record), batch) if batch is not None else None}
+        proof = prove(folder, _plain(sites, record), batch) if batch is not None else None
+        whole = as_json({**entry, "probe": proof}, f"the record of task {task!r}")
+        changed[task] = {**whole, "file": write_entry(folder, whole)}
     return changed
 
 
@@ -133,5 +135,5 @@ def files_of(state: State) -> set[str]:
     """The digests of all files that a bank's json refers to."""
     files = [state["base"]["digest"], state["learner"], state["owners"]["file"], (state["probe"] or {}).get("file")]
     for entry in state["records"]:
-        files += [entry["tensors"], (entry["probe"] or {}).get("logits")]
+        files += [entry["file"], entry["tensors"], (entry["probe"] or {}).get("logits")]
     return {file for file in files if file}

@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 COMMIT = "bank.json"
-_OURS = re.compile(r"[0-9a-f]{32}\.safetensors|\.([0-9a-f]{32}\.safetensors|bank\.json)\.tmp")
+_OURS = re.compile(r"[0-9a-f]{32}\.(safetensors|json)|\.([0-9a-f]{32}\.(safetensors|json)|bank\.json)\.tmp")
 
 
 class DamagedBank(ValueError):  # noqa: N818 - the name says what is wrong
@@ -133,6 +133,40 @@ def read_json(path: Path, version: int) -> dict[str, Any]:
 def _render(value: Mapping[str, Any], version: int) -> str:
     body = json.dumps(value, allow_nan=False)
     return json.dumps({"format": version, "hash": hash_of(body), "bank": value}, indent=1, allow_nan=False) + "\n"
+
+
+def entry_path(folder: Path, digest: str) -> Path:
+    """Where the entry of a digest lies."""
+    return folder / f"{digest}.json"
+
+
+def write_entry(folder: Path, entry: Mapping[str, Any]) -> str:
+    """Write a json mapping as a file named by its text's hash.
+
+    Returns:
+        The hash.
+    """
+    text = json.dumps(entry, indent=1, allow_nan=False) + "\n"
+    digest = hash_of(text)
+    if not entry_path(folder, digest).exists():
+        write_file(entry_path(folder, digest), text.encode())
+    return digest
+
+
+def read_entry(folder: Path, digest: str) -> dict[str, Any]:
+    """Read what ``write_entry`` wrote, and check every byte of it.
+
+    Raises:
+        DamagedBank: if the file is missing, cut short or changed.
+    """
+    path = entry_path(folder, digest)
+    data = path.read_bytes() if path.is_file() else b""
+    if hashlib.blake2b(data, digest_size=16).hexdigest() != digest:
+        raise DamagedBank(
+            f"expected {path} as it was written, found it {'changed' if data else 'gone'}: restore it from a copy"
+        )
+    found: dict[str, Any] = json.loads(data)
+    return found
 
 
 def hash_of(text: str) -> str:
