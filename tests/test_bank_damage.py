@@ -156,9 +156,8 @@ def test_whatever_fails_leaves_the_last_good_state(tmp_path: Path, error: BaseEx
         bank = Bank.open(path)
         with pytest.MonkeyPatch.context() as patch:
             fuse = Fuse(patch, step, error)
-            if (
-                step < 20
-            ):  # record, logits, entry, learner and json: each is opened, synced, renamed, and its folder synced
+            # Record, logits, entry, learner and json: each is opened, synced, renamed, and its folder synced.
+            if step < 20:
                 with pytest.raises(type(error)) as failure:
                     bank.commit(new, sites, learner={"step": 4})
                 assert fuse.dead or failure.match(r"expected to write .*No space left on device.*make room")
