@@ -164,7 +164,7 @@ def main() -> None:
     parser = with_data(options(__doc__))
     parser.add_argument("--peers", type=Path, help="a folder that holds the environments avalanche/ and clarena/")
     args = parser.parse_args()
-    epochs, rounds, examples = (1, 2, 4_000) if args.quick else (2, 11, None)
+    epochs, rounds, examples = (1, 2, 4_000) if args.quick else (1, 11, None)
     print(machine())
     data = read(args.data_root, examples)
     print(f"{origin(args.data_root)}: {data.feeds.train.size} rows to train on, {data.feeds.val.size} to evaluate on")

@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from polymask.methods import METHODS
 from polymask.run.compare import Reports, compare, shown
 from polymask.run.training import Training
@@ -22,8 +24,14 @@ def demo(say: Callable[[str], None], out: str | Path | None = None, epochs: int 
         epochs: of every phase; None: each method's recipe.
     """
     place = Path(tempfile.mkdtemp(prefix="polymask-demo-") if out is None else out)
+    threads = torch.get_num_threads()
+    # So small a network gains nothing from a second thread, and waits for it wherever a core is busy.
+    torch.set_num_threads(1)
     say("Five tasks (two digits each), learned one after the other by one network, MLP 64-100-100:")
-    reports = compare(SHOWN, [0], place, say=say, stream="digits", tasks=5, training=Training(epochs=epochs))
+    try:
+        reports = compare(SHOWN, [0], place, say=say, stream="digits", tasks=5, training=Training(epochs=epochs))
+    finally:
+        torch.set_num_threads(threads)
     say("")
     say(shown(reports))
     say("")
