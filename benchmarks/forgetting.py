@@ -20,7 +20,7 @@ from polymask.nets import build_net
 from polymask.run.learn import Learned
 from polymask.streams import prepare
 
-LRS = {"piggyback": (0.1, 0.3, 1.0), "supsup": (0.03, 0.1, 0.3)}
+LRS = {"piggyback": (0.03, 0.1, 0.3, 1.0), "supsup": (0.1, 0.3, 1.0)}
 USUAL = (0.02, 0.05, 0.1)
 ELSEWHERE = [
     ["measured elsewhere", "task 1, right after it", "task 1, at the end"],
