@@ -264,7 +264,7 @@ def test_the_program_starts_without_what_only_learning_needs() -> None:
 
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on() -> None:
     argv = [*PROGRAM, "run", "--method", "linear_probe", "--weights", "random", "--tasks", "5", "--out", "run"]
-    argv += ["--epochs", "120"]  # long enough that the signal meets a run that has not finished, on any machine
+    argv += ["--epochs", "60"]  # long enough that the signal meets a run that has not finished, on any machine
     with subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         while not Path("run/results.json").exists():
             assert process.poll() is None
