@@ -54,7 +54,7 @@ class Journal:
         with suppress(OSError) if error is not None else self._clear():
             if self._csv is not None:
                 self._csv.close()
-            # Ctrl-C may have met the writer while it handed over an event, and closing would wait for that one for ever.
+            # Ctrl-C may have met the writer while it handed over an event; closing would wait for that one for ever.
             if self._writer is not None and kind is not KeyboardInterrupt:
                 self._writer.close()
 
