@@ -48,7 +48,7 @@ fidelity: $(STAMPS)/dev  ## compare with the papers' numbers: run benchmarks/fid
 
 docs: $(STAMPS)/dev  ## write the API reference, from the docstrings, to docs/api/
 	rm -rf docs/api
-	$(BIN)/python -W error -m pdoc --docformat google -o docs/api polymask
+	$(BIN)/python -W error docs/build.py
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

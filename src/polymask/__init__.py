@@ -73,4 +73,5 @@ _LATER = {
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module 'polymask' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"polymask.{_LATER[name]}"), name)
+    globals()[name] = found = getattr(importlib.import_module(f"polymask.{_LATER[name]}"), name)
+    return found

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.parts.binarize import leading, select
+from polymask.parts.binarize import leading, select, select_into
 from polymask.parts.pack import Packed, Sparse, densify, unpack
 from polymask.sites.slots import fill
 from polymask.sites.table import Sites
@@ -153,7 +153,7 @@ def switch(plain: nn.Module, sites: Sites, record: TaskRecord) -> None:
         if mask is None or w.shape != base.shape:
             _write(plain, name, base if mask is None else select(base, mask))
         else:
-            torch.where(mask, base, torch.zeros_like(base[:1, :1]), out=w.data)
+            select_into(w.data, base, mask)
         if name in record.deltas:
             plain.get_parameter(name).add_(densify(record.deltas[name]).to(w.device))
     for name, value in record.private.items():

@@ -81,6 +81,8 @@ class Sites:
         site, w = self.weights.get(name), self.tensor(name)
         if site is None or site.gate is None or site.kept is None:
             return w.detach()
+        if site.gate.ndim == 0 and not site.gate:
+            return site.kept
         return hold(site.kept, w, site.gate)
 
     @torch.no_grad()
