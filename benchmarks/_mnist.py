@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from polymask.streams import Stream, Task, make_stream, permute
@@ -31,7 +33,6 @@ def permuted_mnist(data_root: str | None, tasks: int, examples: int | None = Non
 
 def shortened(stream: Stream, examples: int) -> Stream:
     """The first examples of every training split."""
-    from dataclasses import replace
 
     def cut(task: Task) -> Task:
         return replace(task, train=task.train.take(torch.arange(examples)))
