@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from _measure import Times, machine, options, show, threads, verdict
+from _measure import Times, machine, options, show, spread, threads, verdict
 from polymask import Bank, Method, Piggyback, SupSup, TaskRecord
 from polymask.nets import build_net
 
-MOST, STEPS = 1.1, 3
+MOST, STEPS, TURNS = 1.1, 3, 6
 METHODS: dict[str, Callable[[nn.Module, torch.Tensor], Method]] = {"Piggyback": Piggyback, "SupSup": SupSup}
 PARTS = ("begin", "steps", "end", "commit")
 
@@ -56,14 +56,31 @@ def size_of(record: TaskRecord) -> int:
     return sum(mask.nbytes for mask in record.masks.values()) + sum(value.nbytes for value in record.private.values())
 
 
-def early_and_late(times: Times, count: int) -> list[list[str]]:
-    """A row a part: the median of tasks 2 to 7, of the last six, and their ratio."""
+def side_by_side(name: str, count: int) -> tuple[Times, Times]:
+    """Tasks 2 to 7 of one learner, and the last six of another, in turns: a clock that drifts moves both alike."""
+    early, late = Times(), Times()
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+        young, old = new(name, first), new(name, second)
+        add(*young, "task 0", Times())
+        for place in range(count - TURNS):
+            add(*old, f"task {place}", Times())
+        for turn in range(TURNS):
+            add(*young, f"task {1 + turn}", early)
+            add(*old, f"task {count - TURNS + turn}", late)
+    return early, late
+
+
+def early_and_late(early: Times, late: Times, count: int) -> list[list[str]]:
+    """A row a part: its medians, and the median ratio of a turn with its quartiles."""
     rows = [["part", "tasks 2-7, ms", f"tasks {count - 5}-{count}, ms", "late / early", "CPU late / early", "target"]]
     for part in (*PARTS, "whole"):
-        wall, cpu = ([median(clock[part][1:7]), median(clock[part][-6:])] for clock in (times.wall, times.cpu))
-        ratio, target = wall[1] / wall[0], verdict(wall[1] / wall[0], MOST) if part == "whole" else ""
-        figures = [f"{1e3 * wall[0]:.1f}", f"{1e3 * wall[1]:.1f}", f"{ratio:.3f}", f"{cpu[1] / cpu[0]:.3f}", target]
-        rows.append([part, *figures])
+        wall, cpu = (
+            [b / a for a, b in zip(getattr(early, clock)[part], getattr(late, clock)[part], strict=True)]
+            for clock in ("wall", "cpu")
+        )
+        target = verdict(median(wall), MOST) if part == "whole" else ""
+        medians = [f"{1e3 * median(times.wall[part]):.1f}" for times in (early, late)]
+        rows.append([part, *medians, spread(wall), f"{median(cpu):.3f}", target])
     return rows
 
 
@@ -98,11 +115,8 @@ def main() -> None:
     print(machine())
     with threads(1):
         for name in METHODS:
-            with tempfile.TemporaryDirectory() as folder:
-                (method, bank), times = new(name, folder), Times()
-                for place in range(count):
-                    add(method, bank, f"task {place}", times)
-            show(f"{name}: {count} tasks, {STEPS} steps each, 1 thread", early_and_late(times, count))
+            rows = early_and_late(*side_by_side(name, count), count)
+            show(f"{name}: {count} tasks, {STEPS} steps each, 1 thread", rows)
             print(memory(name, 5 if args.quick else 25))
 
 

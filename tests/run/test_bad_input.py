@@ -252,6 +252,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown option": ({"options": {"rato": 1}}, r"expected options of packnet \(tasks, .*found 'rato'"),
     "a ratio out of range": ({"options": {"ratio": 1.5}}, r"expected a ratio in \[0, 1\), found 1.5"),
     "a density out of range": ({"method": "supsup", "options": {"density": 0.0}}, r"expected a density in \(0, 1\]"),
+    "a device that is not there": (
+        {"training": replace(small.FAST, device="mps")},
+        "expected a device that this machine has, found 'mps'",
+    ),
     "a precision that a CPU lacks": (
         {"training": replace(small.FAST, precision="16-mixed", device="cpu")},
         "expected a precision that a CPU has",

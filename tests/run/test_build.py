@@ -84,6 +84,12 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="to hold tensors alone"):
         load_weights(model, path, example_of((1, 8, 8)))
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="to hold tensors alone, found an empty file"):
+        load_weights(model, path, example_of((1, 8, 8)))
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"expected .*safetensors to hold tensors, found "):
+        load_weights(model, tmp_path / "weights.safetensors", example_of((1, 8, 8)))
     torch.save([1, 2], path)
     with pytest.raises(ValueError, match="to hold a state dict, names and tensors, found list"):
         load_weights(model, path, example_of((1, 8, 8)))

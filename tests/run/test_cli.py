@@ -188,6 +188,11 @@ def test_an_unknown_key_of_a_file_is_named_with_the_nearest(capsys: pytest.Captu
     code, line = complaint(capsys, "run", "--config", "run.yaml")
     assert code == 2
     assert line.endswith("unknown key 'epoch' in the file of --config: did you mean epochs?")
+    Path("run.yaml").write_text("")
+    assert complaint(capsys, "run", "--config", "run.yaml") == (
+        2,
+        "polymask: error: expected options and their values in run.yaml, found an empty file",
+    )
 
 
 @pytest.mark.parametrize("argv", [["--help"], [], ["help"]])

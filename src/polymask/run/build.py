@@ -112,14 +112,19 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"expected a file of weights, 'random', 'pretrained' or 'first-task', found no {path}")
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        loaded: Any = load_file(path)
+        try:
+            loaded: Any = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"expected {path} to hold tensors, found {error}") from error
     else:
         try:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(f"expected {path} to hold tensors alone, found {str(error).splitlines()[0]}") from error
+            found = next(iter(str(error).splitlines()), "an empty file")
+            raise ValueError(f"expected {path} to hold tensors alone, found {found}") from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]

@@ -88,10 +88,8 @@ def extend(
         rest: dict[str, Any] = {"about": {key: earlier.get(key) for key in DESCRIBED}, "feeds": feeds}
         writer = bank if fabric.is_global_zero else None
         session = Session(learner, [task], training, objective, fabric, results, probes, path, writer, **rest)
-        session.run()
-        probes.check(learner, results.drift)
         builder = None if about["builder"] is None else Builder(**about["builder"])
-        return Learned(learner, session.write(), bank, builder, about["options"])
+        return Learned(learner, session.run(), bank, builder, about["options"])
 
 
 def finished(path: Path, name: str) -> dict[str, Any]:

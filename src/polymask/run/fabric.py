@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from lightning_fabric import Fabric
@@ -12,6 +13,8 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 
 from polymask.run.training import Training
 
+HERE: dict[str, Callable[[], bool]] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+
 
 def make_fabric(training: Training) -> Fabric:
     """A launched Fabric; with several devices every process runs the same program.
@@ -19,11 +22,13 @@ def make_fabric(training: Training) -> Fabric:
     Slots are equal on all processes, so DDP does not broadcast buffers in every forward.
 
     Raises:
-        ValueError: for a precision that the device does not have.
+        ValueError: for a device that this machine does not have, or a precision that the device does not have.
     """
     accelerator = training.device
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator in HERE and not HERE[accelerator]():
+        raise ValueError(f"expected a device that this machine has, found {accelerator!r}: leave the device out")
     if accelerator == "cpu" and training.precision == "16-mixed":
         raise ValueError(
             "expected a precision that a CPU has, found 16-mixed: use bf16-mixed, or a GPU (device='cuda')"

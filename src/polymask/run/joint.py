@@ -19,10 +19,11 @@ from polymask.run.fabric import make_fabric
 from polymask.run.journal import Journal
 from polymask.run.objective import Objective
 from polymask.run.results import Results
+from polymask.run.session import opened
 from polymask.run.training import Training
 from polymask.run.union import Union, learn_union
 from polymask.sites.roles import Policy, plan
-from polymask.streams.prepare import Feeds, prepare
+from polymask.streams.prepare import Feeds
 from polymask.streams.stream import Task
 
 RECIPE = Recipe()
@@ -74,28 +75,27 @@ def learn_joint(
     training, objective = training or Training(), objective or Objective()
     if training.devices > 1:
         raise ValueError(f"expected one device for joint training, found {training.devices}: leave --devices out")
-    fabric, path = make_fabric(training), None if out is None else Path(out)
+    path, names = None if out is None else Path(out), [task.name for task in tasks]
     about = description("joint", tasks, seed, {"prefixes": prefixes}, objective, type(model).__name__)
-    names, recipe = [task.name for task in tasks], training.over(RECIPE)
-    results = Results(names, higher_is_better=objective.higher_is_better)
     with ExitStack() as stack:
         if path is not None:
             stack.enter_context(files.locked(path))
             files.check(path, config or about)
-        how: dict[str, Any] = {"seed": seed, "val_fraction": training.val_fraction, "workers": training.workers}
-        feeds = [prepare(task, device=fabric.device, **how) for task in tasks]
+        fabric = make_fabric(training)
+        feeds = [opened(task, seed, training, fabric.device) for task in tasks]
         example = feeds[0].example() if example is None else example
         place = plan(model.to(fabric.device), example, FROZEN, head).head
+        results = Results(names, higher_is_better=objective.higher_is_better)
         if path is not None:
             files.claim(path, config or about)
             if earlier := files.read_results(path):
                 results = Results.from_json(earlier, names, objective.higher_is_better)
-        wanted = names if prefixes == "all" else names[-1:]
-        todo = [name for name in wanted if name not in results.rows]
-        journal = stack.enter_context(Journal(path, len(todo) * recipe.epochs, lambda task, *_: task in results.rows))
+        todo = [name for name in (names if prefixes == "all" else names[-1:]) if name not in results.rows]
+        epochs = len(todo) * training.over(RECIPE).epochs
+        journal = stack.enter_context(Journal(path, epochs, lambda task, *_: task in results.rows))
         for name in todo:
             start, count = time.perf_counter(), names.index(name) + 1
-            union = Union(fabric, names[:count], feeds[:count], recipe, training, objective, seed)
+            union = Union(fabric, names[:count], feeds[:count], training.over(RECIPE), training, objective, seed)
             results.rows[name] = learn_union(copy.deepcopy(model), place, union, journal)
             results.seconds[name] = time.perf_counter() - start
             if path is not None:

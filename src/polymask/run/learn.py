@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -125,34 +126,30 @@ def learn(
     options = settled(kind, options or {}, len(tasks))
     config = config or arguments(kind, tasks, seed, options, training, head, builder)
     about = description(kind.name, tasks, seed, options, objective, "given" if builder is None else builder.name)
-    fabric = make_fabric(training)
-    path, writes = None if out is None else Path(out), fabric.is_global_zero
+    fabric, path = make_fabric(training), None if out is None else Path(out)
     with ExitStack() as stack:
-        if path is not None and writes:
+        if path is not None and fabric.is_global_zero:
             stack.enter_context(files.locked(path))
             files.check(path, config)
         fabric.barrier()
         feeds = {tasks[0].name: opened(tasks[0], seed, training, fabric.device)}
-        model = fabric._precision.convert_module(model.to(fabric.device))
         example = feeds[tasks[0].name].example() if example is None else example
-        example = as_read(model, tensors_of(example, lambda t: t.to(fabric.device)))
+        model, example = placed(model, example, fabric)
         learner, old = open_learner(kind, model, example, head, seed, options, path)
         stack.enter_context(given_back(learner))
         fabric.barrier()
-        bank = None
-        if path is not None and writes:
-            # Not before the method has accepted its options and the network.
-            files.claim(path, config)
-            bank = make_bank(path / "bank", learner, builder, options) if old is None else old
-            # A run that was killed right after a commit had no time to.
-            sweep(bank.path, files_of(bank.about))
+        bank = claimed(path, config, old, learner, builder, options) if path and fabric.is_global_zero else None
         results = earlier_results(path, tasks, learner, objective)
         probes = Probes(probe_batch(example, seed), noted(path, learner))
         figures = results, probes, path, bank, about
         session = Session(learner, list(tasks), training, objective, fabric, *figures, optimizer, schedule, feeds)
-        session.run()
-        probes.check(learner, results.drift)
-        return Learned(learner, session.write(), bank, builder, options)
+        return Learned(learner, session.run(), bank, builder, options)
+
+
+def placed(model: nn.Module, example: Any, fabric: Fabric) -> tuple[nn.Module, Any]:
+    """A network, and an input as it reads it, on the run's device and in its precision."""
+    model = fabric._precision.convert_module(model.to(fabric.device))
+    return model, as_read(model, tensors_of(example, lambda t: t.to(fabric.device)))
 
 
 @contextmanager
@@ -214,6 +211,22 @@ def open_learner(
         method.load_state_dict(state, {task: old.record(task) for task in old.tasks})
         method.activate(old.tasks[-1])
     return method, old
+
+
+def claimed(
+    path: Path,
+    config: Mapping[str, Any],
+    bank: Bank | None,
+    method: Method,
+    builder: Builder | None,
+    options: Mapping[str, Any],
+) -> Bank:
+    """The bank in a run's folder, which is written first now: the method has accepted its options and the network."""
+    files.claim(path, config)
+    bank = bank or make_bank(path / "bank", method, builder, options)
+    # A run that was killed right after a commit had no time to.
+    sweep(bank.path, files_of(bank.about))
+    return bank
 
 
 def make_bank(path: Path, method: Method, builder: Builder | None, options: Mapping[str, Any]) -> Bank:

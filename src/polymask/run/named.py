@@ -78,15 +78,11 @@ def run_named(
     training, how = training or Training(), how or {}
     kind = None if method == JOINT else method_class(method)
     weights = choose_weights(kind, weights)
-    places: dict[str, Any] = {
-        "data_root": data_root,
-        "tasks": tasks,
-        "order": order or (),
-        "size": size,
-        "channels": channels,
-    }
+    places: dict[str, Any] = {"data_root": data_root, "tasks": tasks, "order": order or ()}
+    places |= {"size": size, "channels": channels}
     made = make_stream(stream, data, seed=seed, **places, **how)
     network, builder = build(made, model, net or {}, weights, seed, training.val_fraction)
+    own = {"prefixes": "all", **(options or {})} if kind is None else settled(kind, options or {}, len(made))
     config: dict[str, Any] = {
         "polymask": __version__,
         "method": method,
@@ -94,24 +90,17 @@ def run_named(
         "data": data,
         **places,
         **how,
-        "model": builder.args["name"],
-        "net": net or {},
-        "weights": weights,
-        "head": head,
-        "seed": seed,
-        **asdict(training),
     }
-    out = out or default_out(method, stream, data, seed)
-    if kind is None:
-        config["options"] = own = {"prefixes": "all", **(options or {})}
-        report = learn_joint(network, made, out=out, seed=seed, training=training, head=head, config=config, **own)
-        return {**report, "out": out}
-    own = settled(kind, options or {}, len(made))
+    config |= {"model": builder.args["name"], "net": net or {}, "weights": weights, "head": head, "seed": seed}
+    config |= asdict(training)
     config["options"] = {name: value for name, value in own.items() if name != "backbone"}
+    common: dict[str, Any] = {"seed": seed, "training": training, "head": head, "config": config}
+    common["out"] = out = out or default_out(method, stream, data, seed)
+    if kind is None:
+        return {**learn_joint(network, made, **own, **common), "out": out}
     if "backbone" in own:
         own["backbone"] = FIRST_TASK if weights == FIRST_TASK else "given"
-    how = {"out": out, "seed": seed, "training": training, "head": head, "builder": builder}
-    return {**learn(network, made, kind, options=own, config=config, **how).report, "out": out}
+    return {**learn(network, made, kind, options=own, builder=builder, **common).report, "out": out}
 
 
 def default_out(method: str, stream: str, data: Sequence[str] | None, seed: int) -> str:

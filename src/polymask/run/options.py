@@ -104,7 +104,8 @@ def configured(argv: Sequence[str]) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UsageError(f"expected YAML in {path}, found: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
-        raise UsageError(f"expected options and their values in {path}, found {type(found).__name__}")
+        what = "an empty file" if found is None else f"a {type(found).__name__}"
+        raise UsageError(f"expected options and their values in {path}, found {what}")
     if "task_names" in found:
         raise UsageError(f"expected the options of a run in {path}, found a run that Python started: go on from there")
     return found

@@ -69,8 +69,15 @@ class Session:
     saved: dict[str, Any] | None = None
     saved_at: float = field(default_factory=lambda: time.monotonic())
 
-    def run(self) -> None:
-        """Learn what is not finished yet; every finished task is on disk before the next begins."""
+    def run(self) -> dict[str, Any]:
+        """Learn what is not finished yet; every finished task is on disk before the next begins.
+
+        Returns:
+            The report.
+
+        Raises:
+            RuntimeError: if an exact method forgot; the report is written nevertheless.
+        """
         self.saved = None if self.out is None else files.load_checkpoint(self.out, self.fabric.device)
         self.fabric.barrier()
         with Journal(self.out if self.fabric.is_global_zero else None, self._epochs(), self._is_past) as journal:
@@ -82,8 +89,10 @@ class Session:
                 if task.name == list(self.method.records)[-1] and task.name not in self.results.rows:
                     self._measure(task.name)
         self.results.drift = self.probes.drift(self.method)
-        self.write()
+        report = self.write()
         self._drop_checkpoint()
+        self.probes.check(self.method, self.results.drift)
+        return report
 
     def write(self) -> dict[str, Any]:
         """The report so far, also into ``results.json``."""
