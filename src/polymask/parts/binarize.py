@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polymask.parts.kth import kth_largest, magnitudes
+
 
 def select(w: Tensor, mask: Tensor) -> Tensor:
     """Read ``w`` under a mask: a bool mask selects, a real one multiplies.
@@ -88,15 +90,13 @@ def top_k(scores: Tensor, keep: int) -> Tensor:
     >>> top_k(torch.tensor([0.3, -0.9, 0.3, 0.1]), 2)
     tensor([ True,  True, False, False])
     """
-    flat = scores.detach().abs().flatten()
-    if flat.dtype in (torch.float16, torch.bfloat16):
-        flat = flat.float()
+    flat = magnitudes(scores)
     if keep <= 0 or keep >= flat.numel():
         return torch.full_like(scores, keep > 0, dtype=torch.bool)
-    edge = flat.kthvalue(flat.numel() - keep + 1).values
-    mask = flat > edge
-    ties = (flat == edge).nonzero().squeeze(1)
-    mask[ties[: keep - int(mask.sum())]] = True
+    edge, above, ties = kth_largest(flat, keep)
+    mask = flat >= edge
+    if above + ties > keep:
+        mask[(flat == edge).nonzero().squeeze(1)[keep - above :]] = False
     return mask.view(scores.shape)
 
 

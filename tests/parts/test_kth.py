@@ -1,0 +1,103 @@
+"""The k-th largest without a sort: exact against a full sort, on inputs that a sample misleads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from polymask.parts import kth
+from polymask.parts.binarize import top_k
+from polymask.parts.kth import SAMPLE, SMALL, kth_largest, magnitudes
+
+N = 3 * SMALL + 7
+
+
+def normal(seed: int = 0) -> Tensor:
+    return torch.randn(N, generator=torch.Generator().manual_seed(seed))
+
+
+def spiked() -> Tensor:
+    """Every value that the strided sample looks at is huge, all others small."""
+    scores = normal()
+    scores[:: N // SAMPLE] = 1e6
+    return scores
+
+
+ADVERSARIAL: dict[str, Callable[[], Tensor]] = {
+    "random": normal,
+    "all equal": lambda: torch.full((N,), -0.25),
+    "all zero, of both signs": lambda: torch.zeros(N).copysign(normal()),
+    "all NaN": lambda: torch.full((N,), float("nan")),
+    "one NaN": lambda: normal().index_fill(0, torch.tensor([17]), float("nan")),
+    "half NaN": lambda: torch.where(normal(1) > 0, normal(), float("nan")),
+    "infinities": lambda: torch.where(normal(1) > 0, normal(), float("-inf")),
+    "one value apart": lambda: torch.zeros(N).index_fill(0, torch.tensor([N - 1]), 1.0),
+    "two values": lambda: (normal() > 0).float(),
+    "huge and subnormal": lambda: torch.where(normal(1) > 0, normal() * 1e38, normal() * 1e-40),
+    "ascending": lambda: torch.arange(float(N)),
+    "descending": lambda: torch.arange(float(N)).flip(0),
+    "sorted by size, signs mixed": lambda: torch.arange(float(N)) * (1 - 2 * (torch.arange(N) % 2)),
+    "the sample misleads": spiked,
+    "a period of the stride": lambda: (torch.arange(N) % (N // SAMPLE)).float(),
+}
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def reference(scores: Tensor, keep: int) -> Tensor:
+    """A stable sort, in which NaN is the largest of all."""
+    size = scores.abs().double().nan_to_num(nan=float("inf")) + 0.0
+    size = torch.where(scores.isnan(), float("inf"), size.clamp(max=torch.finfo(torch.float64).max))
+    order = size.argsort(descending=True, stable=True)
+    return torch.zeros(len(scores), dtype=torch.bool).index_fill(0, order[:keep], True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", ADVERSARIAL)
+@pytest.mark.parametrize("keep", (1, N // 10, N // 2, N - 1))
+def test_the_mask_is_that_of_a_stable_sort(case: str, keep: int, dtype: torch.dtype) -> None:
+    scores = ADVERSARIAL[case]().to(dtype)
+    mask = top_k(scores, keep)
+    assert int(mask.sum()) == keep
+    assert torch.equal(mask, reference(scores, keep))
+    kept, best = scores[mask].abs().sort().values, scores.abs().topk(keep).values.sort().values
+    assert torch.equal(kept.nan_to_num(), best.nan_to_num())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, N), st.sampled_from(DTYPES), st.integers(0, 6))
+def test_the_count_is_exact_at_any_place_and_coarseness(seed: int, keep: int, dtype: torch.dtype, digits: int) -> None:
+    scores = (normal(seed) * 10**digits).round().div(10**digits).to(dtype)
+    mask = top_k(scores, keep)
+    assert int(mask.sum()) == keep
+    assert torch.equal(scores[mask].abs().sort().values, scores.abs().topk(keep).values.sort().values)
+
+
+def test_a_bracket_that_misses_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = magnitudes(spiked())
+    sizes: list[int] = []
+    whole = kth._bracketed
+
+    def watched(values: Tensor, k: int) -> tuple[Tensor, int]:
+        inside, above = whole(values, k)
+        sizes.append(inside.numel())
+        return inside, above
+
+    monkeypatch.setattr(kth, "_bracketed", watched)
+    edge, above, ties = kth_largest(values, N // 2)
+    kth_largest(magnitudes(normal()), N // 2)
+    assert sizes[0] == N
+    assert sizes[1] < N // 8, "random scores need no fallback"
+    assert above < N // 2 <= above + ties
+    assert int((values > edge).sum()) == above
+    assert int((values == edge).sum()) == ties
+
+
+def test_nothing_is_kept_between_calls() -> None:
+    first = top_k(normal(), 100)
+    top_k(spiked(), 7)
+    assert torch.equal(top_k(normal(), 100), first)
