@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from polymask.parts.bits import has_bits, hold_bits
+
 
 def hold(kept: Tensor, w: Tensor, gate: Tensor) -> Tensor:
     """Read ``kept`` where the gate is shut and ``w`` where it is open; a soft gate scales the displacement.
@@ -28,5 +30,5 @@ def hold(kept: Tensor, w: Tensor, gate: Tensor) -> Tensor:
     """
     kept = kept.to(w.dtype)
     if gate.dtype == torch.bool:
-        return torch.where(gate, w, kept)
+        return hold_bits(kept, w, gate) if has_bits(w) else torch.where(gate, w, kept)
     return torch.lerp(kept, w, gate.to(w.dtype))

@@ -1,4 +1,4 @@
-"""The k-th largest magnitude without a sort: a bracket from a sample, a count, an exact selection inside the bracket."""
+"""The k-th largest magnitude without a sort: a bracket from a sample, a count, and an exact selection inside it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from polymask.parts.bits import bits_of
+
 # Below, one selection over everything costs less than the bracket.
 SMALL, SAMPLE, DEVIATIONS = 32_768, 16_384, 3.0
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def magnitudes(x: Tensor) -> Tensor:
@@ -23,8 +24,8 @@ def magnitudes(x: Tensor) -> Tensor:
     >>> magnitudes(torch.tensor([1.0, -2.0, float("nan"), float("inf"), -0.0])).argsort()
     tensor([4, 0, 1, 3, 2])
     """
-    whole = _INTEGERS[x.element_size()]
-    return x.detach().reshape(-1).view(whole) & torch.iinfo(whole).max
+    whole = bits_of(x.detach().reshape(-1))
+    return whole & torch.iinfo(whole.dtype).max
 
 
 def kth_largest(values: Tensor, k: int) -> tuple[Tensor, int, int]:
