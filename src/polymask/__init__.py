@@ -13,7 +13,7 @@ from polymask.task import Meta, TaskRecord, activate, switch
 if TYPE_CHECKING:
     from polymask.method.card import Card, Recipe
     from polymask.method.contract import Method
-    from polymask.methods import METHODS, Finetune, Independent, LinearProbe, PackNet, Piggyback, SupSup
+    from polymask.methods import METHODS, WSN, Finetune, Independent, LinearProbe, PackNet, Piggyback, SupSup
     from polymask.run.extend import extend
     from polymask.run.learn import learn
     from polymask.run.load import load
@@ -25,6 +25,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "METHODS",
+    "WSN",
     "Bank",
     "Builder",
     "Card",
@@ -59,7 +60,8 @@ _LATER = {
     "Card": "method.card",
     "Recipe": "method.card",
     "Method": "method.contract",
-    **dict.fromkeys(("METHODS", "Finetune", "Independent", "LinearProbe", "PackNet", "Piggyback", "SupSup"), "methods"),
+    **dict.fromkeys(("METHODS", "Finetune", "Independent", "LinearProbe"), "methods"),
+    **dict.fromkeys(("PackNet", "Piggyback", "SupSup", "WSN"), "methods"),
     "Stream": "streams.stream",
     "Task": "streams.stream",
     "Objective": "run.objective",

@@ -126,9 +126,8 @@ class Method(ABC):
             tensor = self.sites.tensor(name)
             if isinstance(tensor, nn.Parameter) and (name in self.sites.opened or role.kind in kinds):
                 yield name, tensor
-        for name, site in self.sites.every().items():
-            if isinstance(site.source, Scores):
-                yield f"{name}.scores", site.source.scores
+        for name, scores in self.scores.items():
+            yield f"{name}.scores", scores
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters alone, as optimizers take them."""
@@ -157,13 +156,13 @@ class Method(ABC):
         hard = snapshot.hard_masks(self.sites)
         for name in sorted(self.sites.opened):
             self.sites.close(name)
-        snapshot.clear_sources(self.sites)
         for name in self.sites.names("first"):
             self.sites.freeze(name)
         # Statistics, which no gradient keeps equal, differ between processes.
         snapshot.broadcast([self.sites.tensor(name) for name in self.sites.names("private", "first", "shared")])
         with torch.no_grad():
             record = self._record(task, self._close(hard), self._deltas(hard))
+        snapshot.clear_sources(self.sites)
         self.records = {**self.records, task: record}
         self.task = self.phase = self._before = None
         issued = {**self._reissue(), task: record}
@@ -256,6 +255,12 @@ class Method(ABC):
     def _reissue(self) -> dict[str, TaskRecord]:
         """Records of older tasks that are to be expressed anew."""
         return {}
+
+    @property
+    def scores(self) -> dict[str, nn.Parameter]:
+        """Site name -> the scores that train in this phase."""
+        every = self.sites.every().items()
+        return {name: site.source.scores for name, site in every if isinstance(site.source, Scores)}
 
     def give_scores(self, name: str, scores: Scores) -> None:
         """Let a site's mask come from scores that train with this phase."""

@@ -7,14 +7,16 @@ from polymask.methods.baselines import Finetune, Independent, LinearProbe
 from polymask.methods.packnet import PackNet
 from polymask.methods.piggyback import Piggyback
 from polymask.methods.supsup import SupSup
+from polymask.methods.wsn import WSN
 
 METHODS: dict[str, type[Method]] = {
     "packnet": PackNet,
     "piggyback": Piggyback,
     "supsup": SupSup,
+    "wsn": WSN,
     "finetune": Finetune,
     "linear_probe": LinearProbe,
     "independent": Independent,
 }
 
-__all__ = ["METHODS", "Finetune", "Independent", "LinearProbe", "PackNet", "Piggyback", "SupSup"]
+__all__ = ["METHODS", "WSN", "Finetune", "Independent", "LinearProbe", "PackNet", "Piggyback", "SupSup"]

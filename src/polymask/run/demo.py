@@ -12,11 +12,11 @@ from polymask.methods import METHODS
 from polymask.run.compare import Reports, compare, shown
 from polymask.run.training import Training
 
-SHOWN = ("packnet", "piggyback", "supsup", "linear_probe", "finetune", "independent")
+SHOWN = ("packnet", "piggyback", "supsup", "wsn", "linear_probe", "finetune", "independent")
 
 
 def demo(say: Callable[[str], None], out: str | Path | None = None, epochs: int | None = None) -> Reports:
-    """Learn the five tasks of the digits stream by six methods, and say what came of it.
+    """Learn the five tasks of the digits stream by every kind of method, and say what came of it.
 
     Args:
         say: called with every line.
