@@ -17,7 +17,7 @@ def test_the_demo_shows_one_table_and_who_forgot(tmp_path: Path, capsys: pytest.
     assert out.count("average accuracy") == 1
     said = next(line for line in out.splitlines() if line.startswith("Largest change"))
     exact, _, moved = said.partition(";")
-    assert exact.endswith(": 0 for packnet, piggyback, supsup, linear_probe, independent")
+    assert exact.endswith(": 0 for packnet, piggyback, supsup, wsn, linear_probe, independent")
     assert "for finetune" in moved
     assert str(tmp_path) in out
     assert main(["verify", str(tmp_path / "packnet-0")]) == 0
