@@ -13,7 +13,7 @@ from polymask.task import Meta, TaskRecord, activate, switch
 if TYPE_CHECKING:
     from polymask.method.card import Card, Recipe
     from polymask.method.contract import Method
-    from polymask.methods import METHODS, WSN, Finetune, Independent, LinearProbe, PackNet, Piggyback, SupSup
+    from polymask.methods import METHODS, WSN, ExSSNeT, Finetune, Independent, LinearProbe, PackNet, Piggyback, SupSup
     from polymask.run.extend import extend
     from polymask.run.learn import learn
     from polymask.run.load import load
@@ -29,6 +29,7 @@ __all__ = [
     "Bank",
     "Builder",
     "Card",
+    "ExSSNeT",
     "Finetune",
     "Independent",
     "LinearProbe",
@@ -61,7 +62,7 @@ _LATER = {
     "Recipe": "method.card",
     "Method": "method.contract",
     **dict.fromkeys(("METHODS", "Finetune", "Independent", "LinearProbe"), "methods"),
-    **dict.fromkeys(("PackNet", "Piggyback", "SupSup", "WSN"), "methods"),
+    **dict.fromkeys(("ExSSNeT", "PackNet", "Piggyback", "SupSup", "WSN"), "methods"),
     "Stream": "streams.stream",
     "Task": "streams.stream",
     "Objective": "run.objective",

@@ -44,6 +44,12 @@ class Task:
 
         return tensors_of(self.example, fresh)
 
+    def pair(self, step: int) -> tuple[Any, Tensor]:
+        """The inputs of a step and two classes of labels, for methods that look at a task first."""
+        x = self.inputs(step)
+        rows = len(next(iter(x.values())) if isinstance(x, Mapping) else x[0] if isinstance(x, tuple) else x)
+        return x, torch.arange(rows) % 2
+
     def labels(self, step: int, logits: Tensor) -> Tensor:
         """Labels for a batch's logits ``(..., c)``."""
         return torch.randint(logits.shape[-1], logits.shape[:-1], generator=generator("labels", self.name, step))
@@ -79,7 +85,7 @@ def learn(
 
 def begin(method: Method, task: Task, phase: str | None = None, *, steps: int = 4) -> None:
     """Open a task's phase, with its batches for methods that look at them."""
-    batches = [task.inputs(step) for step in range(steps)]
+    batches = [task.pair(step) for step in range(steps)]
     method.begin(task.name, phase, outputs=task.outputs, batches=batches)
 
 

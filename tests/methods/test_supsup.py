@@ -191,3 +191,36 @@ def test_supermasks_of_a_random_network_learn_permuted_digits(hyper: dict[str, A
         fit(method, task, data, lambda method, make=make: make(method.parameters()), epochs=12)
     found = accuracies(method, tasks)
     assert mean(found) > least, found
+
+
+@pytest.mark.parametrize("s", [1, 4, 32])
+def test_a_budget_keeps_the_same_count_whatever_the_kernel(s: int) -> None:
+    method, todo = drive.make(SupSup, "convnet", budget=s)
+    record = drive.learn(method, todo[:1])["a"]
+    for name, w in weights(method).items():
+        n = w.numel()
+        rho = min(0.5, s * (w.shape[0] + w.shape[1]) / n)
+        assert int(unpack(record.masks[name]).sum()) == n - math.floor(round((1 - rho) * n, 6))
+
+
+def test_transfer_starts_from_the_earlier_mask_and_then_from_what_most_keep() -> None:
+    method, todo = drive.make(SupSup, "mlp_bn", transfer=True, density=0.3)
+    drive.learn(method, todo[:1], drive.adamw())
+    drive.begin(method, todo[1], "train")
+    for name, mask in method.records["a"].masks.items():
+        assert torch.equal(unpack(mask), method.sites.weights[name].source.hard(method.scores[name])), name  # type: ignore[union-attr]
+    drive.train(method, todo[1], drive.adamw()(method), range(4))
+    method.end("b")
+    drive.begin(method, todo[2], "train")
+    for name, scores in method.scores.items():
+        votes = sum(unpack(method.records[task].masks[name]).int() for task in ("a", "b"))
+        start = method.sites.weights[name].source.hard(scores)  # type: ignore[union-attr, operator]
+        assert torch.as_tensor(votes)[start].min() >= torch.as_tensor(votes)[~start].max()
+
+
+@pytest.mark.parametrize("wrong", [{"transfer": True}, {"budget": 4.0}])
+def test_a_threshold_has_no_count_to_transfer_or_to_budget(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected select='top-k'"):
+        drive.make(SupSup, "mlp_bn", select="threshold", **wrong)
+    with pytest.raises(ValueError, match="expected a budget above 0, found 0"):
+        drive.make(SupSup, "mlp_bn", budget=0.0)

@@ -96,7 +96,7 @@ class Method(ABC):
             task: the task's name.
             phase: one of ``phases``, in their order; None: the first.
             outputs: the width of the task's head; None: as wide as the model's.
-            batches: batches of the task's inputs, for methods that look at them.
+            batches: pairs of inputs and labels, for methods that look at a task before they learn it.
 
         Raises:
             ValueError: if the phases are out of order, or the head cannot have that width.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from polymask.method.contract import Method
 from polymask.methods.baselines import Finetune, Independent, LinearProbe
+from polymask.methods.exssnet import ExSSNeT
 from polymask.methods.packnet import PackNet
 from polymask.methods.piggyback import Piggyback
 from polymask.methods.supsup import SupSup
@@ -14,9 +15,10 @@ METHODS: dict[str, type[Method]] = {
     "piggyback": Piggyback,
     "supsup": SupSup,
     "wsn": WSN,
+    "exssnet": ExSSNeT,
     "finetune": Finetune,
     "linear_probe": LinearProbe,
     "independent": Independent,
 }
 
-__all__ = ["METHODS", "WSN", "Finetune", "Independent", "LinearProbe", "PackNet", "Piggyback", "SupSup"]
+__all__ = ["METHODS", "WSN", "ExSSNeT", "Finetune", "Independent", "LinearProbe", "PackNet", "Piggyback", "SupSup"]

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
 from polymask.parts.binarize import kept_count, straight_through, top_k
-from polymask.parts.draw import signed_constant
+from polymask.parts.draw import signed_constant, voted_scores
+from polymask.parts.pack import unpack
 from polymask.parts.seeds import generator
+from polymask.parts.sparsity import layer_budget
 from polymask.sites.roles import Biases, Heads, Norms, Policy
 from polymask.sites.slots import Scores
 
@@ -34,6 +36,11 @@ class SupSup(Method):
         seed: key of every random draw, the weights among them.
         select: how scores become a mask.
         density: the fraction of a layer that a top-k mask keeps.
+        budget: the paper's ``S``, in place of ``density``: a layer keeps ``min(0.5, S (c_out + c_in) / n)`` of its ``n``
+            weights, so that about ``S (c_out + c_in)`` are on whatever the kernel's area; 1 to 32 in the paper.
+        transfer: start a task's scores from earlier tasks instead of from nothing. The paper takes the mean of earlier
+            masks, the released code that of earlier scores; a record keeps masks alone, so the largest fresh scores go
+            where most earlier masks are on (``parts.draw.voted_scores``).
         norms: what becomes of norms.
         biases: likewise of biases; "none" holds them at 0.
         heads: "masked": the paper's shared random head; "private": a trained head per task.
@@ -73,6 +80,8 @@ class SupSup(Method):
         seed: int = 0,
         select: Literal["top-k", "threshold"] = "top-k",
         density: float = 0.5,
+        budget: float | None = None,
+        transfer: bool = False,
         norms: Norms = "statistics",
         biases: Biases = "none",
         heads: Heads = "masked",
@@ -80,7 +89,13 @@ class SupSup(Method):
     ) -> None:
         if not 0 < density <= 1:
             raise ValueError(f"expected a density in (0, 1], found {density}: it is the fraction that a mask keeps")
-        self.select, self.density = select, density
+        if budget is not None and budget <= 0:
+            raise ValueError(
+                f"expected a budget above 0, found {budget}: a layer keeps about budget * (out + in) weights"
+            )
+        if select == "threshold" and (transfer or budget is not None):
+            raise ValueError("expected select='top-k' with a budget or transfer, found 'threshold', which has no count")
+        self.select, self.density, self.budget, self.transfer = select, density, budget, transfer
         policy = Policy("masked", "frozen", norms, biases, heads, masked)
         super().__init__(model, example, policy, head=head, seed=seed)
 
@@ -95,14 +110,20 @@ class SupSup(Method):
             self.sites.freeze(name)
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
-        mask = _positive if self.select == "threshold" else partial(_largest, density=self.density)
-        read = partial(_read, mask=mask, signed=self.select == "threshold")
         for name in self.sites.weights:
             w = self.sites.tensor(name)
-            bound = 1 / math.sqrt(math.prod(w.shape[1:]))
-            draw = generator(self.seed, str(self.task), name, "scores")
-            scores = torch.empty(w.shape).uniform_(-bound, bound, generator=draw).to(w.dtype)
-            self.give_scores(name, Scores(scores, read, mask))
+            density = self.density if self.budget is None else layer_budget(w.shape, self.budget)
+            mask = _positive if self.select == "threshold" else partial(_largest, density=density)
+            read = partial(_read, mask=mask, signed=self.select == "threshold")
+            self.give_scores(name, Scores(self._start_scores(name).to(w.dtype), read, mask))
+
+    def _start_scores(self, name: str) -> Tensor:
+        shape = self.sites.tensor(name).shape
+        bound, draw = 1 / math.sqrt(math.prod(shape[1:])), generator(self.seed, str(self.task), name, "scores")
+        if not self.transfer or not self.records:
+            return torch.empty(shape).uniform_(-bound, bound, generator=draw)
+        votes = sum(unpack(record.masks[name]).float() for record in self.records.values())
+        return voted_scores(torch.as_tensor(votes), bound, draw)
 
 
 # Functions of no method: a copy of the model copies its scores, and must not copy a learner with all its records.

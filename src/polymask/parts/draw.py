@@ -43,3 +43,28 @@ def signed_constant(shape: torch.Size | tuple[int, ...], seed: int, name: str) -
     constant = math.sqrt(2) / math.sqrt(fan_in)
     # sign(0) is 0, and one draw in 2**24 is exactly 0: such a weight would be missing from the network for good.
     return torch.where(w0 < 0, -constant, constant).to(torch.float32)
+
+
+def voted_scores(votes: Tensor, bound: float, draw: torch.Generator) -> Tensor:
+    """Random scores whose magnitudes follow votes: the largest ``|s|`` where a weight has most votes.
+
+    Scores of earlier tasks are not kept, their masks are; this is how they come back. Of a bool mask (votes 0 and 1)
+    the top-k of the mask's own count is the mask again, but for ties of ``|s|``; of the mean of several masks it is
+    the weights that most of them keep. Signs, and the order among equal votes, are random.
+
+    Args:
+        votes: real, any shape.
+        bound: magnitudes are uniform in ``(0, bound)``.
+        draw: where all randomness comes from.
+
+    >>> votes = torch.tensor([0.0, 1.0, 0.5, 0.0])
+    >>> voted_scores(votes, 1.0, torch.Generator().manual_seed(0)).abs().argsort(descending=True)[:2]
+    tensor([1, 2])
+    """
+    n = votes.numel()
+    drawn = torch.empty(n).uniform_(-bound, bound, generator=draw)
+    shuffled = torch.randperm(n, generator=draw)
+    places = shuffled[votes.flatten()[shuffled].argsort(descending=True, stable=True)]
+    scores = torch.empty(n)
+    scores[places] = drawn[drawn.abs().argsort(descending=True)]
+    return scores.view(votes.shape)

@@ -86,7 +86,7 @@ def bytes_per_task(kind: type[Method]) -> int:
     method = kind(model, example, **options)
     for task in map(str, range(TASKS)):
         for phase in method.phases:
-            method.begin(task, phase, outputs=2, batches=[example])
+            method.begin(task, phase, outputs=2, batches=[(example, torch.zeros(2, dtype=torch.long))])
             method.on_step(0.0)
             with torch.no_grad():
                 for parameter in method.parameters():

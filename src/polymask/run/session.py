@@ -114,7 +114,7 @@ class Session:
         begun, progress = self._resume(task, journal)
         for phase in self.method.phases[self.method.phases.index(begun) if begun else 0 :]:
             if phase != begun:
-                batches = (x for x, _ in feeds.train.ordered(self._recipe(phase).batch_size))
+                batches = feeds.train.ordered(self._recipe(phase).batch_size)
                 self.method.begin(task.name, phase, outputs=feeds.outputs, batches=batches)
                 progress = Progress()
             train_phase(self._phase(task, phase, feeds, journal), progress, self._optimizer, self._schedule(phase))
