@@ -36,8 +36,8 @@ class SupSup(Method):
         seed: key of every random draw, the weights among them.
         select: how scores become a mask.
         density: the fraction of a layer that a top-k mask keeps.
-        budget: the paper's ``S``, in place of ``density``: a layer keeps ``min(0.5, S (c_out + c_in) / n)`` of its ``n``
-            weights, so that about ``S (c_out + c_in)`` are on whatever the kernel's area; 1 to 32 in the paper.
+        budget: the paper's ``S``, in place of ``density``: a layer keeps ``min(0.5, S (c_out + c_in) / n)`` of its
+            ``n`` weights, so that about ``S (c_out + c_in)`` are on whatever the kernel's area; 1 to 32 in the paper.
         transfer: start a task's scores from earlier tasks instead of from nothing. The paper takes the mean of earlier
             masks, the released code that of earlier scores; a record keeps masks alone, so the largest fresh scores go
             where most earlier masks are on (``parts.draw.voted_scores``).
