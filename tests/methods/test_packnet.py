@@ -226,3 +226,69 @@ def test_at_half_the_last_of_many_tasks_is_below_the_first() -> None:
         fit(method, task, data, adam(1e-3), epochs=8)
     found = accuracies(method, tasks)
     assert found[-1] < found[0], found
+
+
+@backbones
+@optimizers
+def test_without_reuse_masks_are_disjoint_and_one_plane_holds_them(backbone: str, optimizer: str) -> None:
+    method, todo = drive.make(PackNet, backbone, reuse=False, tasks=3)
+    answers = {}
+    for task in todo:
+        drive.learn(method, [task], drive.OPTIMIZERS[optimizer]())
+        answers[task.name] = drive.answer(method.plain(task.name), drive.probe(method))
+    for name, owner in method.state["owner"].items():
+        masks = torch.stack([unpack(method.record(task.name).masks[name]) for task in todo])
+        assert int(masks.sum(0).max()) == 1
+        assert all(torch.equal(masks[k], owner == k + 1) for k in range(len(todo)))
+        assert len({method.record(task.name).masks[name].payload.data_ptr() for task in todo}) == 1
+    for name, before in answers.items():
+        assert torch.equal(drive.answer(method.plain(name), drive.probe(method)), before)
+
+
+def test_without_reuse_a_task_reads_while_training_what_its_record_reads() -> None:
+    method, todo = drive.make(PackNet, "convnet", reuse=False, tasks=3)
+    drive.learn(method, todo[:1])
+    drive.begin(method, todo[1], "train")
+    for name, own in method.state["owner"].items():
+        w = dict(method.model.named_modules())[name.rpartition(".")[0]].weight
+        assert not w[own != 2].any(), name
+        assert w[own == 2].all(), "a fresh draw, since through zeros alone no gradient passes"
+    drive.train(method, todo[1], drive.sgd()(method), range(4))
+    drive.begin(method, todo[1], "retrain")
+    drive.train(method, todo[1], drive.sgd()(method), range(4))
+    method.model.eval()
+    before = drive.answer(method.model, drive.probe(method))
+    method.end("b")
+    assert torch.equal(drive.answer(method.plain("b"), drive.probe(method)), before)
+
+
+def test_an_abandoned_task_without_reuse_leaves_no_draw_behind() -> None:
+    method, todo = drive.make(PackNet, "mlp_bn", reuse=False, tasks=3)
+    drive.learn(method, todo[:1])
+    before = base(method)
+    drive.begin(method, todo[1], "train")
+    method.abandon()
+    assert not drive.differing(before, base(method))
+
+
+def test_a_ratio_for_each_task_of_which_the_last_goes_on() -> None:
+    method, todo = drive.make(PackNet, "convnet", ratio=(0.5, 0.75))
+    drive.learn(method, todo)
+    for owner in method.state["owner"].values():
+        free = n = owner.numel()
+        for code, ratio in enumerate((0.5, 0.75, 0.75), start=1):
+            mine = free - round(ratio * free)
+            assert int((owner == code).sum()) == mine
+            free -= mine
+        assert int((owner == 0).sum()) == free <= n
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.6])
+def test_a_constant_ratio_leaves_its_powers(ratio: float) -> None:
+    method = PackNet(mlp(64, 100, 100, 10), torch.zeros(1, 64), ratio=ratio)
+    todo = drive.tasks(torch.zeros(2, 64), count=4)
+    drive.learn(method, todo, drive.sgd())
+    for owner in method.state["owner"].values():
+        for t in range(1, 5):
+            share = float((owner == t).float().mean())
+            assert share == pytest.approx(ratio ** (t - 1) * (1 - ratio), abs=2 / owner.numel() * t)

@@ -87,3 +87,10 @@ def test_damage_is_noticed() -> None:
         unpack(replace(packed, payload=packed.payload[:1]))
     with pytest.raises(ValueError, match="expected the codec"):
         unpack(replace(packed, codec="runs"))
+
+
+@given(codes=st.lists(st.integers(0, 9), min_size=1, max_size=40), level=st.integers(1, 9), data=st.data())
+def test_a_view_from_one_code_to_another(codes: list[int], level: int, data: st.DataObject) -> None:
+    least = data.draw(st.integers(1, level))
+    plane = pack_owners(torch.tensor(codes, dtype=torch.uint8), level, 9, least)
+    assert unpack(plane).tolist() == [least <= code <= level for code in codes]

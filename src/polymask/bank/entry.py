@@ -1,4 +1,4 @@
-"""What a bank says of a record, as json and tensors, and back; and the planes of owners that nested masks share."""
+"""What a bank says of a record, as json and tensors, and back; and the planes of owners that masks share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Entry = dict[str, Any]
 
 
 def to_entry(record: TaskRecord) -> tuple[Entry, dict[str, Tensor]]:
-    """A record as a json entry and the tensors of its file; what lies in a shared plane is named by its level alone.
+    """A record as a json entry and the tensors of its file; what lies in a shared plane is named by its codes alone.
 
     Raises:
         ValueError: if the meta data are no JSON.
@@ -28,7 +28,9 @@ def to_entry(record: TaskRecord) -> tuple[Entry, dict[str, Tensor]]:
     masks: dict[str, Any] = {}
     for name, packed in record.masks.items():
         masks[name] = {"codec": packed.codec, "level": packed.level}
-        if packed.codec != "owners":
+        if packed.codec == "owners":
+            masks[name]["least"] = packed.least
+        else:
             masks[name] |= {"shape": list(packed.shape), "bits": packed.bits}
             tensors[f"mask/{name}"] = packed.payload
     for name, sparse in record.deltas.items():
@@ -49,7 +51,7 @@ def from_entry(entry: Entry, tensors: Mapping[str, Tensor], planes: Mapping[str,
     masks = {}
     for name, mask in entry["masks"].items():
         if mask["codec"] == "owners":
-            masks[name] = replace(planes[name], level=mask["level"])
+            masks[name] = replace(planes[name], level=mask["level"], least=mask["least"])
         else:
             payload = tensors[f"mask/{name}"]
             masks[name] = Packed(mask["codec"], tuple(mask["shape"]), payload, mask["bits"], mask["level"])

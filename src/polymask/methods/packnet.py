@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
 from polymask.parts.pack import Packed, pack_owners
+from polymask.parts.seeds import generator
 from polymask.parts.sparsity import equal_share, smallest
 from polymask.sites.roles import Biases, Norms, Policy
 from polymask.task import TaskRecord
@@ -32,7 +34,10 @@ class PackNet(Method):
         head: the name of the head module; None: the last weight read before the output.
         seed: key of every random draw.
         tasks: how many tasks will come; each then gets an equal share, ``p_t = (T - t) / (T - t + 1)``.
-        ratio: the same share ``p`` for every task; None: equal shares of ``tasks``, or a half where that is not told.
+        ratio: the same share ``p`` for every task, or one for each, of which the last goes on; None: equal shares of
+            ``tasks``, or a half where that is not told.
+        reuse: False: a task reads only what it owns, ``W * [owner = k]``, and its free weights start from a fresh draw,
+            uniform in ``(-b, b)``, ``b = 1 / sqrt(fan_in)``. Hard isolation, the control that shows what reuse buys.
         norms: what becomes of norms; "first": learned with task 1, then frozen.
         biases: likewise of biases.
         masked: patterns of the weights to mask; None: all that qualify.
@@ -77,16 +82,18 @@ class PackNet(Method):
         head: str | None = None,
         seed: int = 0,
         tasks: int | None = None,
-        ratio: float | None = None,
+        ratio: float | Sequence[float] | None = None,
+        reuse: bool = True,
         norms: Norms = "first",
         biases: Biases = "first",
         masked: Sequence[str] | None = None,
     ) -> None:
-        if ratio is not None and not 0 <= ratio < 1:
-            raise ValueError(f"expected a ratio in [0, 1), found {ratio}: it is the share that a task gives back")
+        self.ratios = (ratio,) if isinstance(ratio, int | float) else tuple(ratio or ())
+        if wrong := [share for share in self.ratios if not 0 <= share < 1]:
+            raise ValueError(f"expected a ratio in [0, 1), found {wrong[0]}: it is the share that a task gives back")
         if tasks is not None and tasks < 1:
             raise ValueError(f"expected at least 1 task, found {tasks}")
-        self.tasks, self.ratio = tasks, ratio
+        self.tasks, self.reuse = tasks, reuse
         policy = Policy("masked", "first", norms, biases, masked=masked)
         super().__init__(model, example, policy, head=head, seed=seed)
 
@@ -104,10 +111,13 @@ class PackNet(Method):
             owner = {name: self._prune(name, own, code) for name, own in self.state["owner"].items()}
         for name, own in owner.items():
             mine = own == code
+            read = own > 0 if self.reuse else mine
             if phase == "retrain":
-                self.sites.narrow(name, mine, own > 0)
+                self.sites.narrow(name, mine, read)
             elif mine.any():
-                self.sites.open(name, None if mine.all() else mine)
+                self._claim(name, mine)
+            elif not self.reuse:
+                self.sites.narrow(name, mine, mine)
         self.state["owner"] = owner
         if not self.sites.opened:
             warnings.warn(
@@ -116,11 +126,20 @@ class PackNet(Method):
                 stacklevel=3,
             )
 
+    def _claim(self, name: str, mine: Tensor) -> None:
+        self.sites.open(name, None if mine.all() else mine)
+        if not self.reuse and self.records:
+            # Free weights are 0, and through layers of nothing but zeros no gradient passes.
+            w = self.sites.tensor(name)
+            bound, draw = 1 / math.sqrt(math.prod(w.shape[1:])), generator(self.seed, str(self.task), name, "weights")
+            self.sites.restore(name, torch.empty(w.shape).uniform_(-bound, bound, generator=draw))
+            self.sites.narrow(name, mine, mine)
+
     def _prune(self, name: str, owner: Tensor, code: int) -> Tensor:
         mine = owner == code
         n = int(mine.sum())
-        share = 0.5 if self.ratio is None else self.ratio
-        if self.ratio is None and self.tasks is not None:
+        share = self.ratios[min(code, len(self.ratios)) - 1] if self.ratios else 0.5
+        if not self.ratios and self.tasks is not None:
             share = max(0.0, equal_share(code, max(self.tasks, code)))
         return owner.masked_fill(smallest(self.sites.base(name), mine, round(share * n)), 0)
 
@@ -129,12 +148,15 @@ class PackNet(Method):
         packed = {}
         for name, owner in self.state["owner"].items():
             self.sites.put(name, self.sites.base(name).masked_fill(owner == 0, 0.0))
-            packed[name] = pack_owners(owner, code, code)
+            packed[name] = pack_owners(owner, code, code, self._least(code))
         return packed
 
     def _reissue(self) -> dict[str, TaskRecord]:
         planes = list(self.records.values())[-1].masks
         return {
-            task: replace(old, masks={name: replace(plane, level=k) for name, plane in planes.items()})
+            task: replace(old, masks={n: replace(p, level=k, least=self._least(k)) for n, p in planes.items()})
             for k, (task, old) in enumerate(self.records.items(), start=1)
         }
+
+    def _least(self, code: int) -> int:
+        return 1 if self.reuse else code

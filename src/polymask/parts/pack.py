@@ -1,4 +1,4 @@
-"""Masks as bytes and back: one bit an entry, or one owner code for a chain of nested masks; sparse values.
+"""Masks as bytes and back: one bit an entry, or one owner code for masks that are nested or disjoint; sparse values.
 
 The format needs no framework: entry ``i`` (C order) of a bit mask is bit ``i % 8``, least significant first, of byte
 ``i // 8``. Owner codes of ``b`` bits are ``b`` such masks one after the other: first bit 0 of every code, then bit 1.
@@ -20,11 +20,12 @@ class Packed:
     """A packed bool mask.
 
     Args:
-        codec: "bits": one bit an entry; "owners": a plane of codes of which ``0 < code <= level`` is read.
+        codec: "bits": one bit an entry; "owners": a plane of codes of which ``least <= code <= level`` is read.
         shape: the mask's shape.
         payload: uint8, one-dimensional, on the CPU.
         bits: the width of a code (1 for "bits").
         level: the largest code that is read (1 for "bits").
+        least: the smallest code that is read.
     """
 
     codec: str
@@ -32,6 +33,7 @@ class Packed:
     payload: Tensor
     bits: int = 1
     level: int = 1
+    least: int = 1
 
     @property
     def nbytes(self) -> int:
@@ -66,13 +68,14 @@ def pack(mask: Tensor) -> Packed:
     return Packed("bits", tuple(mask.shape), _to_bytes(mask.detach().cpu().contiguous().numpy().reshape(-1)))
 
 
-def pack_owners(owner: Tensor, level: int, largest: int) -> Packed:
-    """The mask ``0 < owner <= level`` as a view of a plane of owners that nested masks share.
+def pack_owners(owner: Tensor, level: int, largest: int, least: int = 1) -> Packed:
+    """The mask ``least <= owner <= level`` as a view of a plane of owners that nested or disjoint masks share.
 
     Args:
         owner: uint8 codes; 0 is free, ``k`` belongs to the k-th task.
         level: the mask's own code.
         largest: the largest code in use; the plane has ``code_bits(largest)`` bits an entry.
+        least: the smallest code that the mask reads: 1, or ``level`` where a task reads nothing but its own.
 
     >>> plane = pack_owners(torch.tensor([0, 1, 2, 3], dtype=torch.uint8), level=2, largest=3)
     >>> plane.nbytes, unpack(plane)
@@ -81,7 +84,7 @@ def pack_owners(owner: Tensor, level: int, largest: int) -> Packed:
     bits = code_bits(largest)
     codes = owner.detach().cpu().contiguous().numpy().reshape(-1)
     planes = torch.cat([_to_bytes((codes >> bit) & 1) for bit in range(bits)])
-    return Packed("owners", tuple(owner.shape), planes, bits, level)
+    return Packed("owners", tuple(owner.shape), planes, bits, level, least)
 
 
 def unpack(packed: Packed) -> Tensor:
@@ -103,7 +106,11 @@ def unpack(packed: Packed) -> Tensor:
     if packed.codec == "bits":
         return _to_mask(packed.payload.numpy(), packed.shape)
     if packed.codec == "owners":
-        return _to_mask(_owned(packed.payload.numpy().reshape(packed.bits, -1), packed.level), packed.shape)
+        planes = packed.payload.numpy().reshape(packed.bits, -1)
+        owned = _owned(planes, packed.level)
+        if packed.least > 1:
+            owned &= ~_owned(planes, packed.least - 1)
+        return _to_mask(owned, packed.shape)
     raise ValueError(f"expected the codec 'bits' or 'owners', found {packed.codec!r}: written by a newer version?")
 
 
