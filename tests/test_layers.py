@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "task": {"sites", "parts"},
     "bank": LOW,
     "method": LOW | {"wiring"},
-    "methods": {"method", "parts", "sites", "task", "wiring", "surgery"},
+    "methods": {"method", "calling", "parts", "sites", "task", "wiring", "surgery"},
 }
 """Floor -> what it may import besides itself; ``run`` and the package's face see everything."""
 

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from polymask.methods import Independent, LinearProbe, Piggyback
+from polymask.methods.piggyback import init_for
 from polymask.parts.binarize import threshold
 from polymask.parts.pack import unpack
 from polymask.task import activate
@@ -196,3 +197,95 @@ def test_on_digits_a_mask_beats_a_classifier_and_loses_to_fine_tuning() -> None:
             fit(method, task, data, make, epochs=8)
         found[name] = mean(accuracies(method, tasks))
     assert found["classifier"] < found["mask"] < found["fine-tuned"] + 0.5, found
+
+
+TERNARY = {"values": "ternary"}
+
+
+@pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "encoder"])
+@pytest.mark.parametrize("optimizer", ["sgd_momentum_decay", "adamw", "kept"])
+def test_ternary_tasks_keep_their_logits_and_leave_the_backbone(backbone: str, optimizer: str) -> None:
+    method, todo = drive.make(Piggyback, backbone, init=0.006, **TERNARY)
+    before, answers = backbone_of(method), {}
+    for task in todo:
+        drive.learn(method, [task], drive.OPTIMIZERS[optimizer]())
+        answers[task.name] = drive.answer(method.plain(task.name), drive.probe(method))
+    assert not drive.differing(before, backbone_of(method))
+    for name, logits in answers.items():
+        method.activate(name)
+        assert torch.equal(drive.answer(method.model, drive.probe(method)), logits)
+        assert torch.equal(drive.answer(method.plain(name), drive.probe(method)), logits)
+
+
+def test_a_ternary_mask_is_two_bits_a_weight_and_turns_signs() -> None:
+    method, todo = drive.make(Piggyback, "mlp_bn", init=0.006, **TERNARY)
+    drive.begin(method, todo[0], "train")
+    for name, scores in method.scores.items():
+        with torch.no_grad():
+            scores.copy_(torch.linspace(-1, 1, scores.numel()).view(scores.shape) * 0.01)
+        w, read = method.sites.base(name), dict(method.model.named_modules())[name.rpartition(".")[0]].weight
+        expected = torch.where(scores < 0, -w, torch.where(scores > 0.005, w, 0.0))
+        assert torch.equal(read, expected)
+    method.on_step(0.0)
+    with pytest.warns(UserWarning, match="never moved"):
+        packed = method.end("a")["a"].masks
+    for mask in packed.values():
+        assert mask.codec == "ternary"
+        assert mask.nbytes == 2 * math.ceil(math.prod(mask.shape) / 8)
+        assert set(unpack(mask).unique().tolist()) == {-1, 0, 1}
+
+
+def test_an_infinity_under_a_ternary_zero_does_not_reach_the_task() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.no_grad():
+        net[0].weight[0, 0] = torch.inf
+    method = Piggyback(net, torch.zeros(1, 3), **TERNARY)  # type: ignore[arg-type]
+    method.begin("a")
+    with torch.no_grad():
+        method.scores["0.weight"][0, 0] = 0.0
+    assert net(torch.ones(2, 3)).isfinite().all()
+    method.on_step(0.0)
+    with pytest.warns(UserWarning, match="never moved"):
+        method.end("a")
+    assert method.plain("a")(torch.ones(2, 3)).isfinite().all()
+
+
+@pytest.mark.parametrize("values", ["binary", "ternary"])
+@pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "timm_resnet"])
+def test_scores_by_magnitude_read_every_weight_at_first(values: str, backbone: str) -> None:
+    method, todo = drive.make(Piggyback, backbone, values=values, start="magnitude")
+    drive.begin(method, todo[0], "train")
+    for name, scores in method.scores.items():
+        w = method.sites.base(name)
+        assert (threshold(scores, 0.005)).all()
+        assert scores.mean().item() == pytest.approx(0.01, rel=1e-3)
+        order = w.abs().flatten().argsort()
+        assert (scores.flatten()[order].diff() >= 0).all()
+
+
+def test_switching_between_tasks_with_private_norms_comes_back() -> None:
+    method, todo = drive.make(Piggyback, "convnet", norms="private", init=0.006, **TERNARY)
+    drive.learn(method, todo, drive.adamw())
+    first = drive.answer(method.plain("a"), drive.probe(method))
+    for name in ("a", "b", "a"):
+        method.activate(name)
+    assert torch.equal(drive.answer(method.model, drive.probe(method)), first)
+
+
+def test_kappa_is_how_far_a_score_can_walk() -> None:
+    init = init_for(kappa=2.5, lr=1e-3, steps=100, tau=0.005)
+    assert 1e-3 * 100 / (init - 0.005) == pytest.approx(2.5)
+    score = torch.full((1,), init, requires_grad=True)
+    optimizer, flipped = torch.optim.Adam([score], 1e-3), 0
+    for step in range(1, 101):
+        score.grad = torch.ones(1)
+        optimizer.step()
+        flipped = flipped or (step if score.item() <= 0.005 else 0)
+    assert flipped == pytest.approx(100 / 2.5, abs=1), "at kappa 2.5 a steady gradient flips after steps / 2.5"
+    with pytest.raises(ValueError, match="expected kappa, lr and steps above 0, found 0"):
+        init_for(0, 1e-3, 10)
+
+
+def test_a_negative_threshold_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected tau of at least 0, found -0\.1"):
+        drive.make(Piggyback, "mlp_bn", tau=-0.1)

@@ -94,3 +94,12 @@ def test_a_view_from_one_code_to_another(codes: list[int], level: int, data: st.
     least = data.draw(st.integers(1, level))
     plane = pack_owners(torch.tensor(codes, dtype=torch.uint8), level, 9, least)
     assert unpack(plane).tolist() == [least <= code <= level for code in codes]
+
+
+@given(values=st.lists(st.integers(-1, 1), min_size=1, max_size=40))
+def test_a_ternary_mask_survives_packing(values: list[int]) -> None:
+    mask = torch.tensor(values, dtype=torch.int8)
+    packed = pack(mask)
+    assert packed.nbytes == 2 * -(-len(values) // 8)
+    assert torch.equal(unpack(packed), mask)
+    assert unpack(packed).dtype == torch.int8

@@ -26,7 +26,8 @@ from polymask.run.learn import learn
 from polymask.run.load import load
 from polymask.run.objective import Objective
 from polymask.run.results import Forgot
-from polymask.run.training import Training
+from polymask.run.training import Training, make_optimizer
+from polymask.sites.roles import norms_of
 from polymask.streams.classic import one_per_dataset
 
 ONCE = Training(epochs=1, batch_size=16)
@@ -268,3 +269,19 @@ def test_a_fresh_optimizer_with_the_users_groups_in_every_phase() -> None:
     small.run("packnet", optimizer=optimizer, schedule=schedule)
     assert len({id(one) for one in made}) == 6
     assert [[group["lr"] for group in one.param_groups] for one in made] == 6 * [[0.25, 0.125]]
+
+
+def test_private_norms_may_have_a_learning_rate_of_their_own() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    method = Piggyback(model, torch.zeros(2, 1, 8, 8), norms="private")
+    method.begin("a")
+    recipe = Training(norm_lr=0.5).over(method.recipes["train"])
+    optimizer = make_optimizer(recipe, method.named_parameters(), norms_of(method.model))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    named = dict(method.named_parameters())
+    assert {name: rates[id(p)] for name, p in named.items()} == {
+        name: 0.5 if name.startswith("2.") else recipe.lr for name in named
+    }
+    assert any(name.startswith("2.") for name in named)
+    with pytest.raises(ValueError, match="expected norm_lr above 0, found 0"):
+        Training(norm_lr=0.0)

@@ -42,6 +42,7 @@ class Recipe:
     Args:
         optimizer: which of torch's optimizers.
         lr: its learning rate.
+        norm_lr: that of the norms which a task has to itself; None: the same.
         epochs: passes over the training split.
         batch_size: examples a step.
         momentum: of SGD.
@@ -51,6 +52,7 @@ class Recipe:
 
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adam"
     lr: float = 1e-3
+    norm_lr: float | None = None
     epochs: int = 15
     batch_size: int = 32
     momentum: float = 0.9

@@ -1,4 +1,4 @@
-"""Piggyback (Mallya, Davis and Lazebnik 2018): a frozen backbone, a learned binary mask per task."""
+"""Piggyback (Mallya, Davis and Lazebnik 2018): a frozen backbone, a learned binary or ternary mask per task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
-from polymask.parts.binarize import straight_through, threshold
+from polymask.parts.binarize import straight_through, ternary, threshold
 from polymask.parts.pack import Packed
 from polymask.sites.roles import Biases, Norms, Policy
 from polymask.sites.slots import Scores
@@ -20,9 +20,11 @@ from polymask.sites.slots import Scores
 class Piggyback(Method):
     """A task reads ``W * [r > tau]``; the scores ``r`` train, the backbone never does.
 
-    Backward, ``dL/dr = dL/dW_eff * W`` (straight through the threshold). Of a finished task one bit a weight and the
-    head are kept. Under Adam one quantity matters, ``kappa = lr * steps / (init - tau)``: how far a score can walk,
-    in units of its distance to the threshold.
+    A ternary mask is -1 where ``r < 0``, 0 up to ``tau`` and 1 above. Backward, ``dL/dr = dL/dW_eff * W`` (straight
+    through the threshold). Of a finished task one bit a weight, two of a ternary mask, and the head are kept. Under
+    Adam one quantity matters, ``kappa = lr * steps / (init - tau)``: how far a score can walk, in units of its distance
+    to the threshold. ``init_for`` turns a wanted ``kappa`` into ``init``; ``report.masks`` tells how many entries a
+    finished mask has flipped.
 
     Args:
         model: any module.
@@ -31,8 +33,11 @@ class Piggyback(Method):
         seed: key of every random draw.
         backbone: "given": the model's weights as they are, from a checkpoint; "first-task": the first task trains the
             plain network, is recorded unmasked, and its weights are frozen for all later ones.
+        values: "binary", or "ternary".
         tau: the threshold.
-        init: the initial score of every weight.
+        init: the initial score of every weight, or their mean.
+        start: "constant": every score starts at ``init``, as in the paper; "magnitude": at
+            ``tau + (init - tau) |w| / mean |w|``, so that small weights go off first, which is steadier on conv nets.
         norms: what becomes of norms; "frozen", or "private" for the stronger control.
         biases: likewise of biases.
         masked: patterns of the weights to mask; None: all that qualify.
@@ -52,13 +57,13 @@ class Piggyback(Method):
     card = Card(
         source="Mallya, Davis and Lazebnik 2018",
         masks="weight",
-        values="{0, 1}",
+        values="{0, 1} or {-1, 0, 1}",
         chosen="learned",
         backbone="frozen",
         overlap="free",
         sparsity="nothing",
         scenarios=("GG",),
-        stores="1 bit a weight",
+        stores="1 bit a weight, 2 if ternary",
         exact=True,
     )
     recipes: ClassVar[dict[str, Recipe]] = {"train": Recipe(lr=1e-3, epochs=20)}
@@ -71,15 +76,19 @@ class Piggyback(Method):
         head: str | None = None,
         seed: int = 0,
         backbone: Literal["given", "first-task"] = "given",
+        values: Literal["binary", "ternary"] = "binary",
         tau: float = 0.005,
         init: float = 0.01,
+        start: Literal["constant", "magnitude"] = "constant",
         norms: Norms = "frozen",
         biases: Biases = "frozen",
         masked: Sequence[str] | None = None,
     ) -> None:
         if init <= tau:
             raise ValueError(f"expected init above tau, so that every weight is read at first, found {init} and {tau}")
-        self.backbone, self.tau, self.init = backbone, tau, init
+        if tau < 0:
+            raise ValueError(f"expected tau of at least 0, found {tau}: a ternary mask is -1 below 0 and 0 up to tau")
+        self.backbone, self.values, self.tau, self.init, self.start = backbone, values, tau, init, start
         if backbone == "first-task":
             norms = "first" if norms == "frozen" else norms
             biases = "first" if biases == "frozen" else biases
@@ -91,12 +100,22 @@ class Piggyback(Method):
             self._freeze()
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
-        read, mask = partial(_read, tau=self.tau), partial(threshold, tau=self.tau)
+        mask = partial(ternary if self.values == "ternary" else threshold, tau=self.tau)
+        read = partial(_read, mask=mask)
         for name in self.sites.weights:
             if self._trains_backbone:
                 self.sites.open(name, None)
             else:
-                self.give_scores(name, Scores(torch.full_like(self.sites.tensor(name), self.init), read, mask))
+                self.give_scores(name, Scores(self._start_scores(name), read, mask))
+
+    def _start_scores(self, name: str) -> Tensor:
+        w = self.sites.base(name)
+        if self.start == "constant":
+            return torch.full_like(w, self.init)
+        scores = self.tau + (self.init - self.tau) * w.abs() / w.abs().mean().clamp(min=torch.finfo(w.dtype).tiny)
+        # However small a weight, it is read at first.
+        least = torch.nextafter(torch.full_like(w, self.tau), torch.full_like(w, torch.inf))
+        return torch.maximum(scores, least)
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
         if self._trains_backbone:
@@ -112,6 +131,29 @@ class Piggyback(Method):
             self.sites.freeze(name)
 
 
+def init_for(kappa: float, lr: float, steps: float, tau: float = 0.005) -> float:
+    """The initial score with which ``kappa = lr * steps / (init - tau)``.
+
+    Adam moves a score by at most about ``lr`` a step; with ``kappa`` below 1 none can reach the threshold. A trained
+    transformer wants 2 to 3, where a fraction of a per cent of the weights flip; conv nets want about 20.
+
+    Args:
+        kappa: how far a score can walk, in units of its distance to the threshold.
+        lr: the learning rate of the scores.
+        steps: optimizer steps of the task, or the sum of the schedule's factors over them.
+        tau: the threshold.
+
+    Raises:
+        ValueError: if one of the first three is not above 0.
+
+    >>> round(init_for(kappa=2.0, lr=1e-4, steps=150), 4)
+    0.0125
+    """
+    if min(kappa, lr, steps) <= 0:
+        raise ValueError(f"expected kappa, lr and steps above 0, found {kappa}, {lr} and {steps}")
+    return tau + lr * steps / kappa
+
+
 # Functions of no method: a copy of the model copies its scores, and must not copy a learner with all its records.
-def _read(w: Tensor, scores: Tensor, tau: float) -> Tensor:
-    return straight_through(w, scores, threshold(scores, tau))
+def _read(w: Tensor, scores: Tensor, mask: partial[Tensor]) -> Tensor:
+    return straight_through(w, scores, mask(scores))

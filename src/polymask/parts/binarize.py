@@ -12,7 +12,7 @@ from polymask.parts.kth import kth_largest, magnitudes
 
 
 def select(w: Tensor, mask: Tensor) -> Tensor:
-    """Read ``w`` under a mask: a bool mask selects, a real one multiplies.
+    """Read ``w`` under a mask: a bool one selects, an int8 one of -1, 0, 1 turns signs as well, a real one multiplies.
 
     Selecting keeps an infinity or NaN in an unread entry from reaching the task as ``0 * inf``. Of a weight that has
     grown since, an older mask reads the ``leading`` block.
@@ -21,6 +21,8 @@ def select(w: Tensor, mask: Tensor) -> Tensor:
     tensor([1., 0.])
     """
     w = leading(w, mask)
+    if mask.dtype == torch.int8:
+        return select(w, mask != 0) * mask
     if mask.dtype != torch.bool:
         return w * mask
     return select_bits(w, mask) if has_bits(w) else torch.where(mask, w, 0)
@@ -28,19 +30,19 @@ def select(w: Tensor, mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def select_into(out: Tensor, w: Tensor, mask: Tensor) -> None:
-    """Write ``select(w, mask)`` over ``out``, without a gradient; of a bool mask.
+    """Write ``select(w, mask)`` over ``out``, without a gradient.
 
     Args:
         out: the shape and dtype of ``w``.
         w: the weight.
-        mask: bool; broadcasts to ``w``.
+        mask: broadcasts to ``w``; a bool one is written without a copy.
 
     >>> out = torch.ones(2)
     >>> select_into(out, torch.tensor([2.0, float("nan")]), torch.tensor([True, False]))
     >>> out
     tensor([2., 0.])
     """
-    if has_bits(w):
+    if mask.dtype == torch.bool and has_bits(w):
         torch.mul(bits_of(w), mask, out=bits_of(out))
     else:
         out.copy_(select(w, mask))
@@ -67,6 +69,15 @@ def threshold(scores: Tensor, tau: float) -> Tensor:
     tensor([ True, False, False])
     """
     return scores > tau
+
+
+def ternary(scores: Tensor, tau: float) -> Tensor:
+    """The mask -1 where ``scores < 0``, 0 up to ``tau``, 1 above (Piggyback, Mallya et al. 2018, section 3); int8.
+
+    >>> ternary(torch.tensor([-0.1, 0.0, 0.005, 0.01]), 0.005)
+    tensor([-1,  0,  0,  1], dtype=torch.int8)
+    """
+    return (scores > tau).to(torch.int8) - (scores < 0).to(torch.int8)
 
 
 def kept_count(n: int, density: float) -> int:

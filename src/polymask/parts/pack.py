@@ -1,8 +1,9 @@
 """Masks as bytes and back: one bit an entry, or one owner code for masks that are nested or disjoint; sparse values.
 
 The format needs no framework: entry ``i`` (C order) of a bit mask is bit ``i % 8``, least significant first, of byte
-``i // 8``. Owner codes of ``b`` bits are ``b`` such masks one after the other: first bit 0 of every code, then bit 1.
-Codes are compared in this form, eight entries a byte, so that reading one task of many costs little more than its bits.
+``i // 8``. A mask of -1, 0 and 1 is two such masks one after the other: the entries that are not 0, and those that are
+-1. Owner codes of ``b`` bits are ``b`` of them: first bit 0 of every code, then bit 1. Codes are compared in this form,
+eight entries a byte, so that reading one task of many costs little more than its bits.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Packed:
-    """A packed bool mask.
+    """A packed mask.
 
     Args:
-        codec: "bits": one bit an entry; "owners": a plane of codes of which ``least <= code <= level`` is read.
+        codec: "bits": one bit an entry; "ternary": two, for -1, 0 and 1; "owners": a plane of codes, of which
+            ``least <= code <= level`` is read.
         shape: the mask's shape.
         payload: uint8, one-dimensional, on the CPU.
-        bits: the width of a code (1 for "bits").
-        level: the largest code that is read (1 for "bits").
+        bits: the bits of an entry: 1 for "bits", 2 for "ternary", the width of a code for "owners".
+        level: the largest code that is read.
         least: the smallest code that is read.
     """
 
@@ -60,12 +62,17 @@ def code_bits(largest: int) -> int:
 
 
 def pack(mask: Tensor) -> Packed:
-    """A bool mask at one bit an entry: ``ceil(n / 8)`` bytes.
+    """A bool mask at one bit an entry, ``ceil(n / 8)`` bytes; an int8 one of -1, 0 and 1 at two.
 
     >>> pack(torch.tensor([True, False, True])).payload
     tensor([5], dtype=torch.uint8)
+    >>> pack(torch.tensor([1, 0, -1], dtype=torch.int8)).payload
+    tensor([5, 4], dtype=torch.uint8)
     """
-    return Packed("bits", tuple(mask.shape), _to_bytes(mask.detach().cpu().contiguous().numpy().reshape(-1)))
+    flat = mask.detach().cpu().contiguous().numpy().reshape(-1)
+    if mask.dtype == torch.int8:
+        return Packed("ternary", tuple(mask.shape), torch.cat([_to_bytes(flat != 0), _to_bytes(flat < 0)]), 2)
+    return Packed("bits", tuple(mask.shape), _to_bytes(flat))
 
 
 def pack_owners(owner: Tensor, level: int, largest: int, least: int = 1) -> Packed:
@@ -88,7 +95,7 @@ def pack_owners(owner: Tensor, level: int, largest: int, least: int = 1) -> Pack
 
 
 def unpack(packed: Packed) -> Tensor:
-    """The bool mask of a pack, on the CPU.
+    """The mask of a pack, on the CPU: int8 of a "ternary" one, else bool.
 
     Raises:
         ValueError: for an unknown codec, or a payload of the wrong length.
@@ -105,13 +112,18 @@ def unpack(packed: Packed) -> Tensor:
         )
     if packed.codec == "bits":
         return _to_mask(packed.payload.numpy(), packed.shape)
+    if packed.codec == "ternary":
+        live, minus = (_to_mask(p, packed.shape) for p in packed.payload.numpy().reshape(2, -1))
+        return live.to(torch.int8) - 2 * minus.to(torch.int8)
     if packed.codec == "owners":
         planes = packed.payload.numpy().reshape(packed.bits, -1)
         owned = _owned(planes, packed.level)
         if packed.least > 1:
             owned &= ~_owned(planes, packed.least - 1)
         return _to_mask(owned, packed.shape)
-    raise ValueError(f"expected the codec 'bits' or 'owners', found {packed.codec!r}: written by a newer version?")
+    raise ValueError(
+        f"expected the codec 'bits', 'ternary' or 'owners', found {packed.codec!r}: written by a newer version?"
+    )
 
 
 def owners(packed: Packed) -> Tensor:

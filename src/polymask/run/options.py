@@ -15,7 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 SEQUENCES = ("--data", "--order", "--size", "--methods", "--seeds", "--shape")
 """Options that always take a list; the shell's words after them are its entries."""
 
-MAYBE = ("--degrees",)
+MAYBE = ("--degrees", "--ratio", "--options.ratio", "--packnet.ratio")
 """Options that take one value, or a list of several."""
 
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")

@@ -27,6 +27,7 @@ from polymask.run.objective import Objective
 from polymask.run.probes import Probes
 from polymask.run.results import Results
 from polymask.run.training import Training, make_optimizer, make_schedule
+from polymask.sites.roles import norms_of
 from polymask.streams.prepare import Feeds, prepare
 from polymask.streams.stream import Task
 
@@ -211,7 +212,9 @@ class Session:
 
     def _optimizer(self, method: Method) -> Optimizer:
         named = method.named_parameters()
-        return self.optimizer(named) if self.optimizer else make_optimizer(self._recipe(str(method.phase)), named)
+        if self.optimizer is not None:
+            return self.optimizer(named)
+        return make_optimizer(self._recipe(str(method.phase)), named, norms_of(method.model))
 
     def _schedule(self, phase: str) -> Callable[[Optimizer, int], LRScheduler]:
         if self.schedule is not None:

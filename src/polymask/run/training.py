@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -35,6 +35,7 @@ class Training:
         epochs: passes over the training split, for every phase.
         optimizer: which of torch's optimizers.
         lr: its learning rate.
+        norm_lr: that of the norms which a task has to itself; None: the same.
         batch_size: examples a step, over all devices.
         momentum: of SGD.
         weight_decay: of the optimizer.
@@ -58,6 +59,7 @@ class Training:
     epochs: int | None = None
     optimizer: Name | None = None
     lr: float | None = None
+    norm_lr: float | None = None
     batch_size: int | None = None
     momentum: float | None = None
     weight_decay: float | None = None
@@ -76,7 +78,7 @@ class Training:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"expected {name} of at least {least}, found {value}")
-        for name in ("lr", "clip"):
+        for name in ("lr", "norm_lr", "clip"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"expected {name} above 0, found {value}")
@@ -96,16 +98,25 @@ class Training:
         return replace(recipe, **{name: value for name, value in mine.items() if value is not None})
 
 
-def make_optimizer(recipe: Recipe, named: Iterable[tuple[str, nn.Parameter]]) -> Optimizer:
-    """A fresh optimizer over the parameters of one phase."""
-    parameters = [parameter for _, parameter in named]
-    lr, decay = recipe.lr, recipe.weight_decay
+def make_optimizer(recipe: Recipe, named: Iterable[tuple[str, nn.Parameter]], norms: Collection[str] = ()) -> Optimizer:
+    """A fresh optimizer over the parameters of one phase.
+
+    Args:
+        recipe: which optimizer, and its settings.
+        named: what trains.
+        norms: the names to which ``recipe.norm_lr`` applies, if there is one.
+    """
+    parameters, lr, decay = dict(named), recipe.lr, recipe.weight_decay
+    apart = [] if recipe.norm_lr is None else [name for name in parameters if name in norms]
+    groups: list[dict[str, Any]] = [{"params": [p for name, p in parameters.items() if name not in apart]}]
+    if apart:
+        groups.append({"params": [parameters[name] for name in apart], "lr": recipe.norm_lr})
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr, recipe.momentum, weight_decay=decay)
+        return torch.optim.SGD(groups, lr, recipe.momentum, weight_decay=decay)
     if recipe.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr, weight_decay=decay)
+        return torch.optim.RMSprop(groups, lr, weight_decay=decay)
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr, weight_decay=decay)
+    return kind(groups, lr, weight_decay=decay)
 
 
 def make_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRScheduler:
