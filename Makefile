@@ -34,17 +34,8 @@ bench: $(STAMPS)/dev  ## run each script in benchmarks/
 	  echo "== $$script"; $(BIN)/python "$$script"; \
 	done; [ $$ran = 1 ] || echo "No benchmark yet: benchmarks/ holds no script."
 
-# A fidelity script prints to stdout one line a result, fields separated by tabs: method, setting, paper, ours.
-fidelity: $(STAMPS)/dev  ## compare with the papers' numbers: run benchmarks/fidelity/ and print a table
-	@set -e; mkdir -p build; : > build/fidelity.tsv; ran=0; for script in benchmarks/fidelity/[!_]*.py; do \
-	  [ -e "$$script" ] || continue; ran=1; \
-	  echo "== $$script" >&2; $(BIN)/python "$$script" >> build/fidelity.tsv; \
-	done; \
-	if [ $$ran = 0 ]; then echo "No fidelity check yet: benchmarks/fidelity/ holds no script."; exit 0; fi; \
-	[ -s build/fidelity.tsv ] || { echo "The fidelity scripts ran but printed no result." >&2; exit 1; }; \
-	awk -F '\t' 'BEGIN { f = "%-14s %-44s %10s %10s\n"; printf f, "method", "setting", "paper", "ours" } \
-	  NF != 4 { print FILENAME ": expected 4 fields separated by tabs, found " NF ": " $$0 > "/dev/stderr"; exit 1 } \
-	  { printf f, $$1, $$2, $$3, $$4 }' build/fidelity.tsv
+fidelity: $(STAMPS)/dev  ## print every published number beside ours, with the command that measures it
+	@$(BIN)/python benchmarks/fidelity/_table.py
 
 docs: $(STAMPS)/dev  ## write the API reference, from the docstrings, to docs/api/
 	rm -rf docs/api

@@ -88,12 +88,35 @@ def tied_bert() -> tuple[nn.Module, Any]:
     return transformers.BertForMaskedLM(config), {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
 
 
+def minilm(layers: int = 2, width: int = 24, words: int = 13, folder: str | None = None) -> tuple[nn.Module, Any]:
+    """MiniLM's network (Wang et al. 2020) as a classifier, narrow and shallow; in full with its own numbers."""
+    import transformers
+
+    config = transformers.BertConfig(
+        vocab_size=words,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
+        intermediate_size=4 * width,
+        max_position_embeddings=64,
+        num_labels=OUTPUTS,
+        attn_implementation="eager",
+    )
+    if folder is None:
+        model = transformers.BertForSequenceClassification(config)
+    else:
+        kind = transformers.BertForSequenceClassification
+        model = kind.from_pretrained(folder, num_labels=OUTPUTS, attn_implementation="eager")
+    tokens = torch.arange(12).remainder(words).view(2, 6)
+    return model, {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
 def lstm() -> tuple[nn.Module, Any]:
     """An LSTM on a frozen embedding."""
     return Recurrent(), torch.arange(20).remainder(11).view(4, 5)
 
 
-BUILDERS = (mlp_bn, convnet, timm_resnet, timm_vit, encoder, tied_bert, lstm)
+BUILDERS = (mlp_bn, convnet, timm_resnet, timm_vit, encoder, tied_bert, minilm, lstm)
 
 
 def _seeded(build: Callable[[], tuple[nn.Module, Any]]) -> Callable[[], tuple[nn.Module, Any]]:

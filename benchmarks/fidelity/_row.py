@@ -1,0 +1,155 @@
+"""A published or specified number beside ours: what is measured, how often, and whether it was reached."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from _measure import machine
+
+HERE = Path(__file__).parent
+RESULTS, WORK = HERE / "results", HERE.parents[1] / "build" / "fidelity"
+
+Values = Mapping[str, Sequence[float]]
+"""Arm -> one number a seed; most rows have the one arm "ours"."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row of the table.
+
+    Args:
+        name: of its result, unique.
+        method: which method it is about.
+        setting: data, network and protocol in a phrase.
+        target: the number or the relation, as text.
+        source: "published", "recalled" (quoted from memory) or "specified".
+        reached: whether the values reach it; a row that fails is "approximated", its distance printed.
+        arms: what is measured for it.
+        reduced: how our protocol is smaller than the source's; such a row is never more than "approximated".
+    """
+
+    name: str
+    method: str
+    setting: str
+    target: str
+    source: str
+    reached: Callable[[Values], bool]
+    arms: Sequence[str] = ("ours",)
+    reduced: str = ""
+
+
+def near(value: float, within: float) -> Callable[[Values], bool]:
+    """Whether our mean lies within so much of a number."""
+    return lambda values: abs(mean(values["ours"]) - value) <= within
+
+
+class OutOfTimeError(Exception):
+    """The minutes of a piece are over; what is finished is kept."""
+
+
+@contextmanager
+def limited(minutes: float) -> Iterator[None]:
+    """Stop whatever runs after so many minutes."""
+
+    def stop(*_: object) -> None:
+        raise OutOfTimeError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def options(what: str) -> argparse.Namespace:
+    """The command line that all rows share."""
+    parser = argparse.ArgumentParser(description=what, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--data-root", default=os.environ.get("POLYMASK_DATA_ROOT"), help="a folder of data sets")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=9.5, help="stop after so many; the same command goes on")
+    parser.add_argument("--only", nargs="+", help="names of rows")
+    return parser.parse_args()
+
+
+def measure(what: str, targets: Sequence[Target], arm: Callable[[Target, str, int, Path, Any], float]) -> None:
+    """Measure what is missing of some rows, seed by seed, and write those that are complete.
+
+    Args:
+        what: the script's first line.
+        targets: its rows.
+        arm: ``(target, arm, seed, work folder, arguments) -> number``; called again with the same folder after a stop.
+    """
+    args = options(what)
+    torch.set_num_threads(args.threads)
+    chosen = [target for target in targets if args.only is None or target.name in args.only]
+    try:
+        with limited(args.minutes):
+            for target in chosen:
+                values = {name: [_one(target, name, seed, arm, args) for seed in args.seeds] for name in target.arms}
+                write(target, values, args.seeds)
+    except OutOfTimeError:
+        print(f"Stopped after {args.minutes:g} minutes: run the same command again, it goes on.")
+        sys.exit(3)
+
+
+def _one(target: Target, name: str, seed: int, arm: Callable[..., float], args: Any) -> float:
+    work = WORK / target.name / f"{name}-{seed}".replace(" ", "-")
+    done = work / "value.json"
+    if not done.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        start = time.perf_counter()
+        value = arm(target, name, seed, work, args)
+        done.write_text(json.dumps({"value": value}))
+        print(f"{target.name}: {name}, seed {seed}: {value:.4f} ({time.perf_counter() - start:.0f} s)", flush=True)
+    value = json.loads(done.read_text())["value"]
+    assert isinstance(value, float)
+    return value
+
+
+def write(target: Target, values: Values, seeds: Sequence[int]) -> None:
+    """Write a row's result; the table is made from these."""
+    reached = target.reached(values)
+    row = {
+        "name": target.name,
+        "method": target.method,
+        "setting": target.setting,
+        "target": target.target,
+        "source": target.source,
+        "reduced": target.reduced,
+        "status": "reproduced" if reached and not target.reduced else "approximated",
+        "reached": reached,
+        "seeds": list(seeds),
+        "values": {name: [round(value, 4) for value in found] for name, found in values.items()},
+        "ours": "; ".join(_summary(name, found) for name, found in values.items()),
+        "command": command_of(Path(sys.argv[0]).name),
+        "machine": machine().partition(", load")[0] + f"; torch {torch.__version__}",
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{target.name}.json").write_text(json.dumps(row, indent=2) + "\n")
+    print(f"{target.name}: target {target.target}; {row['ours']}: {row['status']}")
+
+
+def command_of(script: str) -> str:
+    return f"python benchmarks/fidelity/{script} --data-root DATA"
+
+
+def _summary(name: str, found: Sequence[float]) -> str:
+    spread = f" ± {stdev(found):.2f}" if len(found) > 1 else ""
+    return ("" if name == "ours" else f"{name} ") + f"{mean(found):.2f}{spread}"

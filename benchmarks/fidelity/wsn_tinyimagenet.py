@@ -1,0 +1,43 @@
+"""WSN on 40 tasks of Tiny ImageNet with four convolutions of 160 and 640-640: 71.96 % at 10 % density."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from _learn import points, tiny_imagenet
+from _row import Target, measure, near
+from torch import nn
+
+from polymask import Training
+
+TARGETS = [
+    Target(
+        "tinyimagenet-wsn-10",
+        "WSN, 10 %",
+        "40 tasks of 5 classes of Tiny ImageNet, 4 convolutions of 160 (3x3, stride 2), 640-640, batch 10, 10 epochs",
+        "71.96",
+        "recalled",
+        near(71.96, 1.0),
+    )
+]
+TRAINING = Training(epochs=10, optimizer="adam", lr=1e-3, batch_size=10, device="auto", save_every=20)
+
+
+def network(seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        convolutions = [nn.Conv2d(3 if k == 0 else 160, 160, 3, stride=2, padding=1) for k in range(4)]
+        body = [module for conv in convolutions for module in (conv, nn.ReLU())]
+        full = [nn.Flatten(), nn.Linear(160 * 4 * 4, 640), nn.ReLU(), nn.Linear(640, 640), nn.ReLU()]
+        return nn.Sequential(*body, *full, nn.Linear(640, 5))
+
+
+def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:
+    tasks = tiny_imagenet(args.data_root, 40, 64, seed)
+    return points(network(seed), tasks, "wsn", work, seed, TRAINING, {"density": 0.1})
+
+
+if __name__ == "__main__":
+    measure(__doc__, TARGETS, arm)

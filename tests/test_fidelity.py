@@ -1,0 +1,26 @@
+"""The page of published numbers is made from what was measured, and never from anything else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "fidelity" / "results"
+
+
+def test_the_page_is_what_the_results_say(tmp_path: Path) -> None:
+    made = tmp_path / "fidelity.md"
+    script = str(ROOT / "benchmarks" / "fidelity" / "_table.py")
+    subprocess.run([sys.executable, script, "--write", str(made)], check=True)
+    assert made.read_text() == (ROOT / "docs" / "fidelity.md").read_text(), "run benchmarks/fidelity/_table.py --write"
+
+
+def test_a_reduced_protocol_or_a_missed_target_is_never_called_reproduced() -> None:
+    rows = [json.loads(path.read_text()) for path in RESULTS.glob("*.json")]
+    assert rows
+    for row in rows:
+        assert row["status"] == ("reproduced" if row["reached"] and not row["reduced"] else "approximated")
+        assert all(len(values) == len(row["seeds"]) for values in row["values"].values())
