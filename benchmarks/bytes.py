@@ -6,7 +6,7 @@ import importlib
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -14,16 +14,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from _measure import machine, options, show
-from polymask import Bank, Method, PackNet, Piggyback, SupSup
+from polymask import WSN, Bank, ExSSNeT, Method, PackNet, Piggyback, SupSup
 from polymask.nets import build_net
 
 MOST = 1.0  # per cent above one bit a weight, or above the bits of an owner's code
 METHODS: dict[str, tuple[Callable[[nn.Module, torch.Tensor], Method], int]] = {
     "Piggyback": (Piggyback, 2),
+    "Piggyback, ternary": (partial(Piggyback, values="ternary"), 2),
     "SupSup": (SupSup, 2),
-    "PackNet": (lambda model, x: PackNet(model, x, tasks=10), 10),
+    "WSN": (WSN, 2),
+    "ExSSNeT": (ExSSNeT, 2),
+    "PackNet": (partial(PackNet, tasks=10), 10),
+    "PackNet, no reuse": (partial(PackNet, tasks=10, reuse=False), 4),
 }
-HEADER = ["method", "tasks", "bits a weight, all tasks", "expected", "above it", "private a task", "json", "base"]
+HEADER = ["method", "tasks", "bits a weight, all tasks", "expected", "above it"]
+HEADER += ["masks a task", "private a task", "json", "base"]
 
 
 @cache
@@ -74,8 +79,9 @@ def row(name: str, method: Method, count: int, bank: Bank) -> list[str]:
     """A bank's figures after so many tasks; files with their headers, not payloads alone."""
     sizes, weights = bank.sizes(), sum(method.sites.tensor(name).numel() for name in method.sites.weights)
     private = sum(tensor.nbytes for record in method.records.values() for tensor in record.private.values())
-    bits = 8 * (sum(sizes["per_task"].values()) - private) / weights
-    expected = math.ceil(math.log2(count + 1)) if name == "PackNet" else count
+    masks = sum(sizes["per_task"].values()) - private
+    bits = 8 * masks / weights
+    expected = math.ceil(math.log2(count + 1)) if "PackNet" in name else (1 + ("ternary" in name)) * count
     above = 100 * (bits / expected - 1)
     return [
         name,
@@ -83,6 +89,7 @@ def row(name: str, method: Method, count: int, bank: Bank) -> list[str]:
         f"{bits:.4f}",
         f"{expected}",
         f"{above:+.2f} % {'met' if above < MOST else 'MISSED'}",
+        f"{masks // count:,}",
         f"{private // count:,}",
         f"{sizes['json'] // count:,}",
         f"{sizes['backbone']:,}",

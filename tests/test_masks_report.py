@@ -11,10 +11,10 @@ from polymask.parts.pack import pack
 from polymask.report.masks import flips
 
 
-@given(st.lists(st.integers(-1, 1), min_size=1, max_size=200))
-def test_no_code_is_longer_than_the_packed_mask(values: list[int]) -> None:
+@given(st.lists(st.integers(-1, 1), min_size=1, max_size=200), st.booleans())
+def test_no_code_is_longer_than_the_packed_mask(values: list[int], ternary: bool) -> None:
     mask = torch.tensor(values, dtype=torch.int8)
-    mask = mask if -1 in values else mask.bool()
+    mask = mask if ternary or -1 in values else mask.bool()
     found = flips({"w": mask})["w"]
     assert found.flipped == sum(value != 1 for value in values)
     assert found.packed_bytes == pack(mask).nbytes

@@ -17,13 +17,15 @@ TARGETS = [
     Target(
         "supsup-mnist-notebook",
         "SupSup, threshold",
-        "5 permutations of MNIST, 784-300-300-100, 1 epoch, RMSProp 1e-4, batch 128, task given",
+        "5 permutations of MNIST, 784-300-300-100, 1 epoch of 54,000 images, RMSProp 1e-4, batch 128, task given",
         "92.37 (91.9-92.9 over tasks)",
         "published",
         near(92.37, 0.5),
     ),
 ]
-TRAINING = Training(epochs=1, optimizer="rmsprop", lr=1e-4, batch_size=128, val_fraction=0.01, device="cpu")
+# The notebook trains on all 60,000 images, the last batch 96 of them; 54,000 leave one of 112. It matters: with a last
+# batch of 8 the last step is so noisy that the row loses two points.
+TRAINING = Training(epochs=1, optimizer="rmsprop", lr=1e-4, batch_size=128, device="cpu")
 
 
 def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:

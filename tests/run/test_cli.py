@@ -69,6 +69,12 @@ def test_every_option_of_a_stream_and_a_network_reaches_the_run() -> None:
     assert load("run").bank.model().model.head.in_features == 4 * 4 * 4
 
 
+@pytest.mark.parametrize("argv", [["--ratio", "0.5", "0.75"], ["--options.ratio", "[0.5, 0.75]"]])
+def test_packnets_ratio_is_one_number_or_one_a_task(argv: list[str]) -> None:
+    assert main(["run", "--method", "packnet", "--stream", "digits", *QUICK, *argv, "--out", "run"]) == 0
+    assert report("run")["options"]["ratio"] == [0.5, 0.75]
+
+
 def test_the_file_that_a_run_writes_starts_the_same_run_again(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--method", "linear-probe", *QUICK, "--lr", "0.01", "--out", "a"]) == 0
     assert main(["run", "--config", "a/config.yaml", "--out", "b"]) == 0

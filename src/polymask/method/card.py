@@ -42,7 +42,7 @@ class Recipe:
     Args:
         optimizer: which of torch's optimizers.
         lr: its learning rate.
-        norm_lr: that of the norms which a task has to itself; None: the same.
+        norm_lr: that of the norms, where they train; None: the same.
         epochs: passes over the training split.
         batch_size: examples a step.
         momentum: of SGD.

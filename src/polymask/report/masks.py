@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -16,7 +17,7 @@ class Flips:
     Args:
         weights: how many entries there are.
         flipped: how many of them are not 1.
-        packed_bytes: at 1 bit an entry, 2 where a layer has a -1.
+        packed_bytes: at 1 bit an entry of a bool mask, 2 of a ternary one.
         coded_bytes: at the entropy of every layer, ``sum n H(p) / 8``: what no code of independent entries beats.
     """
 
@@ -38,7 +39,7 @@ def flips(masks: Mapping[str, Tensor]) -> dict[str, Flips]:
     learned is where it is not 1.
 
     Args:
-        masks: name -> mask: bool, or -1, 0 and 1.
+        masks: name -> mask: bool, or int8 with -1, 0 and 1.
 
     Raises:
         ValueError: if there is no mask.
@@ -65,4 +66,4 @@ def _flips(mask: Tensor) -> Flips:
     n = mask.numel()
     counts = [int((mask == value).sum()) for value in (1, 0, -1)]
     entropy = -sum(count / n * math.log2(count / n) for count in counts if count)
-    return Flips(n, n - counts[0], (2 if counts[2] else 1) * math.ceil(n / 8), max(0.0, n * entropy / 8))
+    return Flips(n, n - counts[0], (1 if mask.dtype == torch.bool else 2) * math.ceil(n / 8), max(0.0, n * entropy / 8))

@@ -35,7 +35,7 @@ class Training:
         epochs: passes over the training split, for every phase.
         optimizer: which of torch's optimizers.
         lr: its learning rate.
-        norm_lr: that of the norms which a task has to itself; None: the same.
+        norm_lr: that of the norms, where they train; None: the same.
         batch_size: examples a step, over all devices.
         momentum: of SGD.
         weight_decay: of the optimizer.
