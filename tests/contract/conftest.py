@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import partialmethod
 from itertools import product
 from typing import Any
 
@@ -16,6 +17,22 @@ from polymask.method.contract import Method
 from polymask.methods import METHODS
 
 EVERY: dict[str, type[Method]] = {**METHODS, **TOYS}
+
+
+def variant(kind: type[Method], **hyper: Any) -> type[Method]:
+    """A method with some of its arguments set."""
+    return type(kind.__name__, (kind,), {"__init__": partialmethod(kind.__init__, **hyper)})
+
+
+VARIANTS: dict[str, type[Method]] = {
+    "ternary": variant(METHODS["piggyback"], values="ternary"),
+    "no-reuse": variant(METHODS["packnet"], reuse=False),
+    "ssnet": variant(METHODS["exssnet"], exclusive=False),
+    "transfer": variant(METHODS["supsup"], transfer=True, budget=1.0),
+    "fresh-wsn": variant(METHODS["wsn"], scores="fresh"),
+}
+"""Methods by another argument; by default on the small backbone alone."""
+
 SMALL = "mlp_bn"  # the backbone on which every method meets every optimizer
 DEFAULT = "adamw"  # the optimizer of tests that are not about optimizers
 
@@ -43,16 +60,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     By default a ``case`` takes every optimizer on the small backbone, and on every other one an optimizer that goes
     round; a ``pair`` takes the small backbone and another one that goes round from test to test.
     """
-    methods, nets, optimizers = list(EVERY), list(BACKBONES), list(drive.OPTIMIZERS)
+    methods, nets, optimizers = [*EVERY, *VARIANTS], list(BACKBONES), list(drive.OPTIMIZERS)
     start = zlib.crc32(metafunc.function.__name__.encode())
     other = [net for net in nets if net != SMALL]
     chosen = []
     if "case" in metafunc.fixturenames:
         for (i, m), (j, b), o in product(enumerate(methods), enumerate(nets), optimizers):
-            chosen.append(_param("case", m, b, o, b == SMALL or o == optimizers[(i + j) % len(optimizers)]))
+            turn = o == optimizers[(i + j) % len(optimizers)]
+            default = b == SMALL or turn if m in EVERY else (b, o) == (SMALL, DEFAULT)
+            chosen.append(_param("case", m, b, o, default))
     elif "pair" in metafunc.fixturenames:
         for (i, m), b in product(enumerate(methods), nets):
-            chosen.append(_param("pair", m, b, DEFAULT, b in (SMALL, other[(start + i) % len(other)])))
+            turn = m in EVERY and b == other[(start + i) % len(other)]
+            chosen.append(_param("pair", m, b, DEFAULT, b == SMALL or turn))
     elif "one" in metafunc.fixturenames:
         chosen = [_param("one", m, SMALL, DEFAULT, True) for m in methods]
     for fixture in {"case", "pair", "one"} & set(metafunc.fixturenames):
@@ -62,4 +82,4 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _param(fixture: str, method: str, backbone: str, optimizer: str, default: bool) -> Any:
     parts = {"case": (method, backbone, optimizer), "pair": (method, backbone), "one": (method,)}[fixture]
     marks = () if default else (pytest.mark.full,)
-    return pytest.param(Case(EVERY[method], backbone, optimizer), id="-".join(parts), marks=marks)
+    return pytest.param(Case({**EVERY, **VARIANTS}[method], backbone, optimizer), id="-".join(parts), marks=marks)

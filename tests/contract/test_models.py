@@ -258,7 +258,7 @@ def test_a_masked_tied_weight_is_one_site(one: Case) -> None:
     assert plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
     assert torch.equal(drive.answer(plain, drive.probe(method)), before)
     drive.learn(method, tasks[2:], one.user())
-    assert torch.equal(drive.logits(method, "a"), before)
+    assert torch.equal(drive.logits(method, "a"), before) == (method.exact is True)
 
 
 class Two(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from polymask.method import snapshot
 from polymask.method.contract import Method
-from polymask.methods import LinearProbe, PackNet, Piggyback, SupSup
+from polymask.methods import WSN, ExSSNeT, LinearProbe, PackNet, Piggyback, SupSup
 from polymask.parts.pack import unpack
 from polymask.sites import roles, slots, table, trace
 from polymask.sites.roles import Role
@@ -87,6 +87,8 @@ MUTANTS = (
         "convnet",
         EVERY - {"sgd"},
     ),
+    Mutant("no hold under WSN", hold_by(lambda kept, w, gate: w), WSN, "convnet", EVERY),
+    Mutant("no hold under ExSSNeT", hold_by(lambda kept, w, gate: w), ExSSNeT, "convnet", EVERY),
     Mutant("requires_grad instead of a buffer", freeze_by_requires_grad, PackNet, "convnet", KEPT | ASKED),
     Mutant("requires_grad from the start", freeze_by_requires_grad, LinearProbe, "mlp_bn", ASKED),
     Mutant("a buffer in the parameter's memory", freeze_in_the_parameters_memory, PackNet, "convnet", KEPT),
@@ -168,7 +170,7 @@ def check_unread_entries_may_be_anything(case: Case) -> None:
     assert torch.equal(drive.logits(method, "a"), before)
 
 
-@pytest.mark.parametrize("method", [PackNet, Piggyback, SupSup])
+@pytest.mark.parametrize("method", [PackNet, Piggyback, SupSup, WSN, ExSSNeT])
 def test_a_multiplied_bool_mask_is_noticed(method: type[Method], monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(method, "convnet", "adamw")
     check_unread_entries_may_be_anything(case)
