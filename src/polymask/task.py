@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from polymask.parts.binarize import leading, select, select_into
 from polymask.parts.pack import Packed, Sparse, densify, unpack
 from polymask.sites.slots import fill
-from polymask.sites.table import Sites
+from polymask.sites.table import BASE, Sites
 from polymask.sites.trace import Place
 
 
@@ -86,7 +86,7 @@ def reads(sites: Sites, masks: Mapping[str, Tensor]) -> dict[str, str]:
         masks: tensor or module name -> mask.
     """
     found = {}
-    for name in sites.names("masked", "frozen", "first", "shared"):
+    for name in sites.names(*BASE):
         mask = masks.get(name)
         rows = masks.get(name.rpartition(".")[0]) if sites.units else None
         base = sites.base(name)

@@ -22,8 +22,12 @@ from torch.nn import functional as F
 
 from polymask.bank import store
 from polymask.bank.bank import Bank
+from polymask.methods import METHODS
+from polymask.nets import build_net
+from polymask.run.learn import learn
 from polymask.run.objective import Objective
 from polymask.run.training import Training
+from polymask.streams import make_stream
 
 EPOCH = 4  # steps: 64 examples in batches of 16
 REPOSITORY = Path(__file__).parents[2]
@@ -215,3 +219,15 @@ def test_a_checkpoint_is_written_when_its_time_has_come(tmp_path: Path, monkeypa
     small.run("packnet", tmp_path / "run", [small.task("one")], training=training)
     # It looks at the clock when it starts, after every epoch, and when it has written.
     assert written == [("one", "train", 3), ("one", "retrain", 2)]
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_finished_run_is_what_it_was_when_it_is_opened_again(name: str, tmp_path: Path) -> None:
+    """A method that draws its weights when it is made must not draw them over what the finished tasks read."""
+    reports = []
+    for _ in range(2):
+        net = build_net("mlp", (1, 8, 8), 10, hidden=(12, 12), seed=0)
+        stream, training = make_stream("digits-permuted", tasks=2, seed=0), Training(epochs=1, device="cpu")
+        reports.append(learn(net, stream, name, out=tmp_path / "run", training=training).report)
+    assert reports[0]["logit_drift"] == reports[1]["logit_drift"]
+    assert reports[0]["accuracy"] == reports[1]["accuracy"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from polymask.bank.store import read_tensors, write_tensors
 from polymask.parts.draw import signed_constant
-from polymask.sites.table import Role, Sites, attach
+from polymask.sites.table import BASE, Role, Sites, attach
 from polymask.sites.trace import is_marked, places
 from polymask.task import fingerprint
 
@@ -125,7 +125,7 @@ def write_base(folder: Path, base: Mapping[str, Any], sites: Sites) -> dict[str,
         raise RuntimeError(
             f"expected no open task, found {min(sites.opened)!r} in training: end() or abandon() it first"
         )
-    values = {name: sites.base(name).cpu() for name in sites.names("masked", "frozen", "first", "shared")}
+    values = {name: sites.base(name).cpu() for name in sites.names(*BASE)}
     for name, seed in base["drawn"].items():
         if name not in values:
             raise ValueError(

@@ -32,7 +32,7 @@ from polymask.run.probes import Probes
 from polymask.run.results import Results
 from polymask.run.session import Session, opened
 from polymask.run.training import Training
-from polymask.sites.table import detach
+from polymask.sites.table import BASE, detach
 from polymask.streams.stream import Stream, Task
 
 
@@ -199,8 +199,11 @@ def open_learner(
     """The learner: fresh, or as the bank in the run's folder left it; and that bank."""
     place = None if out is None else out / "bank"
     old = Bank.open(place) if place is not None and (place / "bank.json").exists() else None
+    base: dict[str, Tensor] = {}
     if old is not None and old.tasks:
-        model = detach(old.model(model).model)
+        attached = old.model(model)
+        base = {name: attached.base(name).clone() for name in attached.names(*BASE)}
+        model = detach(attached.model)
     try:
         method = kind(model, example, head=head, seed=seed, **options)
     except ValueError as error:
@@ -208,6 +211,8 @@ def open_learner(
     if old is not None and old.tasks:
         device = next(iter(model.state_dict().values())).device
         state = tensors_of(old.learner(), lambda t: t.to(device))
+        # A method may draw its weights when it is made, over those that the finished tasks have trained.
+        state["tensors"] = base
         method.load_state_dict(state, {task: old.record(task) for task in old.tasks})
         method.activate(old.tasks[-1])
     return method, old

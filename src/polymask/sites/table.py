@@ -15,6 +15,8 @@ from polymask.sites.slots import FeatureSite, WeightSite, fill
 from polymask.sites.trace import Place, add_units, effective, held, is_marked, places, strip
 
 Kind = Literal["masked", "private", "frozen", "first", "shared"]
+BASE: tuple[Kind, ...] = ("masked", "frozen", "first", "shared")
+"""The roles whose tensors all tasks share: what a bank keeps once."""
 
 
 @dataclass(frozen=True)
