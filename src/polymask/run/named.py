@@ -67,8 +67,8 @@ def run_named(
         crop: pixels of padding for random crops while training.
         flip: mirror left and right at random while training.
         area: smallest share of the image that a random part has while training, such as 0.08; 1 keeps all.
-        model: the network: mlp, convnet, vgg or resnet18, a timm or transformers name, or package.module:factory;
-            without it mlp, or convnet for colour images.
+        model: the network: mlp, convnet, lenet, alexnet, vgg or resnet18, a timm or transformers name, or
+            package.module:factory; without it mlp, or convnet for colour images.
         net: arguments of the network, such as --net.width 20.
         weights: what it starts from: random, pretrained, first-task (trained with task 1, then frozen), or a file;
             without it first-task for a method that needs a trained frozen network, else random.
