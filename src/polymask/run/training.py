@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -78,7 +78,14 @@ class Training:
     save_every: float = 60.0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("devices", 1), ("workers", 0), ("warmup", 0)):
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("accumulate", 1),
+            ("devices", 1),
+            ("workers", 0),
+            ("warmup", 0),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"expected {name} of at least {least}, found {value}")
@@ -95,8 +102,7 @@ class Training:
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) is not None and value not in known:
                 raise ValueError(f"expected {name} to be one of {', '.join(known)}, found {value!r}")
-        for phase, own in (self.phases or {}).items():
-            self._check_phase(phase, own)
+        self._check_phases()
 
     def over(self, recipe: Recipe, phase: str | None = None) -> Recipe:
         """A recipe with this run's own settings put over it, and over these those of the phase."""
@@ -113,14 +119,15 @@ class Training:
         if unknown := [phase for phase in self.phases or {} if phase not in known]:
             raise ValueError(f"expected phases of {name} ({', '.join(known) or 'it has none'}), found {unknown[0]!r}")
 
-    def _check_phase(self, phase: str, own: Mapping[str, Any]) -> None:
+    def _check_phases(self) -> None:
         known = [field.name for field in fields(Recipe)]
-        if unknown := [name for name in own if name not in known]:
-            raise ValueError(f"expected settings of phase {phase!r} ({', '.join(known)}), found {unknown[0]!r}")
-        try:
-            replace(self, phases=None, **own)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"in phase {phase!r}: {error}") from error
+        for phase, own in (self.phases or {}).items():
+            if unknown := [name for name in own if name not in known]:
+                raise ValueError(f"expected settings of phase {phase!r} ({', '.join(known)}), found {unknown[0]!r}")
+            try:
+                replace(self, phases=None, **own)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"in phase {phase!r}: {error}") from error
 
 
 def make_optimizer(recipe: Recipe, named: Iterable[tuple[str, nn.Parameter]], norms: Collection[str] = ()) -> Optimizer:
