@@ -16,6 +16,7 @@ from polymask.parts.seeds import generator
 from polymask.streams import Feed, Inputs, LoaderFeed, Task, TensorFeed, View, permute, prepare
 from polymask.streams import feed as feed_module
 from polymask.streams.feed import cuts
+from polymask.streams.inputs import enlarged
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(0, 256, (23, 3, 6, 6), dtype=torch.uint8, generator=generator("images"))
@@ -174,6 +175,13 @@ class TestLoaderFeed:
         assert next(feeds.train.ordered(2))[1].dtype == torch.float32
         assert feeds.outputs == 1
 
+    def test_another_device_gets_the_rows_of_the_task_alone(self) -> None:
+        view = View(IMAGES, LABELS).take(torch.tensor([3, 1, 4]))
+        there, finished = TensorFeed(view, Inputs(flip=True), torch.device("meta"))._settle()
+        assert (there.x.shape, there.rows, finished) == ((3, 3, 6, 6), None, False)
+        here, _ = TensorFeed(view, Inputs(flip=True), CPU)._settle()
+        assert here.x is IMAGES
+
 
 class TestInputs:
     def test_crop_and_flip_are_windows_of_the_padded_image(self) -> None:
@@ -199,6 +207,33 @@ class TestInputs:
         flat = torch.arange(6).expand(5, 1, 6, 6)
         assert (Inputs(crop=1).augment(flat, generator(0))[:, 0, 2, 1:-1].diff() == 1).all()
 
+    def test_area_shows_a_part_of_the_image_of_the_right_size_and_shape(self) -> None:
+        ramp = torch.stack(torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")).expand(200, 2, 32, 32)
+        y = Inputs(area=0.3).augment(ramp, generator(0))
+        rows, columns = y[:, 0], y[:, 1]
+        assert (rows.diff(dim=2).abs() < 1e-4).all()  # upright: a row of the part is of one row of the image
+        assert y.min() >= 0
+        assert y.max() <= 31
+        # the step between middle pixels is the part's side in units of the image's
+        height, width = rows[:, 16, 0] - rows[:, 15, 0], columns[:, 0, 16] - columns[:, 0, 15]
+        share, ratio = height * width, width / height
+        assert (share > 0.3 - 1e-4).all()
+        assert (share < 1 + 1e-4).all()
+        assert ((ratio > 3 / 4 - 1e-4) & (ratio < 4 / 3 + 1e-4)).all()
+        assert share.min() < 0.4
+        assert share.max() > 0.8
+        assert len(rows[:, 0, 0].unique()) > 150
+
+    def test_area_keeps_bytes_and_is_drawn_before_and_apart_from_the_rest(self) -> None:
+        y = Inputs(area=0.2).augment(IMAGES, generator(0))
+        assert (y.dtype, y.shape) == (torch.uint8, IMAGES.shape)
+        assert torch.equal(y, Inputs(area=0.2).augment(IMAGES, generator(0)))
+        assert torch.equal(
+            Inputs(area=1.0, crop=1).augment(IMAGES, generator(0)), Inputs(crop=1).augment(IMAGES, generator(0))
+        )
+        whole = IMAGES.float()
+        assert torch.allclose(enlarged(whole, torch.tensor([[0.0, 0, 1, 1]]).expand(23, 4)), whole, atol=1e-3)
+
     def test_rules_for_channels_and_sizes(self) -> None:
         red = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
         red[:, 0] = 255
@@ -213,11 +248,11 @@ class TestInputs:
                 inputs.augment(inputs.fit(torch.rand(2, 4)), generator(0))
 
     def test_a_record_describes_all(self) -> None:
-        inputs = Inputs((0.5,), (0.25,), 2, True, (8, 8), 1)
+        inputs = Inputs((0.5,), (0.25,), 2, True, (8, 8), 1, 0.5)
         assert Inputs.from_json(inputs.to_json()) == inputs
         with pytest.raises(ValueError, match="the record says 'nearest'"):
             Inputs.from_json(inputs.to_json() | {"rule": "nearest"})
-        for wrong in ({"std": (0.0,)}, {"crop": -1}, {"size": (0, 4)}):
+        for wrong in ({"std": (0.0,)}, {"crop": -1}, {"size": (0, 4)}, {"area": 0.0}, {"mean": (1, 2), "channels": 3}):
             with pytest.raises(ValueError, match="found"):
                 Inputs(**wrong)
 

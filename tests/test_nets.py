@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from polymask.nets import MLP, NETS, VGG, ConvNet, ResNet18, build_net
+from polymask.nets import MLP, NETS, VGG, AlexNet, ConvNet, LeNet, ResNet18, build_net
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 20, 32)]
 
@@ -13,8 +13,9 @@ SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 20, 32)]
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_reads_the_example_it_was_built_for(name: str, shape: tuple[int, ...]) -> None:
-    if name == "vgg" and min(shape[1:]) < 16:
-        with pytest.raises(ValueError, match="16 x 16 or more, found 8 x 8"):
+    least = {"vgg": 16, "alexnet": 20}.get(name, 0)
+    if min(shape[1:]) < least:
+        with pytest.raises(ValueError, match=f"{least} x {least} or more, found 8 x 8"):
             build_net(name, shape, 7)
         return
     how = {"width": 4} if name == "resnet18" else {}
@@ -41,6 +42,11 @@ def test_sizes_are_the_published_ones() -> None:
     assert weights(ResNet18(outputs=5, width=20)) == 1_090_940  # SupSup's count for the narrow network
     assert weights(ResNet18(outputs=10)) == 11_164_352
     assert weights(MLP(784, (300, 100), 10)) == 266_200  # LeNet-300-100
+    assert weights(AlexNet(outputs=1)) - 2048 == 16 * 3 * 64 + 9 * 64 * 128 + 4 * 128 * 256 + 2048 * (4 * 256 + 2048)
+    assert weights(LeNet(outputs=1)) - 500 == 2_986_500  # APD's count
+    tiny = LeNet(outputs=5, widths=(160,) * 4, hidden=(640, 640), pool=False, size=64)
+    assert tiny(torch.rand(2, 3, 64, 64)).shape == (2, 5)
+    assert weights(tiny) == 9 * 160 * (3 + 3 * 160) + 640 * (160 * 16 + 640 + 5)
     assert [m.out_channels for m in VGG().modules() if isinstance(m, torch.nn.Conv2d)] == [64, 64, 64, 64, 128, 128]
 
 
@@ -51,7 +57,7 @@ def test_norm_adds_batchnorm() -> None:
 
 
 def test_refuses_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="there are mlp, convnet, vgg, resnet18"):
+    with pytest.raises(ValueError, match="there are mlp, convnet, lenet, alexnet, vgg, resnet18"):
         build_net("lstm", (3,), 2)
     with pytest.raises(ValueError, match=r"reads images \(C, H, W\), found examples of shape \(5,\)"):
         build_net("convnet", (5,), 2)

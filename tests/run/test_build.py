@@ -20,9 +20,9 @@ from polymask.streams.images import digits
 @pytest.mark.parametrize("name", NETS)
 def test_our_networks_are_drawn_from_the_seed_alone(name: str) -> None:
     state = torch.get_rng_state()
-    one, two = (build_model(name, (3, 16, 16), 4, seed=7).state_dict() for _ in range(2))
+    one, two = (build_model(name, (3, 32, 32), 4, seed=7).state_dict() for _ in range(2))
     torch.manual_seed(5)
-    three = build_model(name, (3, 16, 16), 4, seed=8).state_dict()
+    three = build_model(name, (3, 32, 32), 4, seed=8).state_dict()
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert any(not torch.equal(one[key], three[key]) for key in one)
     torch.set_rng_state(state)

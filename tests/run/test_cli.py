@@ -75,6 +75,20 @@ def test_packnets_ratio_is_one_number_or_one_a_task(argv: list[str]) -> None:
     assert report("run")["options"]["ratio"] == [0.5, 0.75]
 
 
+def test_what_is_done_to_images_and_to_single_phases_reaches_the_run() -> None:
+    argv = ["run", "--method", "packnet", *QUICK, "--crop", "1", "--flip", "true", "--area", "0.5", "--mean", "0.5"]
+    assert (
+        main([*argv, "--std", "0.25", "--schedule", "step", "--phases", '{"retrain": {"epochs": 2}}', "--out", "a"])
+        == 0
+    )
+    assert main(["run", "--config", "a/config.yaml", "--out", "b"]) == 0
+    assert Path("a/config.yaml").read_text() == Path("b/config.yaml").read_text()
+    inputs = load("a").bank.record("digits/0..4").meta.inputs
+    assert {"mean": [0.5], "std": [0.25], "crop": 1, "flip": True, "area": 0.5}.items() <= inputs.items()
+    phases = [line.split(",")[1] for line in Path("a/epochs.csv").read_text().splitlines()[1:]]
+    assert phases.count("retrain") == 2 * phases.count("train")
+
+
 def test_the_file_that_a_run_writes_starts_the_same_run_again(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--method", "linear-probe", *QUICK, "--lr", "0.01", "--out", "a"]) == 0
     assert main(["run", "--config", "a/config.yaml", "--out", "b"]) == 0

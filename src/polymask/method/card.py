@@ -47,7 +47,8 @@ class Recipe:
         batch_size: examples a step.
         momentum: of SGD.
         weight_decay: of the optimizer.
-        schedule: "constant", or "cosine" down to 0 over the phase.
+        schedule: "constant", "cosine" down to 0 over the phase, or "step": a tenth from its half on.
+        warmup: epochs over which the learning rate first rises from 0; the schedule has the rest.
     """
 
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adam"
@@ -57,4 +58,5 @@ class Recipe:
     batch_size: int = 32
     momentum: float = 0.9
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    warmup: int = 0

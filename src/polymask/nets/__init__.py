@@ -9,15 +9,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from polymask.nets.alexnet import AlexNet
 from polymask.nets.lenet import ConvNet
+from polymask.nets.lenet5 import LeNet
 from polymask.nets.mlp import MLP
 from polymask.nets.resnet18 import ResNet18
 from polymask.nets.vgg import VGG
 from polymask.parts.seeds import seed_of
 
-NETS: dict[str, type[nn.Module]] = {"mlp": MLP, "convnet": ConvNet, "vgg": VGG, "resnet18": ResNet18}
+NETS: dict[str, type[nn.Module]] = {
+    "mlp": MLP,
+    "convnet": ConvNet,
+    "lenet": LeNet,
+    "alexnet": AlexNet,
+    "vgg": VGG,
+    "resnet18": ResNet18,
+}
 
-__all__ = ["MLP", "NETS", "VGG", "ConvNet", "ResNet18", "build_net"]
+__all__ = ["MLP", "NETS", "VGG", "AlexNet", "ConvNet", "LeNet", "ResNet18", "build_net"]
 
 
 def build_net(name: str, example_shape: Sequence[int], outputs: int, *, seed: int = 0, **how: Any) -> nn.Module:

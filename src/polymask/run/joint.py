@@ -73,6 +73,7 @@ def learn_joint(
     (True, None)
     """
     training, objective = training or Training(), objective or Objective()
+    training.check_phases("joint training", ())
     if training.devices > 1:
         raise ValueError(f"expected one device for joint training, found {training.devices}: leave --devices out")
     path, names = None if out is None else Path(out), [task.name for task in tasks]

@@ -123,6 +123,7 @@ def learn(
     kind = method_class(method)
     tasks = tasks if isinstance(tasks, Stream) else Stream("given", tuple(tasks))
     training, objective = training or Training(), objective or Objective()
+    training.check_phases(kind.name, kind.phases)
     options = settled(kind, options or {}, len(tasks))
     config = config or arguments(kind, tasks, seed, options, training, head, builder)
     about = description(kind.name, tasks, seed, options, objective, "given" if builder is None else builder.name)

@@ -35,6 +35,11 @@ def run_named(
     order: list[int] | None = None,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+    crop: int = 0,
+    flip: bool = False,
+    area: float = 1.0,
     model: str | None = None,
     net: dict[str, Any] | None = None,
     weights: str | None = None,
@@ -57,8 +62,13 @@ def run_named(
         order: in which the tasks are learned, by their places: 1 0 2.
         size: height and width that images are brought to.
         channels: channels that images are brought to.
-        model: the network: mlp, convnet, vgg or resnet18, a timm or transformers name, or package.module:factory;
-            without it mlp, or convnet for colour images.
+        mean: what is subtracted from each channel, of pixels from 0 to 1; without it the mean of the training images.
+        std: what each channel is divided by; without it the deviation of the training images.
+        crop: pixels of padding for random crops while training.
+        flip: mirror left and right at random while training.
+        area: smallest share of the image that a random part has while training, such as 0.08; 1 keeps all.
+        model: the network: mlp, convnet, lenet, alexnet, vgg or resnet18, a timm or transformers name, or
+            package.module:factory; without it mlp, or convnet for colour images.
         net: arguments of the network, such as --net.width 20.
         weights: what it starts from: random, pretrained, first-task (trained with task 1, then frozen), or a file;
             without it first-task for a method that needs a trained frozen network, else random.
@@ -79,7 +89,8 @@ def run_named(
     kind = None if method == JOINT else method_class(method)
     weights = choose_weights(kind, weights)
     places: dict[str, Any] = {"data_root": data_root, "tasks": tasks, "order": order or ()}
-    places |= {"size": size, "channels": channels}
+    places |= {"size": size, "channels": channels, "mean": mean, "std": std}
+    places |= {"crop": crop, "flip": flip, "area": area}
     made = make_stream(stream, data, seed=seed, **places, **how)
     network, builder = build(made, model, net or {}, weights, seed, training.val_fraction)
     own = {"prefixes": "all", **(options or {})} if kind is None else settled(kind, options or {}, len(made))

@@ -205,7 +205,7 @@ class Session:
             files.drop_checkpoint(self.out)
 
     def _recipe(self, phase: str) -> Recipe:
-        return self.training.over(self.method.recipes[phase])
+        return self.training.over(self.method.recipes[phase], phase)
 
     def _epochs(self) -> int:
         return len(self.tasks) * sum(self._recipe(phase).epochs for phase in self.method.phases)

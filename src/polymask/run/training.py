@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from polymask.method.card import Recipe
 
 Name = Literal["sgd", "adam", "adamw", "rmsprop"]
-Course = Literal["constant", "cosine"]
+Course = Literal["constant", "cosine", "step"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true"]
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -39,7 +39,9 @@ class Training:
         batch_size: examples a step, over all devices.
         momentum: of SGD.
         weight_decay: of the optimizer.
-        schedule: "constant", or "cosine" down to 0 over a phase.
+        schedule: "constant", "cosine" down to 0 over a phase, or "step": a tenth from its half on.
+        warmup: epochs over which the learning rate first rises from 0; the schedule has the rest.
+        phases: settings of single phases, which go before those above: {"retrain": {"epochs": 10, "lr": 1e-4}}.
         accumulate: batches whose gradients are summed into one step.
         clip: the largest norm of a step's gradient; None: any.
         device: "auto", "cpu", "cuda" or "mps".
@@ -64,6 +66,8 @@ class Training:
     momentum: float | None = None
     weight_decay: float | None = None
     schedule: Course | None = None
+    warmup: int | None = None
+    phases: dict[str, dict[str, Any]] | None = None
     accumulate: int = 1
     clip: float | None = None
     device: Device = "auto"
@@ -74,7 +78,14 @@ class Training:
     save_every: float = 60.0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("devices", 1), ("workers", 0)):
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("accumulate", 1),
+            ("devices", 1),
+            ("workers", 0),
+            ("warmup", 0),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"expected {name} of at least {least}, found {value}")
@@ -91,11 +102,32 @@ class Training:
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) is not None and value not in known:
                 raise ValueError(f"expected {name} to be one of {', '.join(known)}, found {value!r}")
+        self._check_phases()
 
-    def over(self, recipe: Recipe) -> Recipe:
-        """A recipe with this run's own settings put over it."""
+    def over(self, recipe: Recipe, phase: str | None = None) -> Recipe:
+        """A recipe with this run's own settings put over it, and over these those of the phase."""
         mine = {field.name: getattr(self, field.name) for field in fields(Recipe)}
+        mine |= (self.phases or {}).get(phase or "", {})
         return replace(recipe, **{name: value for name, value in mine.items() if value is not None})
+
+    def check_phases(self, name: str, known: Collection[str]) -> None:
+        """Refuse settings of a phase that what learns does not have.
+
+        Raises:
+            ValueError: if there are such.
+        """
+        if unknown := [phase for phase in self.phases or {} if phase not in known]:
+            raise ValueError(f"expected phases of {name} ({', '.join(known) or 'it has none'}), found {unknown[0]!r}")
+
+    def _check_phases(self) -> None:
+        known = [field.name for field in fields(Recipe)]
+        for phase, own in (self.phases or {}).items():
+            if unknown := [name for name in own if name not in known]:
+                raise ValueError(f"expected settings of phase {phase!r} ({', '.join(known)}), found {unknown[0]!r}")
+            try:
+                replace(self, phases=None, **own)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"in phase {phase!r}: {error}") from error
 
 
 def make_optimizer(recipe: Recipe, named: Iterable[tuple[str, nn.Parameter]], norms: Collection[str] = ()) -> Optimizer:
@@ -126,6 +158,18 @@ def make_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRSchedul
     >>> make_schedule(Recipe(schedule="cosine"), optimizer, 10).get_last_lr()
     [0.001]
     """
-    if recipe.schedule == "constant":
-        return LambdaLR(optimizer, lambda step: 1.0)
-    return LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps)))
+    warm = steps * min(recipe.warmup, recipe.epochs) // recipe.epochs
+    course = COURSES[recipe.schedule]
+
+    def factor(step: int) -> float:
+        return (step + 1) / warm if step < warm else course(min(step, steps) - warm, max(steps - warm, 1))
+
+    return LambdaLR(optimizer, factor)
+
+
+COURSES: dict[str, Callable[[int, int], float]] = {
+    "constant": lambda done, steps: 1.0,
+    "cosine": lambda done, steps: 0.5 * (1 + math.cos(math.pi * done / steps)),
+    "step": lambda done, steps: 1.0 if 2 * done < steps else 0.1,
+}
+"""What the learning rate is multiplied by after ``done`` of ``steps`` steps."""

@@ -142,8 +142,10 @@ class TensorFeed(Feed):
         one = self._prepared(raw)
         untouched = not view.changes and (one is raw or not isinstance(one, Tensor))
         if untouched or self._inputs.augments or self.size * nbytes(one) > READY_BYTES:
-            rows = None if view.rows is None else view.rows.to(self._device)
-            whole = replace(view, x=each(view.x, lambda t: t.to(self._device)), y=y, rows=rows)
+            # another device has less memory than this one: it gets the task's own rows, no copy of the whole data set
+            chosen = None if self._device.type == "cpu" else view.rows
+            x = each(view.x, lambda t: (t if chosen is None else t[chosen]).to(self._device))
+            whole = replace(view, x=x, y=y, rows=view.rows if chosen is None else None)
             return whole, untouched and not self._inputs.augments
         ready = each(one, lambda t: t.new_empty((self.size, *t.shape[1:])))
         for start in range(0, self.size, CHUNK):

@@ -205,7 +205,7 @@ def normalised(x: Tensor) -> Inputs:
     """Mean and deviation of each channel of byte images (N, C, H, W), counted exactly and rounded to 4 digits.
 
     >>> normalised(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2))
-    Inputs(mean=(0.5,), std=(0.5,), crop=0, flip=False, size=None, channels=None)
+    Inputs(mean=(0.5,), std=(0.5,), crop=0, flip=False, size=None, channels=None, area=1.0)
     """
     values = torch.arange(256, dtype=torch.float64) / 255
     shares = [x[:, c].flatten().bincount(minlength=256).double() / x[:, c].numel() for c in range(x.shape[1])]

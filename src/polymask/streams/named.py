@@ -48,6 +48,11 @@ def make_stream(
     seed: int = 0,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    crop: int = 0,
+    flip: bool = False,
+    area: float = 1.0,
     **how: Any,
 ) -> Stream:
     """The stream called ``kind``, over the embedded digits or over named data.
@@ -61,6 +66,11 @@ def make_stream(
         seed: what permutations are drawn from.
         size: (H, W) that images are brought to; None: as they are, or of several data sets the largest.
         channels: likewise.
+        mean: what is subtracted from each channel; None: the mean of a data set's training images.
+        std: what each channel is divided by; None: likewise their deviation.
+        crop: pixels of padding for random crops while training.
+        flip: mirror left and right at random while training.
+        area: smallest share of the image that a random part has while training.
         how: further arguments of the function in `NAMED`, such as ``degrees=45``.
 
     Raises:
@@ -86,6 +96,9 @@ def make_stream(
     sources = [open_data(name, data_root, size, channels) for name in data or ()]
     if embedded:
         sources = [replace(digits_data(), inputs=Inputs(size=size, channels=channels))]
+    look: dict[str, Any] = {"crop": crop, "flip": flip, "area": area}
+    look |= {key: tuple(values) for key, values in (("mean", mean), ("std", std)) if values is not None}
+    sources = [replace(task, inputs=replace(task.inputs or Inputs(), **look)) for task in sources]
     if tasks is not None:
         how["tasks"] = tasks
     streams = [NAMED[kind](source, seed=seed, **how) for source in alike(sources)]

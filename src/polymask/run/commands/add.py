@@ -47,6 +47,7 @@ def add(argv: list[str], say: Callable[[str], None]) -> int:
         order=values["order"] or (),
         size=values["size"] or ((shape[1], shape[2]) if fits else None),
         channels=values["channels"] or (shape[0] if fits else None),
+        **{key: values[key] for key in ("mean", "std", "crop", "flip", "area")},
         **how,
     )
     names = [task.name for task in tasks]

@@ -75,7 +75,7 @@ def default_shape(model: str) -> list[int] | None:
     ([1, 8, 8], [3, 224, 224], None)
     """
     if model in NETS:
-        return [1, 16, 16] if model == "vgg" else [1, 8, 8]
+        return {"vgg": [1, 16, 16], "alexnet": [1, 32, 32]}.get(model, [1, 8, 8])
     return None if is_transformers(model) else [3, 224, 224]
 
 

@@ -1,0 +1,72 @@
+"""How a run trains: settings over a recipe, phases apart, and the learning rate's course."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.run import small
+from torch import nn
+
+from polymask.method.card import Recipe
+from polymask.run.joint import learn_joint
+from polymask.run.training import Training, make_optimizer, make_schedule
+from polymask.streams import digits
+
+
+def rates(steps: int, **how: Any) -> list[float]:
+    """The learning rate of each step of a phase, as a multiple of the recipe's."""
+    recipe = Recipe(optimizer="sgd", lr=1.0, **how)
+    optimizer = make_optimizer(recipe, [("w", nn.Parameter(torch.ones(1)))])
+    schedule = make_schedule(recipe, optimizer, steps)
+    found = []
+    for _ in range(steps):
+        found.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_a_step_schedule_falls_to_a_tenth_at_the_half() -> None:
+    assert rates(6, schedule="step", epochs=2) == [1, 1, 1, 0.1, 0.1, 0.1]
+    assert rates(3, schedule="constant") == [1, 1, 1]
+
+
+def test_warm_up_rises_and_leaves_the_rest_to_the_schedule() -> None:
+    assert rates(10, schedule="constant", epochs=5, warmup=2) == [0.25, 0.5, 0.75] + 7 * [1]
+    cosine = rates(10, schedule="cosine", epochs=5, warmup=2)
+    assert cosine[:4] == [0.25, 0.5, 0.75, 1]
+    assert cosine[4:] == rates(6, schedule="cosine", epochs=3)
+    assert rates(4, schedule="cosine", epochs=2, warmup=9) == [0.25, 0.5, 0.75, 1]
+
+
+def test_a_phase_has_settings_of_its_own() -> None:
+    training = Training(epochs=20, lr=0.1, phases={"retrain": {"epochs": 10, "lr": 0.01}})
+    recipe = Recipe(batch_size=7)
+    assert training.over(recipe, "train") == training.over(recipe) == Recipe(batch_size=7, epochs=20, lr=0.1)
+    assert training.over(recipe, "retrain") == Recipe(batch_size=7, epochs=10, lr=0.01)
+    report = small.run("packnet", training=Training(epochs=1, batch_size=16, phases={"retrain": {"epochs": 3}}))
+    assert report.report["max_logit_drift"] == 0
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        ({"retrain": {"epoch": 1}}, "settings of phase 'retrain' .*found 'epoch'"),
+        ({"retrain": {"epochs": 0}}, "in phase 'retrain': expected epochs of at least 1, found 0"),
+        ({"retrain": {"lr": "fast"}}, "in phase 'retrain': "),
+        ({"retrain": {"schedule": "steep"}}, "(?s)in phase 'retrain': .*steep"),
+    ],
+)
+def test_settings_of_a_phase_are_checked_as_the_others_are(phases: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Training(phases=phases)
+
+
+def test_phases_that_nothing_has_are_refused() -> None:
+    training = Training(epochs=1, phases={"retrain": {"epochs": 2}})
+    with pytest.raises(ValueError, match=r"phases of piggyback \(train\), found 'retrain'"):
+        small.run("piggyback", training=training)
+    with pytest.raises(ValueError, match=r"phases of joint training \(it has none\)"):
+        learn_joint(nn.Linear(64, 2), digits(5)[:1], training=training)
