@@ -15,18 +15,19 @@ import polymask
 
 SOURCE = Path(polymask.__file__).parent
 
-LOW = {"parts", "calling", "sites", "task"}
+LOW = {"parts", "calling", "sites", "task", "wiring"}
 MAY_IMPORT: dict[str, set[str]] = {
     "parts": set(),
     "calling": set(),
     "streams": {"parts.seeds"},
     "nets": {"parts.seeds"},
     "report": set(),
-    "sites": {"parts", "calling"},
-    "task": {"sites", "parts"},
+    "wiring": {"parts", "calling"},
+    "sites": {"parts", "calling", "wiring"},
+    "task": {"sites", "parts", "wiring"},
     "bank": LOW,
-    "method": LOW | {"wiring"},
-    "methods": {"method", "calling", "parts", "sites", "task", "wiring", "surgery"},
+    "method": LOW,
+    "methods": LOW | {"method", "surgery"},
 }
 """Floor -> what it may import besides itself; ``run`` and the package's face see everything."""
 

@@ -1,0 +1,160 @@
+"""What is known of a network's units: which mask reaches which row and column, and so what a task reads of a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NONE, ANY = -1, -2
+"""A column that a site does not feed; one that it feeds by more than one of its units."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Which unit of one site feeds each column of a reader.
+
+    Args:
+        site: the site.
+        units: for every column a unit, ``NONE`` or ``ANY``, shape (columns,).
+    """
+
+    site: str
+    units: Tensor
+
+    def per_column(self, values: Tensor) -> Tensor:
+        """A value per unit as a value per column: 0 where the site feeds nothing, the largest where it mixes.
+
+        >>> Feed("a", torch.tensor([1, NONE, ANY])).per_column(torch.tensor([2.0, 5.0]))
+        tensor([5., 0., 5.])
+        """
+        padded = torch.cat([values, values.amax(0, keepdim=True), torch.zeros_like(values[:1])])
+        # Counted from the end, -1 is the 0 and -2 the largest.
+        return padded[self.units.to(values.device)]
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Rows and columns of every weight whose layer was seen at work.
+
+    Args:
+        sites: module whose units are masked -> axis of the units in its output, counted as in torch.
+        sizes: the same -> how many units.
+        rows: layer -> site whose unit ``i`` shuts the layer's row ``i``; a layer that is not here has rows that are
+            always live.
+        feeds: reader -> what feeds its columns.
+        free: reader -> the columns that are live whatever is masked, shape (columns,).
+        echoes: norm -> axis, of norms that are masked again as their input is.
+        groups: reader -> into how many groups a grouped convolution splits its columns.
+        notes: layer -> why something of it was left conservative.
+    """
+
+    sites: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    rows: Mapping[str, str] = field(default_factory=dict)
+    feeds: Mapping[str, tuple[Feed, ...]] = field(default_factory=dict)
+    free: Mapping[str, Tensor] = field(default_factory=dict)
+    echoes: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def columns(self, reader: str, values: Mapping[str, Tensor], always: float) -> Tensor:
+        """A value per column: the largest over all that feed it, ``always`` where nothing can shut it.
+
+        Args:
+            reader: a layer of ``feeds``, or a norm of ``echoes``.
+            values: site -> a value per unit: a mask, how often it was used.
+            always: of a column that is always live.
+        """
+        parts = [feed.per_column(values[feed.site]) for feed in self.feeds[reader] if feed.site in values]
+        free = self.free[reader]
+        if not parts:
+            like = next(iter(values.values()))
+            return torch.full(free.shape, always, device=like.device).to(like.dtype)
+        largest = torch.stack(parts).amax(0)
+        top = torch.as_tensor(always, device=largest.device).to(largest.dtype)
+        return torch.where(free.to(largest.device), top, largest)
+
+    def ends(self, name: str, shape: torch.Size, values: Mapping[str, Tensor], always: float) -> Tensor:
+        """``min(value of the row, value of the column)`` of every entry of a weight or bias; broadcasts to it.
+
+        Under bool masks: the entries that a task reads (Serra et al. 2018, equation 2, by what really feeds a column).
+
+        Args:
+            name: of the tensor.
+            shape: of the tensor.
+            values: site -> a value per unit.
+            always: the value of a row or column that nothing can shut.
+        """
+        path, _, leaf = name.rpartition(".")
+        like = next(iter(values.values()))
+        top = torch.as_tensor(always, device=like.device).to(like.dtype)
+        rows = values[self.rows[path]] if path in self.rows else top.expand(shape[0])
+        rows = rows.view(-1, *[1] * (len(shape) - 1))
+        if leaf != "weight" or path not in self.feeds:
+            return rows
+        columns = self.columns(path, values, always)
+        groups = self.groups.get(path, 1)
+        # Of a grouped convolution, row i reads the columns of its own group.
+        per_row = columns.view(groups, 1, -1).expand(-1, shape[0] // groups, -1).reshape(shape[0], -1)
+        per_row = per_row if groups > 1 else columns[None]
+        return torch.minimum(rows, per_row.view(*per_row.shape, *[1] * (len(shape) - 2)))
+
+    def echoed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The masks of all echoes, from those of the sites."""
+        return {norm: self.columns(norm, values, 1.0) for norm in self.echoes}
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON: units as runs ``[first, count, width]``, a unit each ``width`` columns; -1 and -2 as they are."""
+        return {
+            "sites": dict(self.sites),
+            "sizes": dict(self.sizes),
+            "rows": dict(self.rows),
+            "feeds": {name: [[f.site, runs(f.units.tolist())] for f in feeds] for name, feeds in self.feeds.items()},
+            "free": {name: runs(free.long().tolist()) for name, free in self.free.items()},
+            "echoes": dict(self.echoes),
+            "groups": dict(self.groups),
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Wiring:
+        """Back from ``to_json``."""
+        feeds = {name: tuple(Feed(site, spelled(how)) for site, how in each) for name, each in found["feeds"].items()}
+        free = {name: spelled(how).bool() for name, how in found["free"].items()}
+        plain = {key: dict(found[key]) for key in ("sites", "sizes", "rows", "echoes", "groups")}
+        return cls(**plain, feeds=feeds, free=free)
+
+
+def runs(values: list[int]) -> list[list[int]]:
+    """Values as runs ``[first, count, width]``: ``count`` values from ``first`` upwards, each ``width`` times.
+
+    >>> runs([0, 0, 1, 1, 2, 2, -1, -1, -1]), runs([3, 4, 5])
+    ([[0, 3, 2], [-1, 1, 3]], [[3, 3, 1]])
+    """
+    blocks: list[list[int]] = []
+    for value in values:
+        if blocks and blocks[-1][0] == value:
+            blocks[-1][1] += 1
+        else:
+            blocks.append([value, 1])
+    out: list[list[int]] = []
+    for value, width in blocks:
+        follows = out and value >= 0 and out[-1][0] >= 0 and value == out[-1][0] + out[-1][1] and width == out[-1][2]
+        if follows:
+            out[-1][1] += 1
+        else:
+            out.append([value, 1, width])
+    return out
+
+
+def spelled(found: list[list[int]]) -> Tensor:
+    """Back from ``runs``.
+
+    >>> spelled([[0, 3, 2], [-1, 1, 3]])
+    tensor([ 0,  0,  1,  1,  2,  2, -1, -1, -1])
+    """
+    parts = [torch.arange(first, first + count).repeat_interleave(width) for first, count, width in found]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
