@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "task": {"sites", "parts", "wiring"},
     "bank": LOW,
     "method": LOW,
+    "surgery": LOW,
     "methods": LOW | {"method", "surgery"},
 }
 """Floor -> what it may import besides itself; ``run`` and the package's face see everything."""

@@ -13,7 +13,18 @@ from polymask.task import Meta, TaskRecord, activate, switch
 if TYPE_CHECKING:
     from polymask.method.card import Card, Recipe
     from polymask.method.contract import Method
-    from polymask.methods import METHODS, WSN, ExSSNeT, Finetune, Independent, LinearProbe, PackNet, Piggyback, SupSup
+    from polymask.methods import (
+        METHODS,
+        TFM,
+        WSN,
+        ExSSNeT,
+        Finetune,
+        Independent,
+        LinearProbe,
+        PackNet,
+        Piggyback,
+        SupSup,
+    )
     from polymask.run.extend import extend
     from polymask.run.learn import learn
     from polymask.run.load import load
@@ -25,6 +36,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "METHODS",
+    "TFM",
     "WSN",
     "Bank",
     "Builder",
@@ -62,7 +74,7 @@ _LATER = {
     "Recipe": "method.card",
     "Method": "method.contract",
     **dict.fromkeys(("METHODS", "Finetune", "Independent", "LinearProbe"), "methods"),
-    **dict.fromkeys(("ExSSNeT", "PackNet", "Piggyback", "SupSup", "WSN"), "methods"),
+    **dict.fromkeys(("ExSSNeT", "PackNet", "Piggyback", "SupSup", "TFM", "WSN"), "methods"),
     "Stream": "streams.stream",
     "Task": "streams.stream",
     "Objective": "run.objective",

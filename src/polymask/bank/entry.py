@@ -27,11 +27,11 @@ def to_entry(record: TaskRecord) -> tuple[Entry, dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {f"private/{name}": value for name, value in record.private.items()}
     masks: dict[str, Any] = {}
     for name, packed in record.masks.items():
-        masks[name] = {"codec": packed.codec, "level": packed.level}
+        masks[name] = {"codec": packed.codec, "level": packed.level, "shape": list(packed.shape)}
         if packed.codec == "owners":
             masks[name]["least"] = packed.least
         else:
-            masks[name] |= {"shape": list(packed.shape), "bits": packed.bits}
+            masks[name]["bits"] = packed.bits
             tensors[f"mask/{name}"] = packed.payload
     for name, sparse in record.deltas.items():
         tensors |= {f"delta/{name}/index": sparse.index, f"delta/{name}/value": sparse.value}
@@ -51,7 +51,7 @@ def from_entry(entry: Entry, tensors: Mapping[str, Tensor], planes: Mapping[str,
     masks = {}
     for name, mask in entry["masks"].items():
         if mask["codec"] == "owners":
-            masks[name] = replace(planes[name], level=mask["level"], least=mask["least"])
+            masks[name] = _view(planes[name], mask)
         else:
             payload = tensors[f"mask/{name}"]
             masks[name] = Packed(mask["codec"], tuple(mask["shape"]), payload, mask["bits"], mask["level"])
@@ -62,6 +62,13 @@ def from_entry(entry: Entry, tensors: Mapping[str, Tensor], planes: Mapping[str,
     meta = {**entry["meta"], "labels": tuple(entry["meta"]["labels"])}
     private = {name: tensors[f"private/{name}"] for name in entry["private"]}
     return TaskRecord(masks, deltas, private, dict(entry["reads"]), Meta(task=entry["task"], **meta))
+
+
+def _view(plane: Packed, mask: Mapping[str, Any]) -> Packed:
+    """The mask of an entry on the plane that it shares, which may have grown since."""
+    shape = tuple(mask.get("shape", plane.shape))
+    wide = None if shape == plane.shape else plane.shape
+    return replace(plane, shape=shape, plane=wide, level=mask["level"], least=mask["least"])
 
 
 def seal(entry: Entry) -> Entry:
@@ -90,7 +97,8 @@ def same_content(a: TaskRecord, b: TaskRecord) -> bool:
 
 
 def _in_bits(record: TaskRecord) -> TaskRecord:
-    return replace(record, masks={name: pack(unpack(packed)) for name, packed in record.masks.items()})
+    views = {name: pack(unpack(packed)) for name, packed in record.masks.items() if packed.codec == "owners"}
+    return replace(record, masks={**record.masks, **views})
 
 
 def merge_planes(
@@ -114,8 +122,8 @@ def merge_planes(
     for record in given:
         for name, packed in record.masks.items():
             if packed.codec == "owners":
-                merged[name] = packed
-                views.append((name, packed, {packed.level: record.meta.task}))
+                merged[name] = replace(packed, shape=packed.plane or packed.shape, plane=None)
+                views.append((name, merged[name], {packed.level: record.meta.task}))
     for name, plane, tasks in views:
         changed = _first_change(plane, merged[name], sorted(tasks))
         if changed is not None:
@@ -142,10 +150,12 @@ def _first_change(old: Packed, new: Packed, levels: Sequence[int]) -> int | None
     """
     if not levels or (old.payload is new.payload and old.bits == new.bits):
         return None
-    if old.shape != new.shape:
+    if len(old.shape) != len(new.shape) or any(a > b for a, b in zip(old.shape, new.shape, strict=True)):
         return levels[0]
     rank = torch.bucketize(torch.arange(256), torch.tensor(levels))
     rank[0] = len(levels)
-    a, b = (rank[owners(plane).flatten().long()] for plane in (old, new))
+    # A plane that has grown holds the older one as its leading block.
+    block = tuple(slice(size) for size in old.shape)
+    a, b = (rank[owners(plane)[block].flatten().long()] for plane in (old, new))
     lower = torch.minimum(a, b)[a != b]
     return levels[int(lower.min())] if len(lower) else None

@@ -46,7 +46,7 @@ class Method(ABC):
     phases: ClassVar[tuple[str, ...]] = ("train",)
     anneals: ClassVar[bool] = False
     reopens: ClassVar[bool] = False
-    grows: ClassVar[bool] = False
+    grows: bool = False
 
     def __init__(
         self, model: nn.Module, example: Any, policy: Policy, *, head: str | None = None, seed: int = 0

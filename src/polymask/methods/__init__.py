@@ -8,6 +8,7 @@ from polymask.methods.exssnet import ExSSNeT
 from polymask.methods.packnet import PackNet
 from polymask.methods.piggyback import Piggyback
 from polymask.methods.supsup import SupSup
+from polymask.methods.tfm import TFM
 from polymask.methods.wsn import WSN
 
 METHODS: dict[str, type[Method]] = {
@@ -16,9 +17,21 @@ METHODS: dict[str, type[Method]] = {
     "supsup": SupSup,
     "wsn": WSN,
     "exssnet": ExSSNeT,
+    "tfm": TFM,
     "finetune": Finetune,
     "linear_probe": LinearProbe,
     "independent": Independent,
 }
 
-__all__ = ["METHODS", "WSN", "ExSSNeT", "Finetune", "Independent", "LinearProbe", "PackNet", "Piggyback", "SupSup"]
+__all__ = [
+    "METHODS",
+    "TFM",
+    "WSN",
+    "ExSSNeT",
+    "Finetune",
+    "Independent",
+    "LinearProbe",
+    "PackNet",
+    "Piggyback",
+    "SupSup",
+]

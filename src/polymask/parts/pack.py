@@ -9,6 +9,7 @@ eight entries a byte, so that reading one task of many costs little more than it
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +23,13 @@ class Packed:
 
     Args:
         codec: "bits": one bit an entry; "ternary": two, for -1, 0 and 1; "owners": a plane of codes, of which
-            ``least <= code <= level`` is read.
+            ``least <= code <= level`` is read; "block": ones, or a gain for each row: what counts is the shape.
         shape: the mask's shape.
-        payload: uint8, one-dimensional, on the CPU.
-        bits: the bits of an entry: 1 for "bits", 2 for "ternary", the width of a code for "owners".
+        payload: uint8, one-dimensional, on the CPU; of a "block" the gains of its rows, or nothing.
+        bits: the bits of an entry: 1 for "bits", 2 for "ternary", the width of a code for "owners", 0 for "block".
         level: the largest code that is read.
         least: the smallest code that is read.
+        plane: the shape of the plane of owners, where it has grown beyond the mask; None: the mask's own.
     """
 
     codec: str
@@ -36,11 +38,12 @@ class Packed:
     bits: int = 1
     level: int = 1
     least: int = 1
+    plane: tuple[int, ...] | None = None
 
     @property
     def nbytes(self) -> int:
         """The payload's size in bytes."""
-        return self.payload.numel()
+        return self.payload.numel() * self.payload.element_size()
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,23 @@ def pack_owners(owner: Tensor, level: int, largest: int, least: int = 1) -> Pack
     return Packed("owners", tuple(owner.shape), planes, bits, level, least)
 
 
+def pack_block(shape: Sequence[int], gains: Tensor | None = None) -> Packed:
+    """A mask that is its shape: the leading block of a weight that grows, at no byte an entry.
+
+    Args:
+        shape: the block; an axis of 1 is read whole, however long it grows.
+        gains: what every row is multiplied by, (rows,); None: by nothing, the mask is of ones.
+
+    >>> unpack(pack_block((2, 3))).shape, unpack(pack_block((2, 1), torch.tensor([0.5, 2.0])))
+    (torch.Size([2, 3]), tensor([[0.5000],
+            [2.0000]]))
+    """
+    payload = torch.empty(0, dtype=torch.uint8) if gains is None else gains.detach().cpu().flatten().clone()
+    return Packed("block", tuple(shape), payload, 0)
+
+
 def unpack(packed: Packed) -> Tensor:
-    """The mask of a pack, on the CPU: int8 of a "ternary" one, else bool.
+    """The mask of a pack, on the CPU: int8 of a "ternary" one, real of a "block" with gains, else bool.
 
     Raises:
         ValueError: for an unknown codec, or a payload of the wrong length.
@@ -104,7 +122,10 @@ def unpack(packed: Packed) -> Tensor:
     >>> torch.equal(unpack(pack(mask)), mask)
     True
     """
-    n = math.prod(packed.shape)
+    if packed.codec == "block":
+        return _block(packed)
+    shape = packed.plane or packed.shape
+    n = math.prod(shape)
     expected = packed.bits * (-(-n // 8))
     if packed.nbytes != expected:
         raise ValueError(
@@ -120,9 +141,10 @@ def unpack(packed: Packed) -> Tensor:
         owned = _owned(planes, packed.level)
         if packed.least > 1:
             owned &= ~_owned(planes, packed.least - 1)
-        return _to_mask(owned, packed.shape)
+        return _to_mask(owned, shape)[tuple(slice(size) for size in packed.shape)]
     raise ValueError(
-        f"expected the codec 'bits', 'ternary' or 'owners', found {packed.codec!r}: written by a newer version?"
+        "expected the codec 'bits', 'ternary', 'owners' or 'block', found "
+        f"{packed.codec!r}: written by a newer version?"
     )
 
 
@@ -133,7 +155,8 @@ def owners(packed: Packed) -> Tensor:
     tensor([0, 3, 1], dtype=torch.uint8)
     """
     planes = packed.payload.numpy().reshape(packed.bits, -1)
-    codes = sum(_to_mask(plane, packed.shape).to(torch.uint8) << bit for bit, plane in enumerate(planes))
+    shape = packed.plane or packed.shape
+    codes = sum(_to_mask(plane, shape).to(torch.uint8) << bit for bit, plane in enumerate(planes))
     assert isinstance(codes, Tensor)
     return codes
 
@@ -155,6 +178,17 @@ def densify(sparse: Sparse) -> Tensor:
     flat = torch.zeros(math.prod(sparse.shape), dtype=sparse.value.dtype)
     flat[sparse.index.long()] = sparse.value
     return flat.view(sparse.shape)
+
+
+def _block(packed: Packed) -> Tensor:
+    if not packed.payload.numel():
+        return torch.ones(packed.shape, dtype=torch.bool)
+    if packed.payload.shape != packed.shape[:1]:
+        raise ValueError(
+            f"expected {packed.shape[0]} gains for a block of shape {packed.shape}, found {packed.payload.numel()}: "
+            "damaged record"
+        )
+    return packed.payload.view(-1, *[1] * (len(packed.shape) - 1)).expand(packed.shape).clone()
 
 
 def _owned(planes: np.ndarray, level: int) -> np.ndarray:

@@ -16,8 +16,8 @@ from polymask.calling import call, logits_of, two_rows
 from polymask.sites.table import Kind, Role, attach
 from polymask.sites.trace import Place, places
 
-Norms = Literal["frozen", "private", "first", "statistics", "shared"]
-Biases = Literal["frozen", "private", "first", "none", "shared"]
+Norms = Literal["frozen", "private", "first", "statistics", "shared", "masked"]
+Biases = Literal["frozen", "private", "first", "none", "shared", "masked"]
 Heads = Literal["private", "masked"]
 
 _HELD_AT_0 = Role("frozen", "held at 0", held=0.0)
@@ -32,7 +32,8 @@ class Policy:
     Args:
         weights: matrix and kernel weights: "masked", or for a baseline "private", "frozen" or "shared".
         others: embeddings, positions and whatever else is neither weight, norm, bias nor head.
-        norms: "statistics" holds the affine part at 1 and 0 and keeps the running statistics per task.
+        norms: "statistics" holds the affine part at 1 and 0 and keeps the running statistics per task; "masked" puts
+            a site on the affine part and keeps the statistics per task.
         biases: "none" holds them at 0.
         heads: "private": a head of its own per task; "masked": one head, masked like any weight, its width given.
         masked: patterns (``layer*.weight``) of the weights to mask; None: all that qualify.
@@ -163,6 +164,8 @@ def _norm_role(place: Place, norms: Norms) -> Role:
         if statistic:
             return Role("private", "a norm's statistics")
         return _HELD_AT_0 if "bias" in place.leaf else Role("frozen", "held at 1", held=1.0)
+    if norms == "masked" and statistic:
+        return Role("private", "a norm's statistics")
     return Role(norms, "a norm's statistics" if statistic else "a norm's affine part")
 
 

@@ -1,0 +1,269 @@
+"""Widen a network: which layers can have more units, and the new rows and columns that they then get."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polymask.calling import as_read, call, logits_of
+from polymask.parts.seeds import generator
+from polymask.sites.roles import is_weight
+from polymask.sites.table import Sites
+from polymask.sites.trace import Place, places
+from polymask.wiring import Wiring
+from polymask.wiring.probe import Probe
+
+Steps = dict[str, tuple[int, int]]
+"""Tensor -> how many rows and how many columns it gains for each new unit."""
+
+NOWHERE = "none of its units was seen to feed a column of its own"
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Where a network can grow, and by what.
+
+    Args:
+        groups: the layers that grow as one; those whose units are added to each other stand together.
+        steps: tensor -> how many rows and columns it gains for each new unit; they come after its last ones.
+        built: tensor -> its shape before any growth, for those of ``steps``.
+        left: layer -> why it keeps its width.
+    """
+
+    groups: tuple[tuple[str, ...], ...] = ()
+    steps: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    built: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
+
+    def block(self, name: str, shape: torch.Size, growth: int) -> tuple[int, ...]:
+        """The shape of a tensor in a network that has grown by so many units; an axis that never grows is as now.
+
+        Args:
+            name: of the tensor.
+            shape: what it has now.
+            growth: how many units every group has beyond those that it was built with.
+        """
+        if name not in self.steps:
+            return tuple(shape)
+        steps = (*self.steps[name], *[0] * len(shape))
+        built = self.built[name]
+        return tuple(built[i] + growth * steps[i] if steps[i] else size for i, size in enumerate(shape))
+
+    def growth(self, name: str, shape: Iterable[int]) -> int:
+        """How many units a tensor's layers have, by its shape, beyond those that they were built with."""
+        sizes = zip(shape, self.built[name], (*self.steps[name], *[0] * 8), strict=False)
+        return max((now - was) // step for now, was, step in sizes if step)
+
+
+@torch.no_grad()
+def widen(target: nn.Module | Sites, axes: Axes, growth: int, key: tuple[object, ...] = ()) -> None:
+    """Give every group of layers ``growth`` units beyond those that it was built with, in place.
+
+    New rows and columns come after the old ones, whose values stay as they are, to the bit. New weights are uniform in
+    ``(-b, b)``, ``b = 1 / sqrt(fan_in)``; new biases and means are 0, new gains and variances 1.
+
+    Args:
+        target: a plain network, or the sites of an attached one.
+        axes: where it can grow.
+        growth: how many units beyond those built; where they are there already, nothing happens.
+        key: what the draws are keyed by, beside the tensor's name.
+
+    Raises:
+        ValueError: if a layer is wider than that already.
+
+    >>> from polymask.wiring import ask
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> axes = growable(net, torch.zeros(1, 2), "2", ask(net, torch.zeros(1, 2), "2", ["0.weight"]))
+    >>> widen(net, axes, 2)
+    >>> net[0].weight.shape, net[0].bias[3:], net[2].weight.shape
+    (torch.Size([5, 2]), tensor([0., 0.], grad_fn=<SliceBackward0>), torch.Size([1, 5]))
+    """
+    where = {} if isinstance(target, Sites) else places(target)
+    for name in axes.steps:
+        old = target.base(name) if isinstance(target, Sites) else where[name][0].tensor().detach()
+        block = axes.block(name, old.shape, growth)
+        if any(new < now for new, now in zip(block, old.shape, strict=True)):
+            raise ValueError(
+                f"expected {name!r} to be no larger than {block}, found {tuple(old.shape)}: growth= is too small"
+            )
+        if block == tuple(old.shape):
+            continue
+        value = _fresh(name, block, (*key, name)).to(old.device, old.dtype)
+        value[tuple(slice(size) for size in old.shape)] = old
+        if isinstance(target, Sites):
+            target.put(name, value)
+        else:
+            _replace(where[name][0], value)
+
+
+def _replace(place: Place, value: Tensor) -> None:
+    old = place.tensor()
+    place.replace(nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
+
+
+def _fresh(name: str, shape: tuple[int, ...], key: tuple[object, ...]) -> Tensor:
+    if len(shape) > 1:
+        bound = 1 / math.sqrt(math.prod(shape[1:]))
+        return torch.empty(shape).uniform_(-bound, bound, generator=generator(*key, "grown"))
+    return torch.full(shape, 1.0 if name.rpartition(".")[2] in ("weight", "running_var") else 0.0)
+
+
+def growable(
+    model: nn.Module, example: Any, head: str, wiring: Wiring, growth: int = 1, fixed: Collection[str] = ()
+) -> Axes:
+    """Find where a network can grow.
+
+    A layer can have more units where every unit feeds columns of its own in a linear or convolutional layer or in a
+    BatchNorm, and these columns are the last ones there, unit after unit: hidden layers, also through a flatten, the
+    last part of a concatenation, and all layers together that a residual sum adds up. Each group is tried on a copy:
+    with the new columns at 0 the widened network must answer as it did. What fails keeps its width.
+
+    Args:
+        model: a plain network; it stays as it is.
+        example: an input that it accepts.
+        head: the name of its head, which does not grow.
+        wiring: which unit feeds which column of it.
+        growth: by how many units a copy is widened.
+        fixed: the tensors that keep their shape whatever is found.
+    """
+    where = places(model)
+    probe = Probe(copy.deepcopy(model).float(), example)
+    found, left = [], {}
+    for sites in _together(wiring):
+        layers = tuple(layer for layer, site in wiring.rows.items() if site in sites)
+        steps, why = _steps(probe.modules, wiring, sites, layers)
+        why = why or _unfit(where, steps, fixed) or _tried(probe, steps, growth)
+        if why:
+            left.update(dict.fromkeys(layers or sites, why))
+        else:
+            found.append((layers, steps))
+    steps = _sum(steps for _, steps in found)
+    if found and (why := _tried(probe, steps, growth)):
+        left.update({layer: why for layers, _ in found for layer in layers})
+        found, steps = [], {}
+    grown = {layer for layers, _ in found for layer in layers}
+    for name in [name for name, spots in where.items() if is_weight(spots[0])]:
+        layer = name.rpartition(".")[0]
+        if layer not in grown and layer != head and not isinstance(probe.modules[layer], nn.Embedding):
+            left.setdefault(layer, wiring.notes.get(layer, NOWHERE))
+    built = {name: tuple(where[name][0].tensor().shape) for name in steps}
+    return Axes(tuple(layers for layers, _ in found), steps, built, left)
+
+
+def _together(wiring: Wiring) -> list[set[str]]:
+    """The sites in groups that grow as one: those that feed the same columns."""
+    group = {site: {site} for site in wiring.sites}
+    for feeds in wiring.feeds.values():
+        for i, one in enumerate(feeds):
+            for other in feeds[:i]:
+                if ((one.units >= 0) & (other.units >= 0)).any() and group[one.site] is not group[other.site]:
+                    group[one.site] |= group[other.site]
+                    group.update(dict.fromkeys(group[other.site], group[one.site]))
+    return list({id(sites): sites for sites in group.values()}.values())
+
+
+def _steps(
+    modules: Mapping[str, nn.Module], wiring: Wiring, sites: Collection[str], layers: Collection[str]
+) -> tuple[Steps, str]:
+    """What a group's tensors gain for each unit, or why it cannot grow."""
+    sizes = {wiring.sizes[site] for site in sites}
+    if noted := [layer for layer in layers if layer in wiring.notes]:
+        return {}, wiring.notes[noted[0]]
+    if len(sizes) > 1 or min(sizes) < 2:
+        return {}, "it has a single unit" if min(sizes) < 2 else "it is added to a layer of another width"
+    if {wiring.rows[layer] for layer in layers} != set(sites):
+        return {}, "its rows were not found"
+    rows = dict.fromkeys((*layers, *(wiring.rows[layer] for layer in layers)), (1, 0))
+    columns, why = _columns(wiring, sites, min(sizes))
+    total = _sum([rows, *columns])
+    return _tensors(modules, total), why or next(
+        filter(None, (_odd(wiring, path, modules[path]) for path in total)), ""
+    )
+
+
+def _columns(wiring: Wiring, sites: Collection[str], size: int) -> tuple[list[Steps], str]:
+    """What the readers of a group gain for each unit: columns, or rows of a norm."""
+    found: list[Steps] = []
+    for reader, feeds in wiring.feeds.items():
+        mine = torch.stack([feed.units for feed in feeds if feed.site in sites] or [torch.full((1,), -1)])
+        units = mine.amax(0)
+        if not (units >= 0).any():
+            continue  # where they arrive mixed, after another layer; the trial finds out if there is none
+        width = _last(units, size)
+        if not width or ((mine >= 0) & (mine != units)).any():
+            return [], f"its columns in {reader!r} are not the last ones, unit after unit"
+        found.append({reader: (width, 0) if reader in wiring.echoes else (0, width)})
+    alone = all(reader in wiring.echoes for part in found for reader in part)
+    return found, NOWHERE if alone else ""
+
+
+def _odd(wiring: Wiring, path: str, module: nn.Module) -> str:
+    if getattr(module, "groups", 1) > 1:
+        return f"{path!r} is a grouped convolution"
+    is_layer = path in wiring.rows or (path in wiring.feeds and path not in wiring.echoes)
+    batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+    return "" if is_layer or batch_norm else f"{path!r} normalises across units"
+
+
+def _last(units: Tensor, size: int) -> int:
+    """How many columns each unit feeds, if these are the last ones, unit after unit; else 0."""
+    count = int((units >= 0).sum())
+    width, rest = divmod(count, size)
+    expected = torch.arange(size).repeat_interleave(width)
+    return width if not rest and torch.equal(units[len(units) - count :], expected) else 0
+
+
+def _sum(parts: Iterable[Steps]) -> Steps:
+    total: Steps = {}
+    for part in parts:
+        for name, (row, column) in part.items():
+            rows, columns = total.get(name, (0, 0))
+            total[name] = (rows + row, columns + column)
+    return total
+
+
+def _tensors(modules: Mapping[str, nn.Module], total: Steps) -> Steps:
+    """From what modules gain to what their tensors gain."""
+    found: Steps = {}
+    for path, (row, column) in total.items():
+        module = modules[path]
+        for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and tensor.ndim:
+                steps = (row, column if tensor.ndim > 1 else 0)
+                found.update({f"{path}.{leaf}".lstrip("."): steps} if any(steps) else {})
+    return found
+
+
+def _unfit(where: Mapping[str, list[Place]], steps: Steps, fixed: Collection[str]) -> str:
+    for name in steps:
+        if len(where.get(name, ())) != 1:
+            return f"{name!r} is tied to another module"
+        if name in fixed:
+            return f"{name!r} is frozen as it is"
+    return ""
+
+
+@torch.no_grad()
+def _tried(probe: Probe, steps: Steps, growth: int) -> str:
+    """Why a copy that has grown does not answer as it did, its new columns at 0; "" if it does."""
+    where = places(probe.model)
+    axes = Axes((), steps, {name: tuple(where[name][0].tensor().shape) for name in steps})
+    example = as_read(probe.model, probe.example)
+    before, wide = logits_of(call(probe.model, example)), copy.deepcopy(probe.model)
+    widen(wide, axes, growth, ("trial",))
+    for name, (_, column) in steps.items():
+        if column:
+            places(wide)[name][0].tensor()[:, axes.built[name][1] :] = 0.0
+    try:
+        after = logits_of(call(wide, example))
+    except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
+        return f"the network does not accept it wider ({str(error).splitlines()[0]})"
+    scale = float(before.abs().max())
+    same = before.shape == after.shape and torch.allclose(after, before, rtol=1e-3, atol=1e-4 * scale)
+    return "" if same else "its units mix on the way to the output"
