@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from polymask.calling import as_read, call, logits_of
 from polymask.parts.seeds import generator
-from polymask.sites.roles import is_weight
+from polymask.sites.roles import Plan
 from polymask.sites.table import Sites
 from polymask.sites.trace import Place, places
-from polymask.wiring import Wiring
+from polymask.wiring import Wiring, ask
 from polymask.wiring.probe import Probe
 
 Steps = dict[str, tuple[int, int]]
@@ -34,12 +34,14 @@ class Axes:
         steps: tensor -> how many rows and columns it gains for each new unit; they come after its last ones.
         built: tensor -> its shape before any growth, for those of ``steps``.
         left: layer -> why it keeps its width.
+        bare: the weights whose layer keeps its units apart and has no norm behind it.
     """
 
     groups: tuple[tuple[str, ...], ...] = ()
     steps: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     built: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)
+    bare: tuple[str, ...] = ()
 
     def block(self, name: str, shape: torch.Size, growth: int) -> tuple[int, ...]:
         """The shape of a tensor in a network that has grown by so many units; an axis that never grows is as now.
@@ -77,9 +79,9 @@ def widen(target: nn.Module | Sites, axes: Axes, growth: int, key: tuple[object,
     Raises:
         ValueError: if a layer is wider than that already.
 
-    >>> from polymask.wiring import ask
-    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
-    >>> axes = growable(net, torch.zeros(1, 2), "2", ask(net, torch.zeros(1, 2), "2", ["0.weight"]))
+    >>> from polymask.sites.roles import Policy, plan
+    >>> net, x = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.zeros(1, 2)
+    >>> axes = growable(net, x, plan(net, x, Policy("masked", "private", "private", "private")))
     >>> widen(net, axes, 2)
     >>> net[0].weight.shape, net[0].bias[3:], net[2].weight.shape
     (torch.Size([5, 2]), tensor([0., 0.], grad_fn=<SliceBackward0>), torch.Size([1, 5]))
@@ -114,9 +116,7 @@ def _fresh(name: str, shape: tuple[int, ...], key: tuple[object, ...]) -> Tensor
     return torch.full(shape, 1.0 if name.rpartition(".")[2] in ("weight", "running_var") else 0.0)
 
 
-def growable(
-    model: nn.Module, example: Any, head: str, wiring: Wiring, growth: int = 1, fixed: Collection[str] = ()
-) -> Axes:
+def growable(model: nn.Module, example: Any, planned: Plan, growth: int = 1) -> Axes:
     """Find where a network can grow.
 
     A layer can have more units where every unit feeds columns of its own in a linear or convolutional layer or in a
@@ -127,14 +127,18 @@ def growable(
     Args:
         model: a plain network; it stays as it is.
         example: an input that it accepts.
-        head: the name of its head, which does not grow.
-        wiring: which unit feeds which column of it.
+        planned: its roles and its head, which gains no rows. Only masked and private tensors can grow: of others a task
+            cannot read a part.
         growth: by how many units a copy is widened.
-        fixed: the tensors that keep their shape whatever is found.
     """
-    where = places(model)
-    probe = Probe(copy.deepcopy(model).float(), example)
-    found, left = [], {}
+    # In one precision, whatever the network's own.
+    plain = copy.deepcopy(model).float()
+    example, where = as_read(plain, example), places(model)
+    masked = [name for name, role in planned.roles.items() if role.kind == "masked"]
+    fixed = [name for name, role in planned.roles.items() if role.kind not in ("masked", "private")]
+    wiring, probe = ask(plain, example, planned.head, masked), Probe(plain, example)
+    found: dict[tuple[str, ...], Steps] = {}
+    left: dict[str, str] = {}
     for sites in _together(wiring):
         layers = tuple(layer for layer, site in wiring.rows.items() if site in sites)
         steps, why = _steps(probe.modules, wiring, sites, layers)
@@ -142,18 +146,18 @@ def growable(
         if why:
             left.update(dict.fromkeys(layers or sites, why))
         else:
-            found.append((layers, steps))
-    steps = _sum(steps for _, steps in found)
-    if found and (why := _tried(probe, steps, growth)):
-        left.update({layer: why for layers, _ in found for layer in layers})
-        found, steps = [], {}
-    grown = {layer for layers, _ in found for layer in layers}
-    for name in [name for name, spots in where.items() if is_weight(spots[0])]:
-        layer = name.rpartition(".")[0]
-        if layer not in grown and layer != head and not isinstance(probe.modules[layer], nn.Embedding):
+            found[layers] = steps
+    total = _sum(found.values())
+    if why := _tried(probe, total, growth):
+        left.update({layer: why for layers in found for layer in layers})
+        found, total = {}, {}
+    grown = {layer for layers in found for layer in layers}
+    for layer in [name.rpartition(".")[0] for name in masked if where[name][0].tensor().ndim > 1]:
+        if layer not in grown:
             left.setdefault(layer, wiring.notes.get(layer, NOWHERE))
-    built = {name: tuple(where[name][0].tensor().shape) for name in steps}
-    return Axes(tuple(layers for layers, _ in found), steps, built, left)
+    built = {name: tuple(where[name][0].tensor().shape) for name in total}
+    bare = [f"{layer}.weight".lstrip(".") for layer, site in wiring.rows.items() if layer == site]
+    return Axes(tuple(found), total, built, left, tuple(name for name in bare if name in masked))
 
 
 def _together(wiring: Wiring) -> list[set[str]]:

@@ -13,8 +13,7 @@ from polymask.method.contract import Method
 from polymask.parts.pack import Packed, pack_block
 from polymask.sites.roles import Policy, plan
 from polymask.sites.slots import Scores
-from polymask.surgery import Axes, growable, widen
-from polymask.wiring import ask
+from polymask.surgery import growable, widen
 
 
 class TFM(Method):
@@ -84,7 +83,7 @@ class TFM(Method):
         own: Literal["private", "masked"] = "private" if normalise else "masked"
         policy = Policy("masked", "first", own, own)
         self.growth, self.normalise = growth, normalise
-        self.axes, self.gained = _axes(model, example, policy, head, growth)
+        self.axes = growable(model, example, plan(model, example, policy, head), max(growth, 1))
         super().__init__(model, example, policy, head=head, seed=seed)
 
     def widths(self, task: str | None = None) -> dict[str, int]:
@@ -103,7 +102,7 @@ class TFM(Method):
             gate = self._gate(name, done)
             if gate is None or gate.any():
                 self.sites.open(name, gate)
-            if self.normalise and name in self.gained:
+            if self.normalise and name in self.axes.bare:
                 self.give_scores(name, Scores(self._gains(name), _scaled, torch.clone))
 
     def _inherit(self) -> None:
@@ -146,17 +145,6 @@ class TFM(Method):
                 block = [size if grow else 1 for size, grow in zip(shape, [*grows, *[0] * len(shape)], strict=False)]
                 packed[name] = pack_block(block, hard.get(name))
         return packed
-
-
-def _axes(model: nn.Module, example: Any, policy: Policy, head: str | None, growth: int) -> tuple[Axes, list[str]]:
-    """Where a network can grow, and the weights whose rows get gains: those that no norm follows."""
-    planned = plan(model, example, policy, head)
-    masked = [name for name, role in planned.roles.items() if role.kind == "masked"]
-    fixed = [name for name, role in planned.roles.items() if role.kind not in ("masked", "private")]
-    wiring = ask(model, example, planned.head, masked)
-    axes = growable(model, example, planned.head, wiring, max(growth, 1), fixed)
-    weights = [f"{layer}.weight".lstrip(".") for layer, site in wiring.rows.items() if layer == site]
-    return axes, [name for name in weights if name in masked]
 
 
 # Of no method: a copy of the model copies its scores, and must not copy a learner with all its records.
