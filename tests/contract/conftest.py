@@ -27,6 +27,10 @@ def variant(kind: type[Method], **hyper: Any) -> type[Method]:
 VARIANTS: dict[str, type[Method]] = {
     "ternary": variant(METHODS["piggyback"], values="ternary"),
     "no-reuse": variant(METHODS["packnet"], reuse=False),
+    "growing-packnet": variant(METHODS["packnet"], tasks=1, grow=3),
+    "growing-no-reuse": variant(METHODS["packnet"], tasks=1, grow=3, reuse=False),
+    "plain-tfm": variant(METHODS["tfm"], normalise=False, growth=3),
+    "zero-tfm": variant(METHODS["tfm"], growth=0),
     "ssnet": variant(METHODS["exssnet"], exclusive=False),
     "transfer": variant(METHODS["supsup"], transfer=True, budget=1.0),
     "fresh-wsn": variant(METHODS["wsn"], scores="fresh"),

@@ -241,6 +241,7 @@ def test_tied_weights_stay_tied(one: Case) -> None:
     assert embedding.weight is decoder.weight
 
 
+@pytest.mark.filterwarnings("ignore:no free weight is left")
 def test_a_masked_tied_weight_is_one_site(one: Case) -> None:
     from tests.contract.test_activation import masking
 

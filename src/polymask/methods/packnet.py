@@ -16,7 +16,8 @@ from polymask.method.contract import Method
 from polymask.parts.pack import Packed, pack_owners
 from polymask.parts.seeds import generator
 from polymask.parts.sparsity import equal_share, smallest
-from polymask.sites.roles import Biases, Norms, Policy
+from polymask.sites.roles import Biases, Norms, Policy, plan
+from polymask.surgery import Axes, growable, widen
 from polymask.task import TaskRecord
 
 
@@ -38,7 +39,11 @@ class PackNet(Method):
             ``tasks``, or a half where that is not told.
         reuse: False: a task reads only what it owns, ``W * [owner = k]``, and its free weights start from a fresh draw,
             uniform in ``(-b, b)``, ``b = 1 / sqrt(fan_in)``. Hard isolation, the control that shows what reuse buys.
-        norms: what becomes of norms; "first": learned with task 1, then frozen.
+        grow: how many units every layer that can grow (``surgery.growable``) gains when a task finds no free weight;
+            the task owns all their edges, and older tasks read the block that they knew. 0: such a task learns its head
+            alone, as in the paper.
+        norms: what becomes of norms; "first": learned with task 1, then frozen. With ``grow`` that is "private", since
+            a task cannot read a part of what is frozen.
         biases: likewise of biases.
         masked: patterns of the weights to mask; None: all that qualify.
 
@@ -84,6 +89,7 @@ class PackNet(Method):
         tasks: int | None = None,
         ratio: float | Sequence[float] | None = None,
         reuse: bool = True,
+        grow: int = 0,
         norms: Norms = "first",
         biases: Biases = "first",
         masked: Sequence[str] | None = None,
@@ -93,8 +99,13 @@ class PackNet(Method):
             raise ValueError(f"expected a ratio in [0, 1), found {wrong[0]}: it is the share that a task gives back")
         if tasks is not None and tasks < 1:
             raise ValueError(f"expected at least 1 task, found {tasks}")
-        self.tasks, self.reuse = tasks, reuse
+        if grow < 0:
+            raise ValueError(f"expected to grow by at least 0 units, found {grow}")
+        self.tasks, self.reuse, self.grow, self.grows = tasks, reuse, grow, grow > 0
+        if grow:
+            norms, biases = "private" if norms == "first" else norms, "private" if biases == "first" else biases
         policy = Policy("masked", "first", norms, biases, masked=masked)
+        self.axes = growable(model, example, plan(model, example, policy, head), grow) if grow else Axes()
         super().__init__(model, example, policy, head=head, seed=seed)
 
     def _prepare(self) -> None:
@@ -106,6 +117,7 @@ class PackNet(Method):
         if code > 255:
             raise ValueError(f"expected at most 255 tasks, the codes of one byte, found task {code}")
         if phase == "train":
+            self._widen(code)
             owner = {name: own.masked_fill(own == 0, code) for name, own in self.state["owner"].items()}
         else:
             owner = {name: self._prune(name, own, code) for name, own in self.state["owner"].items()}
@@ -125,6 +137,17 @@ class PackNet(Method):
                 "tasks (tasks=), or prune more (ratio=)",
                 stacklevel=3,
             )
+
+    def _widen(self, code: int) -> None:
+        """As wide as the last task; wider if nothing is free and the open task has claimed nothing yet."""
+        if not self.axes.steps:
+            return
+        owners = self.state["owner"]
+        growth = max(self.axes.growth(name, own.shape) for name, own in owners.items() if name in self.axes.steps)
+        if not any(((own == 0) | (own == code)).any() for own in owners.values()):
+            growth += self.grow
+        widen(self.sites, self.axes, growth, (self.seed, str(self.task)))
+        self.state["owner"] = {name: _padded(own, self.sites.tensor(name)) for name, own in owners.items()}
 
     def _claim(self, name: str, mine: Tensor) -> None:
         self.sites.open(name, None if mine.all() else mine)
@@ -154,9 +177,21 @@ class PackNet(Method):
     def _reissue(self) -> dict[str, TaskRecord]:
         planes = list(self.records.values())[-1].masks
         return {
-            task: replace(old, masks={n: replace(p, level=k, least=self._least(k)) for n, p in planes.items()})
+            task: replace(old, masks={n: self._view(p, old.masks[n].shape, k) for n, p in planes.items()})
             for k, (task, old) in enumerate(self.records.items(), start=1)
         }
 
+    def _view(self, plane: Packed, shape: tuple[int, ...], code: int) -> Packed:
+        """A task's mask, as large as it was, on a plane that may have grown since."""
+        wide = None if shape == plane.shape else plane.shape
+        return replace(plane, level=code, least=self._least(code), shape=shape, plane=wide)
+
     def _least(self, code: int) -> int:
         return 1 if self.reuse else code
+
+
+def _padded(owner: Tensor, w: Tensor) -> Tensor:
+    """Owners as large as the weight, new entries free."""
+    wide = torch.zeros(w.shape, dtype=owner.dtype, device=owner.device)
+    wide[tuple(slice(size) for size in owner.shape)] = owner
+    return wide

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -202,9 +203,9 @@ def open_learner(
     old = Bank.open(place) if place is not None and (place / "bank.json").exists() else None
     base: dict[str, Tensor] = {}
     if old is not None and old.tasks:
-        attached = old.model(model)
+        # Of a copy: the method is made on the network as built, and grows it again as its state says.
+        attached = old.model(copy.deepcopy(model))
         base = {name: attached.base(name).clone() for name in attached.names(*BASE)}
-        model = detach(attached.model)
     try:
         method = kind(model, example, head=head, seed=seed, **options)
     except ValueError as error:
