@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from statistics import mean
+from typing import Any
 
 import pytest
 import torch
@@ -292,3 +293,76 @@ def test_a_constant_ratio_leaves_its_powers(ratio: float) -> None:
         for t in range(1, 5):
             share = float((owner == t).float().mean())
             assert share == pytest.approx(ratio ** (t - 1) * (1 - ratio), abs=2 / owner.numel() * t)
+
+
+def growing(backbone: str, **hyper: Any) -> tuple[PackNet, list[drive.Task]]:
+    """A PackNet whose first task takes everything, so that every later one grows."""
+    method, _ = drive.make(PackNet, backbone, tasks=1, grow=3, **hyper)
+    return method, drive.tasks(method.example, 4)
+
+
+@pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "timm_resnet"])
+@pytest.mark.parametrize("reuse", [True, False])
+def test_a_full_network_grows_and_older_tasks_answer_alike(backbone: str, reuse: bool) -> None:
+    method, todo = growing(backbone, reuse=reuse)
+    built = {name: tuple(shape) for name, shape in method.sites.built.items()}
+    answers: dict[str, Tensor] = {}
+    for k, task in enumerate(todo):
+        drive.learn(method, [task], drive.adamw())
+        answers[task.name] = drive.logits(method, task)
+        for name, was in answers.items():
+            assert torch.equal(drive.logits(method, name), was)
+            assert torch.equal(drive.answer(method.plain(name), drive.probe(method)), was)
+        for name, owner in method.state["owner"].items():
+            gained = (*method.axes.steps.get(name, (0, 0)), 0, 0)
+            assert tuple(owner.shape) == tuple(n + 3 * k * s for n, s in zip(built[name], gained, strict=False))
+            outside = torch.ones_like(owner, dtype=torch.bool)
+            outside[tuple(slice(n) for n in method.axes.block(name, owner.shape, 3 * max(0, k - 1)))] = False
+            assert (owner[outside] == k + 1).all()
+
+
+def test_a_network_grows_only_when_nothing_is_free() -> None:
+    method, _ = drive.make(PackNet, "convnet", tasks=2, grow=3)
+    todo, widths = drive.tasks(method.example, 4), []
+    for task in todo:
+        drive.learn(method, [task])
+        widths.append(len(method.sites.tensor("0.weight")))
+    assert widths == [4, 4, 7, 10]
+
+
+def test_what_was_learned_before_it_grew_is_in_one_plane() -> None:
+    method, todo = growing("convnet")
+    records = drive.learn(method, todo)
+    for name, owner in method.state["owner"].items():
+        packs = [record.masks[name] for record in records.values()]
+        assert len({packed.payload.data_ptr() for packed in packs}) == 1
+        for code, packed in enumerate(packs, start=1):
+            mask = unpack(packed)
+            assert mask.shape == packed.shape == method.axes.block(name, owner.shape, 3 * (code - 1))
+            assert mask.all()
+            assert torch.equal(owners(packed), owner)
+
+
+def test_what_a_growing_task_abandons_is_gone() -> None:
+    method, todo = growing("mlp_bn")
+    drive.learn(method, todo[:2])
+    before = drive.tensors(method.model)
+    drive.begin(method, todo[2], "train")
+    assert method.sites.tensor("0.weight").shape == (30, 12)
+    method.abandon()
+    assert not drive.differing(before, drive.tensors(method.model))
+    assert method.state["owner"]["0.weight"].shape == (27, 12)
+
+
+@pytest.mark.filterwarnings("ignore:no free weight is left")
+def test_what_cannot_grow_learns_its_head_alone() -> None:
+    method, todo = growing("lstm")
+    assert set(method.axes.left) == {"lstm"}
+    drive.learn(method, todo[:1])
+    drive.begin(method, todo[1], "train")
+    assert not method.sites.opened
+
+
+def test_to_grow_by_less_than_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected to grow by at least 0 units, found -2"):
+        drive.make(PackNet, "convnet", grow=-2)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from polymask.parts.pack import code_bits, densify, owners, pack, pack_owners, sparsify, unpack
+from polymask.parts.pack import code_bits, densify, owners, pack, pack_block, pack_owners, sparsify, unpack
 
 unhurried = settings(deadline=None, max_examples=60)
 shapes = st.lists(st.integers(0, 6), max_size=4).map(tuple)
@@ -103,3 +103,25 @@ def test_a_ternary_mask_survives_packing(values: list[int]) -> None:
     assert packed.nbytes == 2 * -(-len(values) // 8)
     assert torch.equal(unpack(packed), mask)
     assert unpack(packed).dtype == torch.int8
+
+
+@given(shape=st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple))
+def test_a_block_is_its_shape(shape: tuple[int, ...]) -> None:
+    packed = pack_block(shape)
+    assert packed.nbytes == 0
+    assert unpack(packed).dtype == torch.bool
+    assert unpack(packed).shape == shape
+    assert unpack(packed).all()
+    gains = torch.randn(shape[0])
+    packed = pack_block(shape, gains.view(-1, *[1] * (len(shape) - 1)))
+    assert packed.nbytes == 4 * shape[0]
+    assert torch.equal(unpack(packed), gains.view(-1, *[1] * (len(shape) - 1)).expand(shape))
+    with pytest.raises(ValueError, match=f"expected {shape[0]} gains"):
+        unpack(replace(packed, payload=torch.ones(shape[0] + 1)))
+
+
+def test_a_mask_on_a_plane_that_has_grown_is_its_leading_block() -> None:
+    codes = torch.tensor([[1, 2, 3], [2, 1, 3], [3, 3, 3]], dtype=torch.uint8)
+    packed = replace(pack_owners(codes, 1, 3), shape=(2, 2), plane=(3, 3))
+    assert torch.equal(unpack(packed), codes[:2, :2] == 1)
+    assert torch.equal(owners(packed), codes)
