@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from polymask.method import snapshot
 from polymask.method.contract import Method
-from polymask.methods import WSN, ExSSNeT, LinearProbe, PackNet, Piggyback, SupSup
+from polymask.methods import TFM, WSN, ExSSNeT, LinearProbe, PackNet, Piggyback, SupSup
+from polymask.parts import binarize
 from polymask.parts.pack import unpack
 from polymask.sites import roles, slots, table, trace
 from polymask.sites.roles import Role
@@ -89,6 +90,7 @@ MUTANTS = (
     ),
     Mutant("no hold under WSN", hold_by(lambda kept, w, gate: w), WSN, "convnet", EVERY),
     Mutant("no hold under ExSSNeT", hold_by(lambda kept, w, gate: w), ExSSNeT, "convnet", EVERY),
+    Mutant("no hold under TFM", hold_by(lambda kept, w, gate: w), TFM, "convnet", EVERY),
     Mutant("requires_grad instead of a buffer", freeze_by_requires_grad, PackNet, "convnet", KEPT | ASKED),
     Mutant("requires_grad from the start", freeze_by_requires_grad, LinearProbe, "mlp_bn", ASKED),
     Mutant("a buffer in the parameter's memory", freeze_in_the_parameters_memory, PackNet, "convnet", KEPT),
@@ -156,6 +158,15 @@ def test_scores_left_out_of_a_snapshot_are_noticed(
     patch(monkeypatch)
     with pytest.raises(AssertionError):
         check(case)
+
+
+@pytest.mark.parametrize("optimizer", list(drive.OPTIMIZERS))
+def test_a_wider_matrix_read_whole_is_noticed(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a block leaves out must be cut off, or a task meets columns that it has no inputs for."""
+    case = Case(TFM, "convnet", optimizer)
+    monkeypatch.setattr(binarize, "leading", lambda w, mask: w)
+    with pytest.raises(RuntimeError, match="must match"):
+        test_forgetting.test_no_task_is_forgotten(case)
 
 
 def check_unread_entries_may_be_anything(case: Case) -> None:

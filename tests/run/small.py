@@ -20,6 +20,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "packnet": {},
     "piggyback": {"backbone": "first-task"},
     "supsup": {"density": 0.6},
+    "tfm": {"growth": 3},
     "finetune": {},
 }
 """The methods that differ most in what a stopped run has to bring back, with their options."""

@@ -155,12 +155,18 @@ def test_one_more_task_later_without_the_old_data(method: str, tmp_path: Path) -
     assert load(tmp_path, small.net()).predict("four", X).shape == (5,)
 
 
-def test_one_more_task_is_learned_as_if_it_had_been_in_the_stream(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("packnet", OPTIONS["packnet"]), ("packnet", {"tasks": 1, "grow": 2}), ("tfm", OPTIONS["tfm"])],
+)
+def test_one_more_task_is_learned_as_if_it_had_been_in_the_stream(
+    method: str, options: dict[str, Any], tmp_path: Path
+) -> None:
     """A process of its own, or all in one: the same bank, as every draw is keyed by names."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    small.run("packnet", whole, [*small.tasks(), small.task("four", 2)], options=OPTIONS["packnet"])
-    small.run("packnet", parts, options=OPTIONS["packnet"])
-    later(parts, "packnet")
+    small.run(method, whole, [*small.tasks(), small.task("four", 2)], options=options)
+    small.run(method, parts, options=options)
+    later(parts, method)
     one, other = (Bank.open(place / "bank") for place in (whole, parts))
     assert one.tasks == other.tasks
     for task in one.tasks:

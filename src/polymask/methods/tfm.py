@@ -62,7 +62,7 @@ class TFM(Method):
         overlap="nested",
         sparsity="units a task",
         scenarios=("GG",),
-        stores="widths, gains, biases and norms",
+        stores="widths, gains, biases, norms; its new weights join the shared ones",
         exact=True,
     )
     recipes: ClassVar[dict[str, Recipe]] = {"train": Recipe(lr=1e-3, epochs=15)}
