@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,56 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from polymask.wiring.doubt import doubted
-from polymask.wiring.probe import LAYERS, Probe, axis_of
+from polymask.wiring.fold import rows_of
+from polymask.wiring.probe import Probe, axis_of, shut
+from polymask.wiring.question import Columns, Question, Reach, Units, prepared
 from polymask.wiring.table import ANY, NONE, Feed, Wiring
 
-NAN = float("nan")
-Columns = dict[str, Tensor]
-Reach = dict[str, Columns]
-"""Site -> reader -> the columns that it reaches without passing another site."""
-
-
-@dataclass
-class _Question:
-    """A network under examination.
-
-    Args:
-        probe: the perturbed copy.
-        layers: the layers whose rows and columns are asked for, in the model's order.
-        norms: the norms that can be masked again.
-        readers: all whose input is watched -> axis of their columns.
-        size: module -> how many units it has.
-    """
-
-    probe: Probe
-    layers: list[str]
-    norms: list[str]
-    readers: dict[str, int]
-    size: dict[str, int]
-    notes: dict[str, str] = field(default_factory=dict)
-
-    def shut(self, paths: Iterable[str]) -> dict[str, Tensor]:
-        return {path: torch.zeros(self.size[path]) for path in paths}
-
-    def reach(self, sources: Iterable[str], gates: Iterable[str]) -> Reach:
-        """Where each source's units arrive, the other gates being shut."""
-        shut, found = self.shut(gates), {}
-        for path in sources:
-            nan = torch.full((self.size[path],), NAN)
-            logits, seen = self.probe.run({**shut, path: nan}, self.readers)
-            found[path] = {reader: at for reader, at in seen.items() if at.any()}
-            if logits.isnan().any():
-                found[path][""] = torch.ones(1, dtype=torch.bool)
-        return found
-
-    def zeros(self, gates: Mapping[str, Tensor]) -> Columns:
-        """The columns that arrive as exactly zero under some masks, on two inputs."""
-        found: Columns = {}
-        for _ in range(2):
-            self.probe.redraw()
-            for reader, busy in self.probe.run(gates, self.readers, lambda x: x != 0)[1].items():
-                found[reader] = found.get(reader, torch.ones_like(busy)) & ~busy
-        return found
+DRAWS, FEW = 8, 2
+"""How often parameters and input are drawn to see what is zero: at last, and while sites are still being dropped."""
+CRASHES = (IndexError, RuntimeError, ValueError, ArithmeticError, AssertionError)
+"""What a network raises when it is asked for the NaN-th row of a table."""
 
 
 def ask(model: nn.Module, example: Any, head: str, masked: Iterable[str]) -> Wiring:
@@ -81,116 +39,143 @@ def ask(model: nn.Module, example: Any, head: str, masked: Iterable[str]) -> Wir
     >>> found.sites, found.rows, found.feeds["2"][0].units
     ({'0': -1}, {'0': '0'}, tensor([0, 1, 2]))
     """
-    question = _prepared(model, example, head, masked)
-    sites, rows = _candidates(question, head)
+    question = prepared(model, example, head, masked)
+    return doubted(_found(question, head), question.probe)
+
+
+def _found(question: Question, head: str) -> Wiring:
+    """The wiring, where need be without the layers whose NaN the network does not survive."""
+    try:
+        return _settled(question, rows_of(question, head))
+    except CRASHES:
+        inner = [path for path in question.layers if path != head]
+        fragile = [path for path in inner if _crashes(question, path)]
+        question.notes.update(dict.fromkeys(fragile, "the network fails where this layer's units are NaN"))
+        question.idle = set()
+    try:
+        # Unmasked, they are on nobody's way; and nothing is folded, as that too was asked with their NaN.
+        return _settled(question, {path: path for path in inner if path not in fragile})
+    except CRASHES as error:
+        note = f"the network fails where units are NaN: {error}"
+        return Wiring(notes={**question.notes, **dict.fromkeys(inner, note)})
+
+
+def _crashes(question: Question, path: str) -> bool:
+    try:
+        question.reach([path], [])
+    except CRASHES:
+        return True
+    return False
+
+
+def _settled(question: Question, rows: dict[str, str]) -> Wiring:
+    """Sites are dropped until all that are left shut something."""
+    question.idle = {layer for layer, site in rows.items() if site != layer}
+    state, draws = _State(question, rows, list(dict.fromkeys(rows.values()))), FEW
     while True:
-        wiring = _wired(question, sites, {layer: site for layer, site in rows.items() if site in sites})
+        wiring = state.wiring(draws)
         # What mixes goes first: queries and keys hide that a value's units stay apart.
         kept = _useful(wiring, lambda feeds: torch.ones_like(feeds[0].units, dtype=torch.bool))
-        kept = kept if len(kept) < len(sites) else _useful(wiring, _single)
-        if len(kept) == len(sites):
-            return doubted(wiring, question.probe)
-        sites = [site for site in sites if site in kept]
+        kept = kept if len(kept) < len(state.sites) else _useful(wiring, single)
+        if len(kept) < len(state.sites):
+            state.keep(kept)
+        elif draws == DRAWS:
+            return wiring
+        else:
+            draws = DRAWS
 
 
-def _prepared(model: nn.Module, example: Any, head: str, masked: Iterable[str]) -> _Question:
-    probe, names = Probe(model, example), set(masked)
-    own = {path: module for path, module in probe.modules.items() if module._parameters and path != ""}
-    own.update({"": probe.model} if probe.model._parameters else {})
-    probe.model.train()
-    learning = probe.called(own)
-    probe.model.eval()
-    answering = probe.called(own)
-    called = [path for path in own if learning.get(path) and answering.get(path)]
-    layers = [p for p in called if isinstance(own[p], LAYERS) and (f"{p}.weight".lstrip(".") in names or p == head)]
-    norms = [p for p in called if any("Norm" in cls.__name__ for cls in type(own[p]).__mro__) and _affine(own[p])]
-    size = {path: own[path].weight.shape[0] for path in (*layers, *norms)}
-    readers = {path: axis_of(own[path]) for path in (*layers, *norms)}
-    question = _Question(probe, layers, norms, readers, size)
-    for path in own:
-        if path not in called and isinstance(own[path], LAYERS):
-            question.notes[path] = "its module is not called"
-    return question
+@dataclass
+class _State:
+    """The sites that are left, and what is known of them.
+
+    Args:
+        question: the network.
+        rows: layer -> where its units are masked.
+        sites: these, without those that were dropped.
+    """
+
+    question: Question
+    rows: dict[str, str]
+    sites: list[str]
+    reach: Reach = field(default_factory=dict)
+    units: Units = field(default_factory=dict)
+
+    def keep(self, kept: set[str]) -> None:
+        """Drop the other sites, and what was known of sites that reach through them."""
+        gone = {site for site in self.sites if site not in kept}
+        gone |= {layer for layer, site in self.rows.items() if site in gone}
+        self.question.idle -= gone
+        self.sites = [site for site in self.sites if site in kept]
+        self.reach = {site: at for site, at in self.reach.items() if site in kept and not gone & at.keys()}
+
+    def wiring(self, draws: int) -> Wiring:
+        """What the sites feed and shut."""
+        unknown = [site for site in self.sites if site not in self.reach]
+        found = self.question.reach(unknown, self.sites)
+        self.reach.update(found)
+        self.units.update(self.question.units(unknown, self.sites, found))
+        feeds: dict[str, list[Feed]] = {}
+        for site in self.sites:
+            for reader, units in self.units[site].items():
+                feeds.setdefault(reader, []).append(Feed(site, units))
+        return self._table({reader: tuple(each) for reader, each in feeds.items() if self._reads(reader, each)}, draws)
+
+    def _reads(self, reader: str, feeds: list[Feed]) -> bool:
+        """Whether what arrived at a reader are its weight's columns."""
+        module = self.question.probe.modules[reader]
+        columns = module.weight.shape[1] * getattr(module, "groups", 1) if module.weight.ndim > 1 else module.weight
+        return len(feeds[0].units) == (columns if isinstance(columns, int) else len(columns))
+
+    def _table(self, feeds: dict[str, tuple[Feed, ...]], draws: int) -> Wiring:
+        question = self.question
+        echoes, closed = self._echoes(feeds, draws)
+        feeds = {reader: each for reader, each in feeds.items() if reader in question.layers or reader in echoes}
+        modules = question.probe.modules
+        groups = {path: getattr(modules[path], "groups", 1) for path in feeds}
+        rows = {layer: site for layer, site in self.rows.items() if site in self.sites}
+        return Wiring(
+            sites={site: axis_of(modules[site]) for site in self.sites},
+            sizes={site: question.size[site] for site in self.sites},
+            rows=rows,
+            feeds=feeds,
+            free={reader: ~closed[reader] for reader in feeds},
+            echoes={norm: axis_of(modules[norm]) for norm in echoes},
+            groups={path: count for path, count in groups.items() if count > 1},
+            notes=question.notes,
+        )
+
+    def _echoes(self, feeds: dict[str, tuple[Feed, ...]], draws: int) -> tuple[list[str], Columns]:
+        """The norms to be masked again, and of all readers the columns that are shut by what feeds them."""
+        norms = [norm for norm in self.question.norms if norm in feeds and norm not in self.sites]
+        norms = [norm for norm in norms if single(feeds[norm]).all()]
+        echoes: list[str] = []
+        while True:
+            closed = self._closed(feeds, echoes, FEW)
+            more = [norm for norm in norms if norm not in echoes and closed[norm].all()]
+            echoes += more
+            if more:
+                continue
+            closed = self._closed(feeds, echoes, draws) if draws > FEW else closed
+            wrong = {norm for norm in echoes if not closed[norm].all()}
+            if not wrong:
+                return echoes, closed
+            norms = [norm for norm in norms if norm not in wrong]
+            echoes = []
+
+    def _closed(self, feeds: Mapping[str, tuple[Feed, ...]], echoes: list[str], draws: int) -> Columns:
+        """The columns that arrive as zero while all is shut; unless one that the same sites feed sometimes does not."""
+        zero, sometimes = self.question.zeros(shut(self.question.size, [*self.sites, *echoes]), draws)
+        closed: Columns = {}
+        for reader, each in feeds.items():
+            fed = torch.stack([feed.units != NONE for feed in each])
+            by = (fed * (2 ** torch.arange(len(fed)) % 2**61)[:, None]).sum(0) if len(fed) < 60 else fed.long().sum(0)
+            doubtful = torch.isin(by, by[sometimes[reader]].unique())
+            closed[reader] = zero[reader] & fed.any(0) & ~doubtful
+        return closed
 
 
-def _affine(norm: nn.Module) -> bool:
-    weight = norm._parameters.get("weight")
-    return weight is not None and weight.ndim == 1
-
-
-def _candidates(question: _Question, head: str) -> tuple[list[str], dict[str, str]]:
-    """Every layer but the head, masked at its output or at the BatchNorm that alone reads it."""
-    inner = [path for path in question.layers if path != head]
-    reach = question.reach(inner, [*inner, *question.norms])
-    sources: dict[str, list[str]] = {}
-    for path, arrived in reach.items():
-        for reader in arrived:
-            sources.setdefault(reader, []).append(path)
-    rows = {}
-    for path in inner:
-        (only, *others) = reach[path] or [""]
-        rows[path] = only if not others and sources.get(only) == [path] and _folds(question, path, only) else path
-    return list(dict.fromkeys(rows.values())), rows
-
-
-def _folds(question: _Question, layer: str, norm: str) -> bool:
-    """Whether a BatchNorm keeps a layer's units apart and answers 0 where its affine part is 0."""
-    module = question.probe.modules[norm]
-    if not isinstance(module, nn.modules.batchnorm._BatchNorm) or question.size.get(norm) != question.size[layer]:
-        return False
-    if norm not in question.norms:
-        return False
-    dead = copy.deepcopy(module)
-    with torch.no_grad():
-        for parameter in dead.parameters():
-            parameter.zero_()
-        shape = (2, question.size[layer], *[3] * {"BatchNorm2d": 2, "BatchNorm3d": 3}.get(_kind(module), 0))
-        return not bool(dead(torch.randn(shape, generator=question.probe.draw)).any())
-
-
-def _kind(module: nn.Module) -> str:
-    return next(
-        cls.__name__
-        for cls in type(module).__mro__
-        if cls.__name__.startswith("BatchNorm") and "Act" not in cls.__name__
-    )
-
-
-def _wired(question: _Question, sites: list[str], rows: dict[str, str]) -> Wiring:
-    reach = question.reach(sites, sites)
-    feeds = _feeds(question, sites, reach)
-    echoes: dict[str, int] = {}
-    while True:
-        zeros = question.zeros(question.shut([*sites, *echoes]))
-        more = {
-            norm: axis_of(question.probe.modules[norm])
-            for norm in question.norms
-            if norm not in sites
-            and norm not in echoes
-            and norm in feeds
-            and zeros[norm].all()
-            and _single(feeds[norm]).all()
-        }
-        if not more:
-            break
-        echoes.update(more)
-    fed = {reader: torch.stack([feed.units != NONE for feed in each]).any(0) for reader, each in feeds.items()}
-    free = {reader: ~(zeros[reader] & fed[reader]) for reader in feeds}
-    kept = {reader: each for reader, each in feeds.items() if reader in question.layers or reader in echoes}
-    groups = {path: getattr(question.probe.modules[path], "groups", 1) for path in kept}
-    return Wiring(
-        {site: axis_of(question.probe.modules[site]) for site in sites},
-        {site: question.size[site] for site in sites},
-        rows,
-        kept,
-        {reader: free[reader] for reader in kept},
-        echoes,
-        {path: count for path, count in groups.items() if count > 1},
-        question.notes,
-    )
-
-
-def _single(feeds: tuple[Feed, ...]) -> Tensor:
+def single(feeds: tuple[Feed, ...]) -> Tensor:
     """The columns that some unit feeds, and no site by more than one."""
     units = torch.stack([feed.units for feed in feeds])
     return (units >= 0).any(0) & (units != ANY).all(0)
@@ -205,52 +190,3 @@ def _useful(wiring: Wiring, which: Callable[[tuple[Feed, ...]], Tensor]) -> set[
         closed = ~wiring.free[reader] & which(each)
         found.update(feed.site for feed in each if ((feed.units >= 0) & closed).any())
     return found
-
-
-def _feeds(question: _Question, sites: list[str], reach: Reach) -> dict[str, tuple[Feed, ...]]:
-    """Unit by unit: sites whose columns do not overlap are asked together, the bits of their units painted."""
-    feeds: dict[str, list[Feed]] = {}
-    shut = question.shut(sites)
-    for together in _apart(sites, reach):
-        bits = max(question.size[site] - 1 for site in together).bit_length() or 1
-        planes: dict[int, list[Columns]] = {0: [], 1: []}
-        for bit in range(bits):
-            for wanted in (1, 0):
-                painted = {s: _plane(question.size[s], bit, wanted) for s in together}
-                planes[wanted].append(question.probe.run({**shut, **painted}, question.readers)[1])
-        for site in together:
-            for reader, columns in reach[site].items():
-                if reader:
-                    ones, zeros = ([seen[reader] for seen in planes[wanted]] for wanted in (1, 0))
-                    feeds.setdefault(reader, []).append(Feed(site, _spell(ones, zeros, columns)))
-    return {reader: tuple(each) for reader, each in feeds.items()}
-
-
-def _plane(size: int, bit: int, wanted: int) -> Tensor:
-    marked = (torch.arange(size) >> bit) & 1 == wanted
-    return torch.where(marked, torch.tensor(NAN), torch.tensor(0.0))
-
-
-def _spell(ones: list[Tensor], zeros: list[Tensor], columns: Tensor) -> Tensor:
-    """Which unit the bits of a column spell; ``ANY`` where two disagree."""
-    one, zero = torch.stack(ones), torch.stack(zeros)
-    unit = (one.long() << torch.arange(len(ones))[:, None]).sum(0)
-    clear = (one ^ zero).all(0)
-    return torch.where(columns, torch.where(clear, unit, ANY), NONE)
-
-
-def _apart(sites: list[str], reach: Reach) -> list[list[str]]:
-    """Sites in as few groups as a greedy choice finds, no column reached by two of a group."""
-    groups: list[tuple[list[str], Columns]] = []
-    for site in sites:
-        arrives = {reader: at for reader, at in reach[site].items() if reader}
-        free = (
-            group for group in groups if not any((group[1][r] & at).any() for r, at in arrives.items() if r in group[1])
-        )
-        members, taken = next(free, ([], {}))
-        if not members:
-            groups.append((members, taken))
-        members.append(site)
-        for reader, at in arrives.items():
-            taken[reader] = taken[reader] | at if reader in taken else at
-    return [members for members, _ in groups]

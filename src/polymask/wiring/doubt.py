@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 from polymask.wiring.probe import Probe
 from polymask.wiring.table import Wiring
 
-PATTERNS = 4
-"""Random masks, half of the units open: what a hidden path lets through shows in one of them all but surely."""
+DENSITIES = (0.5, 0.2, 0.5, 0.8)
+"""How many units are open in each pattern; what a hidden path lets through shows in one of them all but surely."""
+POOL = 1 << 16
 
 
 @torch.no_grad()
@@ -29,18 +31,21 @@ def doubted(wiring: Wiring, probe: Probe) -> Wiring:
     if not wiring.sites:
         return wiring
     guilty: set[str] = set()
-    for _ in range(PATTERNS):
+    readers = {reader for reader in wiring.feeds if reader not in wiring.echoes}
+    for place, density in enumerate(DENSITIES):
         probe.redraw()
-        masks = {s: torch.rand(n, generator=probe.draw) < 0.5 for s, n in wiring.sizes.items()}
-        layers = sorted({*wiring.rows, *(reader for reader in wiring.feeds if reader not in wiring.echoes)} - guilty)
+        masks = _masks(wiring, probe, density, whole=place >= 2)
+        layers = sorted({*wiring.rows, *readers} - guilty)
         if not _silent(wiring, probe, masks, layers):
             guilty.update(layer for layer in layers if not _silent(wiring, probe, masks, [layer]))
+            if not _silent(wiring, probe, masks, sorted({*layers} - guilty)):
+                guilty.update(layers)
     if not guilty:
         return wiring
     warnings.warn(
         f"masked units were seen to reach the output past what was found of {', '.join(sorted(guilty))}: these layers "
         "freeze whole once a task has learned them. Is there a nan_to_num, an argmax or a table lookup between layers?",
-        stacklevel=2,
+        stacklevel=3,
     )
     return replace(
         wiring,
@@ -50,18 +55,29 @@ def doubted(wiring: Wiring, probe: Probe) -> Wiring:
     )
 
 
-def _silent(wiring: Wiring, probe: Probe, masks: dict[str, Tensor], layers: list[str]) -> bool:
+def _masks(wiring: Wiring, probe: Probe, density: float, whole: bool) -> dict[str, Tensor]:
+    """Random masks; some sites wholly shut or wholly open, if asked for."""
+    masks = {site: torch.rand(size, generator=probe.draw) < density for site, size in wiring.sizes.items()}
+    for mask in masks.values() if whole else ():
+        fate = float(torch.rand((), generator=probe.draw))
+        mask.fill_(False) if fate < 0.3 else mask.fill_(True) if fate > 0.7 else None
+    return masks
+
+
+def _silent(wiring: Wiring, probe: Probe, masks: dict[str, Tensor], layers: Iterable[str]) -> bool:
     """Whether the entries that are not live may be anything."""
     values = {name: mask.float() for name, mask in {**masks, **wiring.echoed(masks)}.items()}
     before, _ = probe.run(values)
-    tensors = dict(probe.model.named_parameters())
+    # A weight that two layers share has two names, and must be live for both.
+    tensors = dict(probe.model.named_parameters(remove_duplicate=False))
     names = [f"{layer}.{leaf}".lstrip(".") for layer in layers for leaf in ("weight", "bias")]
     kept = {name: tensors[name].clone() for name in names if name in tensors}
+    pool = torch.randn(POOL, generator=probe.draw)
     for name, was in kept.items():
         live = wiring.ends(name, was.shape, masks, True)
-        noise = torch.randn(was.shape, generator=probe.draw).to(was.dtype)
-        tensors[name].copy_(torch.where(live, was, noise))
+        noise = pool.repeat(-(-was.numel() // POOL))[: was.numel()].view(was.shape).to(was.dtype)
+        tensors[name].copy_(torch.where(live, tensors[name], noise * tensors[name].std(correction=0).clamp(min=0.1)))
     after, _ = probe.run(values)
-    for name, was in kept.items():
+    for name, was in reversed(kept.items()):
         tensors[name].copy_(was)
     return torch.equal(before, after)
