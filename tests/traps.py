@@ -227,16 +227,32 @@ def weight_also_read_elsewhere():
     return Net(run, **parts), torch.randn(2, 6)
 
 
+def _beside(see: Callable[[Tensor], Tensor]) -> tuple[Net, Tensor]:
+    """Layer ``c`` reads ``a``, and ``b`` on a path that shows no NaN; ``d`` reads ``b`` openly."""
+    parts = {name: nn.Linear(6, 5) for name in "ab"} | {name: nn.Linear(5, 4) for name in "cd"}
+
+    def run(n, x):
+        h = n.b(x)
+        return n.head(F.relu(n.c(n.a(x) + see(h))) + F.relu(n.d(h)))
+
+    return Net(run, **parts, head=nn.Linear(4, 3)), torch.randn(2, 6)
+
+
 @trap
 def nan_to_num():
-    parts = {"a": nn.Linear(6, 5), "b": nn.Linear(6, 5), "c": nn.Linear(5, 4), "head": nn.Linear(4, 3)}
-    return Net(lambda n, x: n.head(F.relu(n.c(n.a(x) + n.b(x).nan_to_num()))), **parts), torch.randn(2, 6)
+    return _beside(torch.nan_to_num)
 
 
 @trap
 def compared():
-    parts = {"a": nn.Linear(6, 5), "b": nn.Linear(6, 5), "c": nn.Linear(5, 4), "head": nn.Linear(4, 3)}
-    return Net(lambda n, x: n.head(F.relu(n.c(n.a(x) + (n.b(x) > 0)))), **parts), torch.randn(2, 6)
+    return _beside(lambda h: h > 0)
+
+
+@trap
+def nan_to_num_before_a_head_of_zeros():
+    net, example = _beside(torch.nan_to_num)
+    nn.init.zeros_(net.head.weight)
+    return net, example
 
 
 @trap
@@ -409,15 +425,24 @@ def pixel_shuffle():
 @trap
 def zero_at_the_start():
     parts = {"a": conv(3, 5), "b": conv(5, 5), "c": conv(5, 4), "head": nn.Linear(4, 3)}
-    for name in ("b", "head"):
-        nn.init.zeros_(parts[name].weight)
-        nn.init.zeros_(parts[name].bias)
+    nn.init.zeros_(parts["b"].weight)
+    nn.init.zeros_(parts["b"].bias)
 
     def run(n, x):
         h = F.relu(n.a(x))
-        return n.head(pooled(F.relu(n.c(h + n.b(h).nan_to_num()))))
+        return n.head(pooled(F.relu(n.c(h + n.b(h)))))
 
     return Net(run, **parts), images()
+
+
+@trap
+def zeros_of_a_layer_that_is_not_masked():
+    net, example = _beside(torch.nan_to_num)
+    net.b, net.d = nn.Bilinear(6, 6, 5), nn.Identity()
+    nn.init.zeros_(net.b.weight)
+    nn.init.zeros_(net.b.bias)
+    net.run = lambda n, x: n.head(F.relu(n.c(F.relu(n.a(x) + n.b(x, x)))))
+    return net, example
 
 
 @trap

@@ -169,7 +169,7 @@ class _State:
         closed: Columns = {}
         for reader, each in feeds.items():
             fed = torch.stack([feed.units != NONE for feed in each])
-            by = (fed * (2 ** torch.arange(len(fed)) % 2**61)[:, None]).sum(0) if len(fed) < 60 else fed.long().sum(0)
+            by = (fed * (1 << torch.arange(len(fed)) % 62)[:, None]).sum(0)
             doubtful = torch.isin(by, by[sometimes[reader]].unique())
             closed[reader] = zero[reader] & fed.any(0) & ~doubtful
         return closed
