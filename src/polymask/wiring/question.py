@@ -61,7 +61,7 @@ class Question:
         return found
 
     def units(self, sources: list[str], gates: Iterable[str], reach: Reach) -> Units:
-        """Which unit of each source feeds each column that the source reaches.
+        """Which unit of each source feeds each of the columns named in ``reach``.
 
         Sources whose columns do not overlap are asked together; every unit is painted in another half of some rounds.
         """
@@ -75,10 +75,9 @@ class Question:
             for source in together:
                 found[source] = {}
                 for reader, columns in reach[source].items():
-                    if reader:
-                        unit = _spell(torch.stack([seen[reader] for seen in rounds]), codes)
-                        unit = unit.masked_fill(unit >= self.size[source], ANY)
-                        found[source][reader] = torch.where(columns, unit, NONE)
+                    unit = _spell(torch.stack([seen[reader] for seen in rounds]), codes)
+                    unit = unit.masked_fill(unit >= self.size[source], ANY)
+                    found[source][reader] = torch.where(columns, unit, NONE)
         return found
 
     def zeros(self, gates: Mapping[str, Tensor], draws: int) -> tuple[Columns, Columns]:
@@ -146,7 +145,7 @@ def _apart(sites: list[str], reach: Reach) -> list[list[str]]:
     """Sites in as few groups as a greedy choice finds, no column reached by two of a group."""
     groups: list[tuple[list[str], Columns]] = []
     for site in sites:
-        arrives = {reader: at for reader, at in reach[site].items() if reader}
+        arrives = reach[site]
         free = (
             group for group in groups if not any((group[1][r] & at).any() for r, at in arrives.items() if r in group[1])
         )
