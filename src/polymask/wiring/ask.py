@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from polymask.wiring import cache
 from polymask.wiring.doubt import doubted
 from polymask.wiring.fold import rows_of
+from polymask.wiring.probe import Probe
 from polymask.wiring.question import Question, prepared
 from polymask.wiring.state import DRAWS, FEW, State, single
 from polymask.wiring.table import Feed, Wiring
@@ -25,6 +28,8 @@ def ask(model: nn.Module, example: Any, head: str, masked: Iterable[str]) -> Wir
     site only if some later column is fed by one of its units, unmixed, and arrives as exactly zero when that unit and
     whatever else feeds the column is masked; so a residual stream before a LayerNorm, or queries and keys, do not.
 
+    What was found of a network is remembered for the next of the same build, but doubted for each.
+
     Args:
         model: a plain network; it stays as it is.
         example: an input that it accepts.
@@ -36,8 +41,27 @@ def ask(model: nn.Module, example: Any, head: str, masked: Iterable[str]) -> Wir
     >>> found.sites, found.rows, found.feeds["2"][0].units
     ({'0': -1}, {'0': '0'}, tensor([0, 1, 2]))
     """
-    question = prepared(model, example, head, masked)
-    return doubted(_found(question, head), question.probe)
+    names = sorted(set(masked))
+    with _one_thread():
+        key = cache.key_of(model, example, head, names)
+        known = cache.known(key)
+        if known is not None:
+            return doubted(known, Probe(model, example))
+        question = prepared(model, example, head, names)
+        found = _found(question, head)
+        cache.keep(key, found)
+        return doubted(found, question.probe)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Most of the work is small, and threads would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _found(question: Question, head: str) -> Wiring:
