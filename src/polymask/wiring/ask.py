@@ -77,7 +77,9 @@ def _found(question: Question, head: str) -> Wiring:
         # Unmasked, they are in nobody's way; and nothing is folded, as that too was asked with their NaN.
         return _settled(question, {path: path for path in inner if path not in fragile})
     except CRASHES as error:
-        return Wiring(notes={**question.notes, **dict.fromkeys(inner, f"the network fails where units are NaN: {error}")})
+        return Wiring(
+            notes={**question.notes, **dict.fromkeys(inner, f"the network fails where units are NaN: {error}")}
+        )
 
 
 def _crashes(question: Question, path: str) -> bool:

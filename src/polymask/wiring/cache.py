@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -18,8 +20,14 @@ MOVING = ("running_mean", "running_var", "num_batches_tracked")
 OWN = ("_parameters", "_buffers", "_modules", "training")
 
 
-def key_of(model: nn.Module, example: Any, head: str, masked: Sequence[str]) -> Hashable:
+class _Unlike(Exception):
+    """A module holds something of which nobody can say whether it equals another."""
+
+
+def key_of(model: nn.Module, example: Any, head: str, masked: Sequence[str]) -> Hashable | None:
     """All that tells two builds apart: modules with their settings, parameters' shapes and ties, fixed buffers.
+
+    ``None`` of a network like no other: one of whose modules holds a closure, say.
 
     Args:
         model: a network.
@@ -32,7 +40,11 @@ def key_of(model: nn.Module, example: Any, head: str, masked: Sequence[str]) -> 
     >>> keys[0] == keys[1], keys[0] == keys[2]
     (True, False)
     """
-    modules = tuple((path, type(module), _settings(module)) for path, module in model.named_modules())
+    try:
+        modules = tuple((path, type(module), _settings(module)) for path, module in model.named_modules())
+        given = _shape(example)
+    except _Unlike:
+        return None
     first: dict[int, str] = {}
     parameters = tuple(
         (name, tuple(p.shape), p.dtype, first.setdefault(id(p), name))
@@ -41,25 +53,26 @@ def key_of(model: nn.Module, example: Any, head: str, masked: Sequence[str]) -> 
     buffers = tuple(
         (name, _told(buffer)) for name, buffer in model.named_buffers() if name.rpartition(".")[2] not in MOVING
     )
-    return modules, parameters, buffers, _shape(example), head, tuple(masked)
+    return modules, parameters, buffers, given, head, tuple(masked)
 
 
-def known(key: Hashable) -> Wiring | None:
+def known(key: Hashable | None) -> Wiring | None:
     """What was found of a network of this build, before it was doubted."""
     if key in _FOUND:
         _FOUND.move_to_end(key)
     return _FOUND.get(key)
 
 
-def keep(key: Hashable, wiring: Wiring) -> None:
+def keep(key: Hashable | None, wiring: Wiring) -> None:
     """Remember it; the one that was not asked for longest is forgotten."""
-    _FOUND[key] = wiring
+    if key is not None:
+        _FOUND[key] = wiring
     while len(_FOUND) > MOST:
         _FOUND.popitem(last=False)
 
 
 def _settings(module: nn.Module) -> tuple[str, ...]:
-    """A module's attributes in words; an address among them makes it like no other."""
+    """A module's attributes in words."""
     return tuple(f"{name}={_told(value)}" for name, value in sorted(vars(module).items()) if name not in OWN)
 
 
@@ -72,7 +85,12 @@ def _told(value: Any) -> str:
         return str([(key, _told(each)) for key, each in value.items()])
     if isinstance(value, (tuple, list)):
         return str([_told(each) for each in value])
-    return repr(value)
+    if isinstance(value, FunctionType) and getattr(sys.modules.get(value.__module__), value.__name__, None) is value:
+        return f"{value.__module__}.{value.__name__}"
+    words = repr(value)
+    if " at 0x" in words:
+        raise _Unlike
+    return words
 
 
 def _shape(example: Any) -> Hashable:
@@ -82,4 +100,4 @@ def _shape(example: Any) -> Hashable:
         return tuple((key, _shape(value)) for key, value in example.items())
     if isinstance(example, (tuple, list)):
         return tuple(_shape(value) for value in example)
-    return repr(example)
+    return _told(example)

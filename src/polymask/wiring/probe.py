@@ -140,9 +140,7 @@ class Probe:
         self._disturbance.redraw()
         self.example = tensors_of(
             self.example,
-            lambda t: (
-                torch.randn(t.shape, generator=self.draw).mul_(scale).to(t.dtype) if t.is_floating_point() else t
-            ),
+            lambda t: torch.randn(t.shape, generator=self.draw).mul_(scale).to(t.dtype) if t.is_floating_point() else t,
         )
 
 

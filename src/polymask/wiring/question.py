@@ -94,7 +94,9 @@ class Question:
 def prepared(model: nn.Module, example: Any, head: str, masked: Iterable[str]) -> Question:
     """Copy a network, and see which of its layers and norms are at work both in learning and in answering."""
     probe, names = Probe(model, example), set(masked)
-    own = {path: module for path, module in probe.modules.items() if isinstance(module._parameters.get("weight"), Tensor)}
+    own = {
+        path: module for path, module in probe.modules.items() if isinstance(module._parameters.get("weight"), Tensor)
+    }
     kinds = {path: module for path, module in own.items() if isinstance(module, LAYERS) or _is_norm(module)}
     size = {path: own[path].weight.shape[0] for path in kinds}
     probe.model.train()

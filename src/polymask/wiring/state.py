@@ -60,7 +60,9 @@ class State:
             self.keep(shutting)
         self._spell(fed, closed)
         feeds = {
-            reader: tuple(Feed(site, self.units[site].get(reader, torch.where(at, ANY, NONE))) for site, at in e.items())
+            reader: tuple(
+                Feed(site, self.units[site].get(reader, torch.where(at, ANY, NONE))) for site, at in e.items()
+            )
             for reader, e in fed.items()
         }
         clear = {norm for norm in echoes if single(feeds[norm]).all()}
