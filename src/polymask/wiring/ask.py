@@ -17,7 +17,7 @@ from polymask.wiring.question import Question, prepared
 from polymask.wiring.state import DRAWS, FEW, State, single
 from polymask.wiring.table import Feed, Wiring
 
-CRASHES = (IndexError, RuntimeError, ValueError, ArithmeticError, AssertionError)
+CRASHES = (LookupError, RuntimeError, ValueError, ArithmeticError, AssertionError)
 """What a network raises when it is asked for the NaN-th row of a table."""
 
 

@@ -20,7 +20,7 @@ MOVING = ("running_mean", "running_var", "num_batches_tracked")
 OWN = ("_parameters", "_buffers", "_modules", "training")
 
 
-class _Unlike(Exception):
+class _UnlikeError(Exception):
     """A module holds something of which nobody can say whether it equals another."""
 
 
@@ -43,7 +43,7 @@ def key_of(model: nn.Module, example: Any, head: str, masked: Sequence[str]) -> 
     try:
         modules = tuple((path, type(module), _settings(module)) for path, module in model.named_modules())
         given = _shape(example)
-    except _Unlike:
+    except _UnlikeError:
         return None
     first: dict[int, str] = {}
     parameters = tuple(
@@ -85,11 +85,11 @@ def _told(value: Any) -> str:
         return str([(key, _told(each)) for key, each in value.items()])
     if isinstance(value, (tuple, list)):
         return str([_told(each) for each in value])
-    if isinstance(value, FunctionType) and getattr(sys.modules.get(value.__module__), value.__name__, None) is value:
+    if isinstance(value, FunctionType) and _is_public(value):
         return f"{value.__module__}.{value.__name__}"
     words = repr(value)
     if " at 0x" in words:
-        raise _Unlike
+        raise _UnlikeError
     return words
 
 
@@ -101,3 +101,8 @@ def _shape(example: Any) -> Hashable:
     if isinstance(example, (tuple, list)):
         return tuple(_shape(value) for value in example)
     return _told(example)
+
+
+def _is_public(function: FunctionType) -> bool:
+    """Whether a function is what its module calls so, and no closure."""
+    return getattr(sys.modules.get(function.__module__), function.__name__, None) is function

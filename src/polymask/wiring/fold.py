@@ -51,27 +51,26 @@ def _followed(question: Question, inner: list[str], gates: list[str], norms: lis
     """Layers that only a norm reads, with that norm, which reads nothing else."""
     codes = codes_of(len(inner))
     rounds: list[Columns] = []
-    answered = []
     for code in codes:
-        paint = {path: torch.full((question.size[path],), NAN if on else 0.0) for path, on in zip(inner, code)}
-        answer, seen = question.painted(gates, paint)
-        answered.append(answer)
-        rounds.append(seen)
+        on = dict(zip(inner, code.tolist(), strict=True))
+        paint = {path: torch.full((question.size[path],), NAN if on[path] else 0.0) for path in inner}
+        answered, seen = question.painted(gates, paint)
+        rounds.append({**seen, "": torch.tensor([answered])})
     arrived = {reader: torch.stack([seen[reader] for seen in rounds]) for reader in rounds[0]}
-    arrived[""] = torch.tensor(answered)[:, None]
+    code_of = dict(zip(inner, codes.T, strict=True))
     # Of a layer, the readers at which it may have arrived: they were painted whenever it was.
     readers = {
-        path: [reader for reader, seen in arrived.items() if seen[code].all(0).any()]
-        for path, code in zip(inner, codes.T)
+        path: {reader for reader, seen in arrived.items() if seen[code].all(0).any()} for path, code in code_of.items()
     }
-    found = []
-    for path, code in zip(inner, codes.T):
-        for norm in norms:
-            if norm in arrived and norm in readers[path] and bool((arrived[norm] == code[:, None]).all()):
-                found.append((path, norm))
-    unsure = [path for path, _ in found if len(readers[path]) > 1]
+    alike = [
+        (path, norm)
+        for path, code in code_of.items()
+        for norm in readers[path].intersection(norms)
+        if bool((arrived[norm] == code[:, None]).all())
+    ]
+    unsure = [path for path, _ in alike if len(readers[path]) > 1]
     alone = question.reach(unsure, gates)
-    return [(path, norm) for path, norm in found if path not in alone or set(alone[path]) == {norm}]
+    return [(path, norm) for path, norm in alike if path not in alone or set(alone[path]) == {norm}]
 
 
 def _in_order(question: Question, pairs: dict[str, str], gates: list[str]) -> dict[str, str]:

@@ -52,7 +52,8 @@ class Question:
 
     def reach(self, sources: Iterable[str], gates: Iterable[str]) -> Reach:
         """Where each source's units arrive, the other gates being shut."""
-        gates, found = list(gates), {}
+        gates = list(gates)
+        found: Reach = {}
         for path in sources:
             answered, seen = self.painted(gates, {path: torch.full((self.size[path],), NAN)})
             found[path] = {reader: at for reader, at in seen.items() if at.any()}
@@ -65,7 +66,8 @@ class Question:
 
         Sources whose columns do not overlap are asked together; every unit is painted in another half of some rounds.
         """
-        gates, found = list(gates), {}
+        gates = list(gates)
+        found: Units = {}
         for together in _apart(sources, reach):
             codes = codes_of(max(self.size[source] for source in together))
             rounds = []
@@ -115,7 +117,8 @@ def prepared(model: nn.Module, example: Any, head: str, masked: Iterable[str]) -
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return module.weight.ndim == 1 and any("Norm" in cls.__name__ for cls in type(module).__mro__)
+    weight = module._parameters["weight"]
+    return weight is not None and weight.ndim == 1 and any("Norm" in cls.__name__ for cls in type(module).__mro__)
 
 
 def codes_of(count: int) -> Tensor:

@@ -82,8 +82,8 @@ class State:
     def _reads(self, reader: str, at: Tensor) -> bool:
         """Whether what arrived at a reader are its weight's columns."""
         module = self.question.probe.modules[reader]
-        shape = module.weight.shape
-        return len(at) == (shape[1] * getattr(module, "groups", 1) if len(shape) > 1 else shape[0])
+        columns, *_ = module.weight.shape[1:] or module.weight.shape
+        return len(at) == int(columns) * int(getattr(module, "groups", 1) if module.weight.ndim > 1 else 1)
 
     def _spell(self, fed: dict[str, Columns], closed: Columns) -> None:
         """Ask for the units that feed the columns that are shut, where they are not yet known."""
