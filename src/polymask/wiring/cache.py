@@ -71,6 +71,11 @@ def keep(key: Hashable | None, wiring: Wiring) -> None:
         _FOUND.popitem(last=False)
 
 
+def forget() -> None:
+    """Forget all."""
+    _FOUND.clear()
+
+
 def _settings(module: nn.Module) -> tuple[str, ...]:
     """A module's attributes in words."""
     return tuple(f"{name}={_told(value)}" for name, value in sorted(vars(module).items()) if name not in OWN)
