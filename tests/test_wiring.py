@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from importlib import import_module
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.traps import TRAPS
-from torch import Tensor, nn
+from tests.wirings import asked, found, leak, weights
 
-from polymask.nets import build_net
 from polymask.wiring import Feed, Wiring, ask
 from polymask.wiring import cache as remembered
 from polymask.wiring.question import codes_of
@@ -80,106 +75,10 @@ FOUND = {
 """Trap -> the layers that have a site (``layer>norm`` where the norm is masked), how many columns of which reader are
 shut by what feeds them, and the norms that are masked again."""
 
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
-
-def weights(model: nn.Module, head: str = "head") -> list[str]:
-    """What a method would mask: the weights of all layers but the head."""
-    paths = (path for path, module in model.named_modules() if isinstance(module, LAYERS) and path != head)
-    return [f"{path}.weight" for path in paths]
-
-
-def asked(name: str) -> tuple[nn.Module, Wiring]:
-    """A trap and its wiring; that something was doubted is no error here."""
-    model, example = TRAPS[name]()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return model, ask(model, example, "head", weights(model))
-
 
 @pytest.fixture(autouse=True)
 def _nothing_is_remembered() -> None:
-    remembered._FOUND.clear()
-
-
-@cache
-def found(name: str) -> tuple[nn.Module, Wiring]:
-    """The same, once."""
-    return asked(name)
-
-
-@torch.no_grad()
-def randomised(model: nn.Module, draw: torch.Generator) -> nn.Module:
-    """Parameters and running statistics that no longer have anything to do with their start."""
-    for parameter in model.parameters():
-        fan = parameter[0].numel() if parameter.ndim > 1 else 1
-        parameter.copy_(torch.randn(parameter.shape, generator=draw) / fan**0.5)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
-            module.running_mean.normal_(generator=draw)
-            module.running_var.uniform_(0.5, 2, generator=draw)
-    return model.eval()
-
-
-def patterns(wiring: Wiring, draw: torch.Generator) -> list[dict[str, Tensor]]:
-    """Masks: all shut, all open, one unit open, one site open, and at random."""
-
-    def at(density: float) -> dict[str, Tensor]:
-        return {site: torch.rand(size, generator=draw) < density for site, size in wiring.sizes.items()}
-
-    one, alone = at(0), at(0)
-    if wiring.sites:
-        site = list(wiring.sites)[int(torch.randint(len(wiring.sites), (), generator=draw))]
-        one[site][int(torch.randint(wiring.sizes[site], (), generator=draw))] = True
-        alone[site][:] = True
-    return [at(0), at(1), one, alone, at(0.5), at(0.5), at(0.2), at(0.8)]
-
-
-def answer(model: nn.Module, wiring: Wiring, masks: Mapping[str, Tensor], x: Any) -> Tensor:
-    """The logits under masks: each module's output times its mask, echoes as well."""
-    modules, hooks = dict(model.named_modules()), []
-    for path, mask in {**masks, **wiring.echoed(masks)}.items():
-        axis = {**wiring.sites, **wiring.echoes}[path]
-
-        def multiply(_, __, y, mask=mask, axis=axis):
-            return (y.movedim(axis, -1) * mask.to(y.dtype)).movedim(-1, axis)
-
-        hooks.append(modules[path].register_forward_hook(multiply))
-    with torch.no_grad():
-        y = model(**x) if isinstance(x, dict) else model(x)
-    for hook in hooks:
-        hook.remove()
-    return y if isinstance(y, Tensor) else y["logits"]
-
-
-@torch.no_grad()
-def leak(model: nn.Module, wiring: Wiring, example: Tensor, draws: int = 3) -> str:
-    """What of a network's answers changes with entries that are said not to be live; nothing, if all is well."""
-    for seed in range(draws):
-        draw = torch.Generator().manual_seed(seed)
-        randomised(model, draw)
-        tensors = dict(model.named_parameters(remove_duplicate=False))
-        names = [
-            f"{path}.{leaf}"
-            for path, module in model.named_modules()
-            for leaf in ("weight", "bias")
-            if isinstance(module, LAYERS) and f"{path}.{leaf}" in tensors
-        ]
-        for place, masks in enumerate(patterns(wiring, draw)):
-            xs = [torch.randn(3, *example.shape[1:], generator=draw) * scale for scale in (1, 3)]
-            before = [answer(model, wiring, masks, x) for x in xs]
-            kept = {name: tensors[name].clone() for name in names}
-            for name in names:
-                live = wiring.ends(name, tensors[name].shape, masks, True)
-                noise = torch.randn(tensors[name].shape, generator=draw)
-                tensors[name].copy_(torch.where(live, tensors[name], noise))
-            after = [answer(model, wiring, masks, x) for x in xs]
-            for name in names:
-                tensors[name].copy_(kept[name])
-            off = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
-            if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
-                return f"pattern {place} of parameters {seed}: logits off by {off:.2g}"
-    return ""
+    remembered.forget()
 
 
 def closed(wiring: Wiring) -> dict[str, int]:
@@ -330,116 +229,6 @@ def _zeros_of_one_draw(self, gates, draws):
 
     seen = self.probe.run(gates, self.readers, busy)[1]
     return {reader: ~at for reader, at in seen.items()}, {reader: at & False for reader, at in seen.items()}
-
-
-def _asked_for(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
-    """How often the network was asked, and how often it was doubted, in one answer."""
-    module, counts = import_module("polymask.wiring.ask"), [0, 0]
-
-    def counted(place: int, do: Any) -> Any:
-        def run(*args: Any) -> Any:
-            counts[place] += 1
-            return do(*args)
-
-        return run
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "_found", counted(0, module._found))
-        patch.setattr(module, "doubted", counted(1, module.doubted))
-        ask(model, torch.randn(2, 3, 8, 8), "head", weights(model))
-    return counts[0], counts[1]
-
-
-def test_is_asked_once_and_doubted_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, again = (build_net("convnet", (3, 8, 8), 4, seed=seed) for seed in (0, 1))
-    assert _asked_for(first, monkeypatch) == (1, 1)
-    assert _asked_for(again, monkeypatch) == (0, 1)
-    other = build_net("convnet", (3, 8, 8), 5)
-    assert _asked_for(other, monkeypatch) == (1, 1)
-    assert len(remembered._FOUND) == 2
-
-
-def test_remembers_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    for outputs in range(2, 12):
-        assert _asked_for(build_net("convnet", (3, 8, 8), outputs), monkeypatch) == (1, 1)
-    assert len(remembered._FOUND) == remembered.MOST
-    assert _asked_for(build_net("convnet", (3, 8, 8), 11), monkeypatch) == (0, 1)
-    assert _asked_for(build_net("convnet", (3, 8, 8), 2), monkeypatch) == (1, 1)
-
-
-def test_a_closure_is_like_no_other() -> None:
-    model, example = TRAPS["conv1d"]()
-    assert remembered.key_of(model, example, "head", []) is None
-
-
-def test_settings_ties_and_fixed_buffers_tell_networks_apart() -> None:
-    def key(**how: Any) -> object:
-        net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(how.get("drop", 0.5)), nn.Linear(4, 4))
-        net.register_buffer("order", torch.tensor(how.get("order", [0, 1])))
-        if how.get("tied"):
-            net[2].weight = net[0].weight
-        return remembered.key_of(net, torch.zeros(how.get("rows", 2), how.get("columns", 4)), "2", [])
-
-    assert key() == key(rows=5)
-    keys = [key(), key(drop=0.1), key(order=[1, 0]), key(tied=True), key(columns=3)]
-    assert len(set(keys)) == 5
-
-
-def counts(name: str, size: int, head: str, **how: Any) -> tuple[int, Wiring]:
-    """Of how many weights every column is shut by single units of its sources or free, and some are shut."""
-    model = pytest.importorskip("timm").create_model(name, num_classes=4, **how)
-    names = weights(model, head)
-    wiring = ask(model, torch.randn(1, 3, size, size), head, names)
-    return len(fully(wiring)), wiring
-
-
-def fully(wiring: Wiring) -> list[str]:
-    """The readers of which every column is fed by one unit of each of its sites, and shut when these are."""
-    return [
-        reader
-        for reader, feeds in wiring.feeds.items()
-        if reader not in wiring.echoes
-        and not wiring.free[reader].any()
-        and all((feed.units != ANY).all() for feed in feeds)
-    ]
-
-
-@pytest.mark.parametrize(("name", "head", "floor"), [("resnet18", "fc", 20), ("mobilenetv2_100", "classifier", 36)])
-def test_floors_on_small_networks(name: str, head: str, floor: int) -> None:
-    found, wiring = counts(name, 32, head)
-    assert found >= floor
-    assert not wiring.notes
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    ("name", "size", "head", "floor"),
-    [("densenet121", 32, "classifier", 116), ("resnet50", 32, "fc", 53), ("convnext_atto", 32, "head.fc", 12)],
-)
-def test_floors_on_large_networks(name: str, size: int, head: str, floor: int) -> None:
-    assert counts(name, size, head)[0] >= floor
-
-
-@pytest.mark.full
-def test_every_second_layer_of_a_vit() -> None:
-    _, wiring = counts("vit_tiny_patch16_224", 32, "head", img_size=32)
-    assert set(wiring.rows) >= {f"blocks.{place}.mlp.fc1" for place in range(12)}
-    assert set(fully(wiring)) >= {f"blocks.{place}.mlp.fc2" for place in range(12)}
-
-
-@pytest.mark.full
-def test_values_and_intermediate_layers_of_bert() -> None:
-    transformers = pytest.importorskip("transformers")
-    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = transformers.BertConfig(**sizes, intermediate_size=24, max_position_embeddings=12, num_labels=3)
-    model = transformers.BertForSequenceClassification(config)
-    example = {"input_ids": torch.randint(50, (2, 7)), "attention_mask": torch.ones(2, 7, dtype=torch.long)}
-    wiring = ask(model, example, "classifier", weights(model, "classifier"))
-    layers = [f"bert.encoder.layer.{place}" for place in range(2)]
-    sites = [f"{layer}.{leaf}" for layer in layers for leaf in ("attention.self.value", "intermediate.dense")]
-    assert set(wiring.sites) >= set(sites)
-    readers = [f"{layer}.{leaf}" for layer in layers for leaf in ("attention.output.dense", "output.dense")]
-    assert set(fully(wiring)) >= set(readers)
 
 
 @given(st.lists(st.integers(-2, 9), max_size=40))
