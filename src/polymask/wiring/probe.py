@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from polymask.wiring.disturb import Disturbance
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PLAIN = (*LAYERS, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 """What does nothing but compute its output: where that is painted over, it need not."""
-Paint = Callable[..., Tensor]
 See = Callable[[Tensor, int], Tensor]
 
 
@@ -90,16 +90,18 @@ class Probe:
         seen: dict[str, Tensor] = {}
         covered = {path for path, value in values.items() if not (value == 1).any()}
         hooks = [
-            self.modules[path].register_forward_hook(_painter(axis_of(self.modules[path]), value, path in covered))
+            self.modules[path].register_forward_hook(
+                partial(_paint, axis_of(self.modules[path]), value, path in covered)
+            )
             for path, value in values.items()
         ]
         for path, axis in (look or {}).items():
-            watch = _watcher(path, axis, see, seen)
+            watch = partial(_watch, path, axis, see, seen)
             hooks.append(self.modules[path].register_forward_pre_hook(watch, with_kwargs=True))
         spared = [path for path in {*covered, *idle} if type(self.modules[path]) in PLAIN]
         for path in spared:
             known = self._outputs.setdefault(path, {})
-            self.modules[path].forward = _spared(self.modules[path].forward, known)
+            self.modules[path].forward = partial(_shortened, self.modules[path].forward, known)
         try:
             logits = logits_of(call(self.model, self.example))
         finally:
@@ -116,15 +118,10 @@ class Probe:
             sizes: module -> how many units it should have.
         """
         found: dict[str, bool] = {}
-
-        def note(path: str, axis: int) -> Callable[..., None]:
-            def hook(_: nn.Module, __: Any, y: Any) -> None:
-                fits = isinstance(y, Tensor) and -y.ndim <= axis < y.ndim and y.shape[axis] == sizes[path]
-                found[path] = found.get(path, True) and fits
-
-            return hook
-
-        hooks = [self.modules[p].register_forward_hook(note(p, axis_of(self.modules[p]))) for p in sizes]
+        hooks = [
+            self.modules[path].register_forward_hook(partial(_note, path, axis_of(self.modules[path]), size, found))
+            for path, size in sizes.items()
+        ]
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 call(self.model, two_rows(self.example))
@@ -144,41 +141,41 @@ class Probe:
         )
 
 
-def _painter(axis: int, value: Tensor, covers: bool) -> Paint:
-    def paint(_: nn.Module, __: Any, y: Tensor) -> Tensor:
-        shape = [1] * y.ndim
-        shape[axis] = -1
-        v = value.view(shape).to(y.dtype)
-        return torch.empty_like(y).copy_(v) if covers else torch.where(v == 1, y, v)
-
-    return paint
+# What hooks do stands here, bound by ``partial``: a function made anew for every hook would be type-checked anew in tests.
 
 
-def _spared(forward: Callable[[Tensor], Tensor], known: dict[Any, Any]) -> Callable[[Tensor], Tensor]:
+def _paint(axis: int, value: Tensor, covers: bool, _: nn.Module, __: Any, y: Tensor) -> Tensor:
+    shape = [1] * y.ndim
+    shape[axis] = -1
+    v = value.view(shape).to(y.dtype)
+    return torch.empty_like(y).copy_(v) if covers else torch.where(v == 1, y, v)
+
+
+def _shortened(forward: Callable[[Tensor], Tensor], known: dict[Any, Any], input: Tensor) -> Tensor:
     """A layer's work, done only where the form of its output is not yet known; zeros in that form after that."""
-
-    def shortened(input: Tensor) -> Tensor:
-        key = (input.shape, input.stride(), input.dtype)
-        if key not in known:
-            y = forward(input)
-            known[key] = (y.shape, y.stride(), y.dtype)
-            return y
-        shape, stride, dtype = known[key]
-        return torch.empty_strided(shape, stride, dtype=dtype).zero_()
-
-    return shortened
+    key = (input.shape, input.stride(), input.dtype)
+    if key not in known:
+        y = forward(input)
+        known[key] = (y.shape, y.stride(), y.dtype)
+        return y
+    shape, stride, dtype = known[key]
+    return torch.empty_strided(shape, stride, dtype=dtype).zero_()
 
 
-def _watcher(path: str, axis: int, see: See, seen: dict[str, Tensor]) -> Callable[..., None]:
-    def watch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        if tensors:
-            found = see(tensors[0], axis)
-            if any(see(other, -1).any() for other in tensors[1:] if other.ndim):
-                found = torch.ones_like(found)
-            seen[path] = seen[path] | found if path in seen else found
+def _watch(
+    path: str, axis: int, see: See, seen: dict[str, Tensor], _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    if tensors:
+        found = see(tensors[0], axis)
+        if any(see(other, -1).any() for other in tensors[1:] if other.ndim):
+            found = torch.ones_like(found)
+        seen[path] = seen[path] | found if path in seen else found
 
-    return watch
+
+def _note(path: str, axis: int, size: int, found: dict[str, bool], _: nn.Module, __: Any, y: Any) -> None:
+    fits = isinstance(y, Tensor) and -y.ndim <= axis < y.ndim and y.shape[axis] == size
+    found[path] = found.get(path, True) and fits
 
 
 def shut(sizes: Mapping[str, int], paths: Iterable[str]) -> dict[str, Tensor]:
