@@ -141,7 +141,7 @@ class Probe:
         )
 
 
-# What hooks do stands here, bound by ``partial``: a function made anew for every hook would be type-checked anew in tests.
+# What hooks do, bound by ``partial``: in tests, a function made anew for every hook would be type-checked anew.
 
 
 def _paint(axis: int, value: Tensor, covers: bool, _: nn.Module, __: Any, y: Tensor) -> Tensor:
