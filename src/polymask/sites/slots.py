@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
-from polymask.parts.binarize import select
+from polymask.parts.binarize import annealed, select
 from polymask.parts.gate import hold
 
 
@@ -29,6 +31,60 @@ class Scores(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         """The weight under the mask of the scores."""
         return self.read(w, self.scores)
+
+
+class Annealed(Scores):
+    """Gates on units: ``sigmoid(s e)`` while training, their hardened form ``e > 0`` otherwise (HAT).
+
+    Args:
+        scores: the embedding ``e`` (units,).
+        s_max: the largest scale; ``scale`` holds the one of the step.
+        soft: no hardening, ``sigmoid(s_max e)`` instead: as published.
+    """
+
+    scale: Tensor
+
+    def __init__(self, scores: Tensor, s_max: float, soft: bool = False) -> None:
+        super().__init__(scores, select, partial(_kept, s_max=s_max if soft else None))
+        self.s_max, self.soft = s_max, soft
+        self.register_buffer("scale", torch.full((), s_max), persistent=False)
+
+    def gate(self) -> Tensor:
+        """The gates as they are now (units,): real while training, bool or published otherwise."""
+        if self.training:
+            return annealed(self.scores, self.scale, self.s_max)
+        kept: Tensor = self.hard(self.scores)
+        return kept
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Units along the last axis, gated."""
+        return _gated(y, self.gate())
+
+
+class Echo(nn.Module):
+    """The gates of a norm that is masked again as its input is; what they follow lives elsewhere.
+
+    Args:
+        combine: ``site -> gates`` of all sites -> the gates of the norm's channels.
+        sources: site -> its gates.
+    """
+
+    def __init__(self, combine: Callable[[Mapping[str, Tensor]], Tensor], sources: Mapping[str, Annealed]) -> None:
+        super().__init__()
+        # In a mapping, so that they do not become this module's own.
+        self.combine, self.sources = combine, dict(sources)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Channels along the last axis, gated."""
+        return _gated(y, self.combine({site: source.gate() for site, source in self.sources.items()}))
+
+
+def _gated(y: Tensor, gate: Tensor) -> Tensor:
+    return select(y, gate if gate.dtype == torch.bool else gate.to(y.dtype))
+
+
+def _kept(e: Tensor, s_max: float | None) -> Tensor:
+    return e > 0 if s_max is None else annealed(e, s_max, s_max)
 
 
 class WeightSite(nn.Module):

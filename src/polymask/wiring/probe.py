@@ -43,7 +43,7 @@ class Probe:
     """
 
     def __init__(self, model: nn.Module, example: Any, key: object = 0) -> None:
-        self.model = copy.deepcopy(model).cpu().eval()
+        self.model = copy.deepcopy(model).cpu().float().eval()
         self.draw = generator("wiring", key)
         self.modules = dict(self.model.named_modules())
         self.example = tensors_of(example, self._one)
@@ -115,7 +115,7 @@ class Probe:
 
     def _one(self, x: Tensor) -> Tensor:
         x = x[:1].cpu() if x.ndim else x.cpu()
-        return torch.randn(x.shape, generator=self.draw).to(x.dtype) if x.is_floating_point() else x
+        return torch.randn(x.shape, generator=self.draw) if x.is_floating_point() else x
 
     @torch.no_grad()
     def _disturb(self) -> None:

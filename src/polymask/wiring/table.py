@@ -90,7 +90,7 @@ class Wiring:
             always: the value of a row or column that nothing can shut.
         """
         path, _, leaf = name.rpartition(".")
-        like = next(iter(values.values()))
+        like = next(iter(values.values()), torch.as_tensor([always]))
         top = torch.as_tensor(always, device=like.device).to(like.dtype)
         rows = values[self.rows[path]] if path in self.rows else top.expand(shape[0])
         rows = rows.view(-1, *[1] * (len(shape) - 1))
