@@ -120,6 +120,9 @@ class Piggyback(Method):
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
         if self._trains_backbone:
             self._freeze()
+            # The backbone of later tasks is the network that the first one leaves, its own norms included.
+            inner = [name for name in self.initial if name not in self.sites.inside(self.head)]
+            self.initial = {**self.initial, **{name: self.sites.tensor(name).detach().clone() for name in inner}}
         return super()._close(hard)
 
     @property
