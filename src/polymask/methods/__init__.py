@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from polymask.method.contract import Method
+from polymask.methods.adahat import AdaHAT
 from polymask.methods.baselines import Finetune, Independent, LinearProbe
 from polymask.methods.exssnet import ExSSNeT
 from polymask.methods.hat import HAT
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Method]] = {
     "wsn": WSN,
     "exssnet": ExSSNeT,
     "hat": HAT,
+    "adahat": AdaHAT,
     "finetune": Finetune,
     "linear_probe": LinearProbe,
     "independent": Independent,
@@ -27,6 +29,7 @@ __all__ = [
     "HAT",
     "METHODS",
     "WSN",
+    "AdaHAT",
     "ExSSNeT",
     "Finetune",
     "Independent",

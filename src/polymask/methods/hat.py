@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from polymask.method.attention import anneal, ends, normal, open_gates, positive, taken, wire, zeros
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
 from polymask.parts.pack import Packed
-from polymask.parts.seeds import generator
 from polymask.parts.sparsity import capacity_penalty
 from polymask.sites.roles import Norms, Plan, Policy
-from polymask.sites.slots import Annealed, Echo
-from polymask.sites.table import whole
-from polymask.wiring import Wiring, ask
-
-EDGE = 6.0
-"""Embeddings are kept within it, or they could not come back."""
+from polymask.wiring import Wiring
 
 
 class HAT(Method):
@@ -56,7 +50,6 @@ class HAT(Method):
     Raises:
         ValueError: if ``s_max`` or ``c`` is out of range.
 
-    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> method = HAT(net, torch.zeros(1, 4))
     >>> method.begin("a", outputs=2)
@@ -84,7 +77,7 @@ class HAT(Method):
 
     def __init__(
         self,
-        model: Any,
+        model: nn.Module,
         example: Any,
         *,
         head: str | None = None,
@@ -107,75 +100,34 @@ class HAT(Method):
         self.exact = None if soft else True
 
     def _wiring(self, planned: Plan) -> Wiring:
-        names = [name for name, role in planned.roles.items() if role.kind == "masked"]
-        return ask(self.model, self.example, planned.head, names)
+        return wire(self, planned)
 
     def _prepare(self) -> None:
-        like = next(self.model.parameters())
-        self.state["union"] = {
-            site: torch.zeros(size, dtype=like.dtype, device=like.device)
-            for site, size in self.sites.wiring.sizes.items()
-        }
+        self.state["union"] = zeros(self)
         self.state["used"] = {name: torch.zeros_like(self.sites.tensor(name)) for name in self.sites.weights}
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
         for name, used in self.state["used"].items():
-            self._protect(name, used)
-        sources = {site: Annealed(self._embedding(site, size), self.s_max, self.soft) for site, size in self._sizes()}
-        for site, source in sources.items():
-            self.give_scores(site, source)
-        for norm in self.sites.wiring.echoes:
-            combine = partial(self.sites.wiring.columns, norm, always=1.0)
-            self.sites.units[norm].source = Echo(combine, sources)
+            if not used.any():
+                self.sites.open(name, None)
+            elif (used < 1).any():
+                self.sites.open(name, 1 - used if self.soft else used == 0)
+        open_gates(self, self.s_max, self.soft, normal if self.start == "normal" else positive)
 
-    def _protect(self, name: str, used: Tensor) -> None:
-        """Open a weight as far as no finished task reads it."""
-        if not used.any():
-            self.sites.open(name, None)
-        elif not (used >= 1).all():
-            self.sites.open(name, used == 0 if not self.soft else 1 - used)
-
-    def _embedding(self, site: str, size: int) -> Tensor:
-        draw = generator(self.seed, str(self.task), site, "scores")
-        return torch.randn(size, generator=draw) if self.start == "normal" else 2 * torch.rand(size, generator=draw)
-
-    def _sizes(self) -> Iterable[tuple[str, int]]:
-        return self.sites.wiring.sizes.items()
-
-    @torch.no_grad()
     def on_step(self, progress: float) -> None:
-        """Set the scale of the step, ``s = 1 / s_max + (s_max - 1 / s_max) * progress``, and keep ``|e| <= 6``."""
+        """Set the temperature of the step."""
         super().on_step(progress)
-        for source in self._sources().values():
-            source.scale.fill_(1 / self.s_max + (self.s_max - 1 / self.s_max) * progress)
-            # Behind autograd's back, as an optimizer's step is.
-            source.scores.data.clamp_(-EDGE, EDGE)
+        anneal(self, self.s_max, progress)
 
     def penalty(self) -> Tensor:
         """``c * R``, see the class."""
-        union = self.state["union"]
-        gates = [(_gate(source), union[site]) for site, source in self._sources().items()]
-        return self.c * capacity_penalty(gates) if gates else super().penalty()
-
-    def _sources(self) -> dict[str, Annealed]:
-        every = self.sites.units.items()
-        return {site: unit.source for site, unit in every if isinstance(unit.source, Annealed)}
+        found = taken(self, self.state["union"]).values()
+        return self.c * capacity_penalty(found) if found else super().penalty()
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
         masks = {site: mask.to(self.state["union"][site].dtype) for site, mask in hard.items()}
         union = {site: torch.maximum(old, masks[site]) for site, old in self.state["union"].items()}
-        self.state["union"] = union
-        read = union if self.rule == "unions" else masks
-        self.state["used"] = {
-            name: torch.maximum(old, self._ends(name, read)) for name, old in self.state["used"].items()
-        }
+        self.state["union"], read = union, union if self.rule == "unions" else masks
+        used = self.state["used"].items()
+        self.state["used"] = {name: torch.maximum(old, ends(self, name, read, 1.0)) for name, old in used}
         return super()._close(hard)
-
-    def _ends(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
-        tensor = self.sites.tensor(name)
-        return self.sites.wiring.ends(name, tensor.shape, values, 1.0).to(tensor).expand(tensor.shape)
-
-
-def _gate(source: Annealed) -> Tensor:
-    gate = source.gate()
-    return whole(gate).to(source.scale.dtype)

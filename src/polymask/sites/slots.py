@@ -91,18 +91,19 @@ class WeightSite(nn.Module):
     """One masked weight: ``w_eff = hold(kept, w, gate) * mask + delta``; an empty slot leaves its step out.
 
     What is frozen lies in the buffer ``kept``, what trains in the parameter. While ``source`` is set, the mask comes
-    from its scores instead of the slot.
+    from its scores instead of the slot. ``rate`` scales the gradient and no more: a method that protects by it forgets.
     """
 
     kept: Tensor | None
     gate: Tensor | None
+    rate: Tensor | None
     mask: Tensor | None
     delta: Tensor | None
     source: nn.Module | None
 
     def __init__(self) -> None:
         super().__init__()
-        for slot in ("kept", "gate", "mask", "delta"):
+        for slot in ("kept", "gate", "rate", "mask", "delta"):
             self.register_buffer(slot, None, persistent=False)
         self.source = None
 
@@ -110,6 +111,8 @@ class WeightSite(nn.Module):
         """The weight as the active task reads it."""
         if self.gate is not None and self.kept is not None:
             w = hold(self.kept, w, self.gate)
+        if self.rate is not None:
+            w = w.detach() + (w - w.detach()) * self.rate
         if self.source is not None:
             w = self.source(w)
         elif self.mask is not None:

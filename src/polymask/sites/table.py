@@ -118,6 +118,7 @@ class Sites:
         else:
             w.copy_(site.kept)
         fill(site, "gate", gate)
+        site.rate = None
         self.opened.add(name)
 
     @torch.no_grad()
@@ -134,6 +135,7 @@ class Sites:
         """Fold what was learned into ``kept`` and shut the gate, so that no later step reaches what is read."""
         site, w = self.weights[name], self.tensor(name)
         self.opened.discard(name)
+        site.rate = None
         if isinstance(w, nn.Parameter):
             w.copy_(self.base(name))
             fill(site, "kept", w.detach().clone())
@@ -144,6 +146,7 @@ class Sites:
         """Forget what an open weight learned: back to ``kept``, gate shut."""
         site, w = self.weights[name], self.tensor(name)
         self.opened.discard(name)
+        site.rate = None
         if isinstance(w, nn.Parameter) and site.kept is not None:
             w.copy_(site.kept)
             fill(site, "gate", torch.zeros((), dtype=torch.bool, device=w.device))
