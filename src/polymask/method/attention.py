@@ -76,6 +76,12 @@ def taken(method: Method, union: Mapping[str, Tensor]) -> dict[str, tuple[Tensor
     return {site: (whole(source.gate()).to(union[site].dtype), union[site]) for site, source in gates(method).items()}
 
 
+def filled(union: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+    """What ``Method.capacity`` reports, from the units in use and how far each entry of a weight is taken, 0 to 1."""
+    units = {site: float(share.float().mean()) for site, share in union.items()}
+    return {"units": units, "free": {name: float((1 - one.float()).mean()) for name, one in used.items()}}
+
+
 def ends(method: Method, name: str, values: Mapping[str, Tensor], always: float) -> Tensor:
     """``Wiring.ends`` in the shape and dtype of the tensor itself."""
     tensor = method.sites.tensor(name)

@@ -267,6 +267,14 @@ class Method(ABC):
         """Records of older tasks that are to be expressed anew."""
         return {}
 
+    def capacity(self) -> dict[str, dict[str, float]]:
+        """How far finished tasks have taken the network, for methods that can run out of it.
+
+        Returns:
+            "units": site -> share of its units in use; "free": tensor -> share of its entries that still learn.
+        """
+        return {}
+
     @property
     def scores(self) -> dict[str, nn.Parameter]:
         """Site name -> the scores that train in this phase."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from polymask.method.attention import anneal, ends, open_gates, taken, wire, zeros
+from polymask.method.attention import anneal, ends, filled, open_gates, taken, wire, zeros
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
 from polymask.parts.pack import Packed
@@ -131,6 +131,11 @@ class AdaHAT(Method):
         """``c * R``, HAT's."""
         found = taken(self, self._union()).values()
         return self.c * capacity_penalty(found) if found else super().penalty()
+
+    def capacity(self) -> dict[str, dict[str, float]]:
+        """The share of units in use, and the mean factor of every weight and bias: the paper's capacity."""
+        factors = {name: self._factor(name, self.alpha / EPSILON) for name in self.sites.weights}
+        return filled(self._union(), {name: 1 - factor for name, factor in factors.items()})
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
         self.state["count"] = {site: old + hard[site].to(old.dtype) for site, old in self.state["count"].items()}

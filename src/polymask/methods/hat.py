@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from polymask.method.attention import anneal, ends, normal, open_gates, positive, taken, wire, zeros
+from polymask.method.attention import anneal, ends, filled, normal, open_gates, positive, taken, wire, zeros
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
 from polymask.parts.pack import Packed
@@ -123,6 +123,10 @@ class HAT(Method):
         """``c * R``, see the class."""
         found = taken(self, self.state["union"]).values()
         return self.c * capacity_penalty(found) if found else super().penalty()
+
+    def capacity(self) -> dict[str, dict[str, float]]:
+        """The share of units in use, and of weights and biases that no finished task reads."""
+        return filled(self.state["union"], self.state["used"])
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
         masks = {site: mask.to(self.state["union"][site].dtype) for site, mask in hard.items()}

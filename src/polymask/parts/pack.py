@@ -21,8 +21,8 @@ class Packed:
     """A packed mask.
 
     Args:
-        codec: "bits": one bit an entry; "ternary": two, for -1, 0 and 1; "real": 32, float32, little-endian; "owners": a
-            plane of codes, of which ``least <= code <= level`` is read. The payload ends at a multiple of 8 entries.
+        codec: "bits": one bit an entry; "ternary": two, for -1, 0 and 1; "real": 32, float32, little-endian; "owners":
+            a plane of codes, of which ``least <= code <= level`` is read. A payload ends at a multiple of 8 entries.
         shape: the mask's shape.
         payload: uint8, one-dimensional, on the CPU.
         bits: the bits of an entry: 1 for "bits", 2 for "ternary", 32 for "real", the width of a code for "owners".
