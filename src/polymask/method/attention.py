@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -12,13 +14,39 @@ from polymask.method.contract import Method
 from polymask.parts.seeds import generator
 from polymask.sites.roles import Plan
 from polymask.sites.slots import Annealed, Echo
-from polymask.sites.table import whole
+from polymask.sites.table import Kind, whole
 from polymask.wiring import Wiring, ask
 
 EDGE = 6.0
 """Embeddings are kept within it, or they could not come back (Serra et al. 2018, section 2.4)."""
 
 Draw = Callable[[int, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Anneal:
+    """How the gates of units are annealed over an epoch.
+
+    Args:
+        largest: the largest scale ``s_max``; the gradient is that of ``s_max sigmoid(e)``.
+        smallest: the scale at the epoch's start; None: ``1 / s_max``.
+        power: how the scale rises, ``smallest + (largest - smallest) * progress^power``.
+        edge: embeddings are kept within it, or they could not come back.
+    """
+
+    largest: float
+    smallest: float | None = None
+    power: float = 1.0
+    edge: float = EDGE
+
+    def scale(self, progress: float) -> float:
+        """The scale at a place in the epoch.
+
+        >>> Anneal(400.0).scale(0.0), Anneal(400.0).scale(1.0), Anneal(100.0, 3.0, 2.0).scale(0.5)
+        (0.0025, 400.0, 27.25)
+        """
+        start = 1 / self.largest if self.smallest is None else self.smallest
+        return start + (self.largest - start) * math.pow(progress, self.power)
 
 
 def normal(size: int, draw: torch.Generator) -> Tensor:
@@ -31,9 +59,9 @@ def positive(size: int, draw: torch.Generator) -> Tensor:
     return 2 * torch.rand(size, generator=draw)
 
 
-def wire(method: Method, planned: Plan) -> Wiring:
-    """Ask a method's network which units can be masked, and what they feed."""
-    names = [name for name, role in planned.roles.items() if role.kind == "masked"]
+def wire(method: Method, planned: Plan, *kinds: Kind) -> Wiring:
+    """Ask a method's network which units can be masked, of the layers whose weights have these roles."""
+    names = [name for name, role in planned.roles.items() if role.kind in (kinds or ("masked",))]
     return ask(method.model, method.example, planned.head, names)
 
 
@@ -63,12 +91,12 @@ def gates(method: Method) -> dict[str, Annealed]:
 
 
 @torch.no_grad()
-def anneal(method: Method, s_max: float, progress: float) -> None:
-    """Set every gate's scale, ``s = 1 / s_max + (s_max - 1 / s_max) * progress``, and keep ``|e| <= 6``."""
+def anneal(method: Method, how: Anneal, progress: float) -> None:
+    """Set every gate's scale, and keep the embeddings within their edge."""
     for source in gates(method).values():
-        source.scale.fill_(1 / s_max + (s_max - 1 / s_max) * progress)
+        source.scale.fill_(how.scale(progress))
         # Behind autograd's back, as an optimizer's step is.
-        source.scores.data.clamp_(-EDGE, EDGE)
+        source.scores.data.clamp_(-how.edge, how.edge)
 
 
 def taken(method: Method, union: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -45,7 +45,7 @@ class Method(ABC):
     card: ClassVar[Card]
     recipes: ClassVar[Mapping[str, Recipe]]
     phases: ClassVar[tuple[str, ...]] = ("train",)
-    anneals: ClassVar[bool] = False
+    anneals: bool = False
     reopens: ClassVar[bool] = False
     grows: ClassVar[bool] = False
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from polymask.method.attention import anneal, ends, filled, open_gates, taken, wire, zeros
+from polymask.method.attention import Anneal, anneal, ends, filled, open_gates, taken, wire, zeros
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
 from polymask.parts.pack import Packed
@@ -65,7 +65,7 @@ class AdaHAT(Method):
         stores="1 bit a unit",
         exact=None,
     )
-    anneals: ClassVar[bool] = True
+    anneals = True
     recipes: ClassVar[dict[str, Recipe]] = {"train": Recipe(lr=1e-3, epochs=20, batch_size=128)}
 
     def __init__(
@@ -105,7 +105,7 @@ class AdaHAT(Method):
     def on_step(self, progress: float) -> None:
         """Set the temperature of the step, and how far each weight may go."""
         super().on_step(progress)
-        anneal(self, self.s_max, progress)
+        anneal(self, Anneal(self.s_max), progress)
         self._slow()
 
     @torch.no_grad()

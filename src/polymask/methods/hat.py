@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from polymask.method.attention import anneal, ends, filled, normal, open_gates, positive, taken, wire, zeros
+from polymask.method.attention import Anneal, anneal, ends, filled, normal, open_gates, positive, taken, wire, zeros
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
 from polymask.parts.pack import Packed
@@ -70,7 +70,7 @@ class HAT(Method):
         stores="1 bit a unit",
         exact=True,
     )
-    anneals: ClassVar[bool] = True
+    anneals = True
     recipes: ClassVar[dict[str, Recipe]] = {
         "train": Recipe(optimizer="sgd", lr=0.05, epochs=30, batch_size=64, momentum=0.0)
     }
@@ -117,7 +117,7 @@ class HAT(Method):
     def on_step(self, progress: float) -> None:
         """Set the temperature of the step."""
         super().on_step(progress)
-        anneal(self, self.s_max, progress)
+        anneal(self, Anneal(self.s_max), progress)
 
     def penalty(self) -> Tensor:
         """``c * R``, see the class."""
