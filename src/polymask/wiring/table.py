@@ -72,7 +72,7 @@ class Wiring:
         parts = [feed.per_column(values[feed.site]) for feed in self.feeds[reader] if feed.site in values]
         free = self.free[reader]
         if not parts:
-            like = next(iter(values.values()))
+            like = next(iter(values.values()), torch.as_tensor([always]))
             return torch.full(free.shape, always, device=like.device).to(like.dtype)
         largest = torch.stack(parts).amax(0)
         top = torch.as_tensor(always, device=largest.device).to(largest.dtype)
