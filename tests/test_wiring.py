@@ -14,12 +14,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.traps import TRAPS
 from torch import Tensor, nn
 
 from polymask.wiring import Feed, Wiring, ask
 from polymask.wiring.question import codes_of
 from polymask.wiring.table import ANY, NONE, runs, spelled
-from tests.traps import TRAPS
 
 FOUND = {
     "sum_of_branches": ("a b", "head:5", ""),
@@ -40,7 +40,11 @@ FOUND = {
     "conv1d": ("a b", "b:5 head:4", ""),
     "channels_last": ("a b", "b:5 head:4", ""),
     "inplace_activations": ("a b", "b:5 head:5", ""),
-    "transformer_encoder": ("body.layers.0.linear1 body.layers.1.linear1", "body.layers.0.linear2:12 body.layers.1.linear2:12", ""),
+    "transformer_encoder": (
+        "body.layers.0.linear1 body.layers.1.linear1",
+        "body.layers.0.linear2:12 body.layers.1.linear2:12",
+        "",
+    ),
     "attention": ("v", "out:8", ""),
     "never_called": ("", "", ""),
     "weight_also_read_elsewhere": ("a", "", ""),
@@ -282,7 +286,9 @@ def test_only_masked_layers_get_a_site() -> None:
     assert not wiring.feeds.keys() - {"head"}
 
 
-@pytest.mark.parametrize("name", ["nan_to_num", "compared", "batch_norm_beside_a_hidden_reader", "standardised_weights"])
+@pytest.mark.parametrize(
+    "name", ["nan_to_num", "compared", "batch_norm_beside_a_hidden_reader", "standardised_weights"]
+)
 def test_mutant_that_believes_what_it_found_leaks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_module("polymask.wiring.ask"), "doubted", lambda wiring, probe: wiring)
     model, wiring = asked(name)

@@ -26,8 +26,6 @@ def variant(kind: type[Method], **hyper: Any) -> type[Method]:
 
 VARIANTS: dict[str, type[Method]] = {
     "ternary": variant(METHODS["piggyback"], values="ternary"),
-    "piggyback-units": variant(METHODS["piggyback"], granularity="unit"),
-    "soft-hat": variant(METHODS["hat"], soft=True),
     "no-reuse": variant(METHODS["packnet"], reuse=False),
     "ssnet": variant(METHODS["exssnet"], exclusive=False),
     "transfer": variant(METHODS["supsup"], transfer=True, budget=1.0),

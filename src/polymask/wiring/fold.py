@@ -53,7 +53,7 @@ def _followed(question: Question, inner: list[str], gates: list[str], norms: lis
     rounds: list[Columns] = []
     answered = []
     for code in codes:
-        paint = {path: torch.full((question.size[path],), NAN if on else 0.0) for path, on in zip(inner, code)}
+        paint = {path: torch.full((question.size[path],), NAN if on else 0.0) for path, on in zip(inner, code, strict=True)}
         answer, seen = question.painted(gates, paint)
         answered.append(answer)
         rounds.append(seen)
@@ -62,10 +62,10 @@ def _followed(question: Question, inner: list[str], gates: list[str], norms: lis
     # Of a layer, the readers at which it may have arrived: they were painted whenever it was.
     readers = {
         path: [reader for reader, seen in arrived.items() if seen[code].all(0).any()]
-        for path, code in zip(inner, codes.T)
+        for path, code in zip(inner, codes.T, strict=True)
     }
     found = []
-    for path, code in zip(inner, codes.T):
+    for path, code in zip(inner, codes.T, strict=True):
         for norm in norms:
             if norm in arrived and norm in readers[path] and bool((arrived[norm] == code[:, None]).all()):
                 found.append((path, norm))

@@ -157,7 +157,7 @@ def _painter(axis: int, value: Tensor, covers: bool) -> Paint:
 def _spared(forward: Callable[[Tensor], Tensor], known: dict[Any, Any]) -> Callable[[Tensor], Tensor]:
     """A layer's work, done only where the form of its output is not yet known; zeros in that form after that."""
 
-    def shortened(input: Tensor) -> Tensor:  # noqa: A002 - its name in torch
+    def shortened(input: Tensor) -> Tensor:
         key = (input.shape, input.stride(), input.dtype)
         if key not in known:
             y = forward(input)

@@ -92,6 +92,8 @@ class Wiring:
         path, _, leaf = name.rpartition(".")
         like = next(iter(values.values()), torch.as_tensor([always]))
         top = torch.as_tensor(always, device=like.device).to(like.dtype)
+        if not shape:
+            return top
         rows = values[self.rows[path]] if path in self.rows else top.expand(shape[0])
         rows = rows.view(-1, *[1] * (len(shape) - 1))
         if leaf != "weight" or path not in self.feeds:
