@@ -160,6 +160,13 @@ def test_grouped_by_hand() -> None:
     assert live.tolist() == [[True, False, False]] * 2 + [[False, False, True]] * 2
 
 
+def test_the_weight_of_a_norm_is_live_where_its_mask_is() -> None:
+    _, wiring = found("pre_activation")
+    masks = {site: torch.arange(size) % 2 == 0 for site, size in wiring.sizes.items()}
+    live = wiring.ends("n1.weight", torch.Size([4]), masks, True)
+    assert live.tolist() == wiring.echoed(masks)["n1"].tolist() == [True, False, True, False]
+
+
 def test_a_sum_is_live_if_one_of_its_branches_is() -> None:
     _, wiring = found("sum_of_branches")
     masks = {"a": torch.tensor([1, 1, 0, 0, 0]) > 0, "b": torch.tensor([1, 0, 1, 0, 0]) > 0}

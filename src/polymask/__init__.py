@@ -13,7 +13,19 @@ from polymask.task import Meta, TaskRecord, activate, switch
 if TYPE_CHECKING:
     from polymask.method.card import Card, Recipe
     from polymask.method.contract import Method
-    from polymask.methods import METHODS, WSN, ExSSNeT, Finetune, Independent, LinearProbe, PackNet, Piggyback, SupSup
+    from polymask.methods import (
+        HAT,
+        METHODS,
+        WSN,
+        AdaHAT,
+        ExSSNeT,
+        Finetune,
+        Independent,
+        LinearProbe,
+        PackNet,
+        Piggyback,
+        SupSup,
+    )
     from polymask.run.extend import extend
     from polymask.run.learn import learn
     from polymask.run.load import load
@@ -24,8 +36,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "HAT",
     "METHODS",
     "WSN",
+    "AdaHAT",
     "Bank",
     "Builder",
     "Card",
@@ -62,7 +76,7 @@ _LATER = {
     "Recipe": "method.card",
     "Method": "method.contract",
     **dict.fromkeys(("METHODS", "Finetune", "Independent", "LinearProbe"), "methods"),
-    **dict.fromkeys(("ExSSNeT", "PackNet", "Piggyback", "SupSup", "WSN"), "methods"),
+    **dict.fromkeys(("AdaHAT", "ExSSNeT", "HAT", "PackNet", "Piggyback", "SupSup", "WSN"), "methods"),
     "Stream": "streams.stream",
     "Task": "streams.stream",
     "Objective": "run.objective",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from polymask.method.contract import Method
+from polymask.methods.adahat import AdaHAT
 from polymask.methods.baselines import Finetune, Independent, LinearProbe
 from polymask.methods.exssnet import ExSSNeT
+from polymask.methods.hat import HAT
 from polymask.methods.packnet import PackNet
 from polymask.methods.piggyback import Piggyback
 from polymask.methods.supsup import SupSup
@@ -16,9 +18,23 @@ METHODS: dict[str, type[Method]] = {
     "supsup": SupSup,
     "wsn": WSN,
     "exssnet": ExSSNeT,
+    "hat": HAT,
+    "adahat": AdaHAT,
     "finetune": Finetune,
     "linear_probe": LinearProbe,
     "independent": Independent,
 }
 
-__all__ = ["METHODS", "WSN", "ExSSNeT", "Finetune", "Independent", "LinearProbe", "PackNet", "Piggyback", "SupSup"]
+__all__ = [
+    "HAT",
+    "METHODS",
+    "WSN",
+    "AdaHAT",
+    "ExSSNeT",
+    "Finetune",
+    "Independent",
+    "LinearProbe",
+    "PackNet",
+    "Piggyback",
+    "SupSup",
+]

@@ -17,7 +17,7 @@ from polymask.sites.table import Kind, Role, attach
 from polymask.sites.trace import Place, places
 
 Norms = Literal["frozen", "private", "first", "statistics", "shared"]
-Biases = Literal["frozen", "private", "first", "none", "shared"]
+Biases = Literal["frozen", "private", "first", "none", "shared", "masked"]
 Heads = Literal["private", "masked"]
 
 _HELD_AT_0 = Role("frozen", "held at 0", held=0.0)
@@ -33,7 +33,7 @@ class Policy:
         weights: matrix and kernel weights: "masked", or for a baseline "private", "frozen" or "shared".
         others: embeddings, positions and whatever else is neither weight, norm, bias nor head.
         norms: "statistics" holds the affine part at 1 and 0 and keeps the running statistics per task.
-        biases: "none" holds them at 0.
+        biases: "none" holds them at 0; "masked" puts a site on each, so that it may be gated like its unit.
         heads: "private": a head of its own per task; "masked": one head, masked like any weight, its width given.
         masked: patterns (``layer*.weight``) of the weights to mask; None: all that qualify.
     """

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import call, logits_of, tensors_of, two_rows
+from polymask.calling import as_read, call, logits_of, tensors_of, two_rows
 from polymask.parts.seeds import generator
 from polymask.wiring.disturb import Disturbance
 
@@ -59,10 +59,10 @@ class Probe:
     """
 
     def __init__(self, model: nn.Module, example: Any, key: object = 0) -> None:
-        self.model = copy.deepcopy(model).cpu().eval()
+        self.model = copy.deepcopy(model).cpu().float().eval()
         self.draw = generator("wiring", key)
         self.modules = dict(self.model.named_modules())
-        self.example = tensors_of(example, lambda t: t[:1].cpu() if t.ndim else t.cpu())
+        self.example = as_read(self.model, tensors_of(example, lambda t: t[:1].cpu() if t.ndim else t.cpu()))
         self._disturbance = Disturbance(self.model, self.draw)
         self._outputs: dict[str, dict[Any, Any]] = {}
         self._redrawn = 0

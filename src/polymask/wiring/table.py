@@ -92,11 +92,15 @@ class Wiring:
         path, _, leaf = name.rpartition(".")
         like = next(iter(values.values()), torch.as_tensor([always]))
         top = torch.as_tensor(always, device=like.device).to(like.dtype)
+        if not shape:
+            return top
         rows = values[self.rows[path]] if path in self.rows else top.expand(shape[0])
         rows = rows.view(-1, *[1] * (len(shape) - 1))
         if leaf != "weight" or path not in self.feeds:
             return rows
         columns = self.columns(path, values, always)
+        if len(shape) < 2:
+            return torch.minimum(rows, columns)
         groups = self.groups.get(path, 1)
         # Of a grouped convolution, row i reads the columns of its own group.
         per_row = columns.view(groups, 1, -1).expand(-1, shape[0] // groups, -1).reshape(shape[0], -1)
