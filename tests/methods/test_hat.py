@@ -186,10 +186,10 @@ def test_the_tight_rule_leaves_what_only_different_tasks_use() -> None:
 def test_flattened_columns_belong_to_their_channel_where_height_and_width_differ() -> None:
     method = HAT(Uneven(), torch.randn(2, 1, 2, 5))
     method.begin("a")
+    drive.train(method, drive.tasks(method.example)[0], drive.sgd()(method), range(1))
     with torch.no_grad():
         gates(method)["conv"].scores.copy_(torch.tensor([-1.0, 1.0, -1.0]))
         gates(method)["hidden"].scores.fill_(1.0)
-    method.on_step(1.0)
     method.end("a")
     expected = torch.zeros(4, 3, 10)
     expected[:, 1] = 1
