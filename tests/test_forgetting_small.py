@@ -11,6 +11,12 @@ from polymask.streams import make_stream
 LRS = {"piggyback": 1.0, "supsup": 0.3}
 """Scores take larger steps than weights."""
 
+OPTIONS = {"hat": {"c": 0.05}}
+"""Three epochs are few for HAT's penalty, which under the paper's weight shuts these small layers before they learn."""
+
+SLOWLY = ("adahat",)
+"""Methods that forget, but by little a task."""
+
 
 @pytest.mark.parametrize("name", METHODS)
 def test_no_finished_task_moves_under_momentum_and_decay(name):
@@ -18,12 +24,16 @@ def test_no_finished_task_moves_under_momentum_and_decay(name):
         epochs=3, optimizer="sgd", lr=LRS.get(name, 0.05), momentum=0.9, weight_decay=5e-4, batch_size=32, device="cpu"
     )
     model = build_net("mlp", (1, 8, 8), 10, hidden=(32, 32))
-    report = learn(model, make_stream("digits-permuted", tasks=3), name, training=training).report
+    report = learn(
+        model, make_stream("digits-permuted", tasks=3), name, training=training, options=OPTIONS.get(name)
+    ).report
     first, last = report["accuracy"][0][0], report["accuracy"][-1][0]
     assert first > 0.3, "expected a task that has learned something (0.1 is chance): one that has not proves nothing"
     if METHODS[name].card.exact:
         assert report["max_logit_drift"] == 0.0
         assert first == last
+    elif name in SLOWLY:
+        assert 0 < report["max_logit_drift"] < 5
     else:
         assert report["max_logit_drift"] > 1.0
         assert first - last > 0.1

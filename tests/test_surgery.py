@@ -172,9 +172,14 @@ def test_a_flatten_gives_each_unit_a_block_of_columns() -> None:
         (ChannelsLast(), torch.randn(2, 1, 4, 5), "conv", "its columns in 'head' are not the last ones"),
         (Averaged(), torch.randn(2, 6), "body", "its units mix"),
         (Fixed(), torch.randn(2, 6), "body", "the network does not accept it wider"),
-        (Raw(), torch.randn(2, 6), "body", "none of its units"),
+        (Raw(), torch.randn(2, 6), "body", "do not arrive there as zero"),
         (nn.Sequential(nn.Linear(6, 1), nn.ReLU(), nn.Linear(1, 2)), torch.randn(2, 6), "0", "a single unit"),
-        (nn.Sequential(nn.Linear(6, 4), nn.Sigmoid(), nn.Linear(4, 2)), torch.randn(2, 6), "0", "none of its units"),
+        (
+            nn.Sequential(nn.Linear(6, 4), nn.Sigmoid(), nn.Linear(4, 2)),
+            torch.randn(2, 6),
+            "0",
+            "do not arrive there as zero",
+        ),
         (
             nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(16, 2)),
             torch.randn(2, 2, 4, 4),

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from polymask.method.card import Card, Recipe
     from polymask.method.contract import Method
     from polymask.methods import (
+        HAT,
         METHODS,
         TFM,
         WSN,
+        AdaHAT,
         ExSSNeT,
         Finetune,
         Independent,
@@ -35,9 +37,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "HAT",
     "METHODS",
     "TFM",
     "WSN",
+    "AdaHAT",
     "Bank",
     "Builder",
     "Card",
@@ -74,7 +78,7 @@ _LATER = {
     "Recipe": "method.card",
     "Method": "method.contract",
     **dict.fromkeys(("METHODS", "Finetune", "Independent", "LinearProbe"), "methods"),
-    **dict.fromkeys(("ExSSNeT", "PackNet", "Piggyback", "SupSup", "TFM", "WSN"), "methods"),
+    **dict.fromkeys(("AdaHAT", "ExSSNeT", "HAT", "PackNet", "Piggyback", "SupSup", "TFM", "WSN"), "methods"),
     "Stream": "streams.stream",
     "Task": "streams.stream",
     "Objective": "run.objective",

@@ -88,13 +88,30 @@ def reads(sites: Sites, masks: Mapping[str, Tensor]) -> dict[str, str]:
     found = {}
     for name in sites.names(*BASE):
         mask = masks.get(name)
-        rows = masks.get(name.rpartition(".")[0]) if sites.units else None
         base = sites.base(name)
+        if sites.wiring.sites:
+            found[name] = fingerprint(base, sites.wiring.ends(name, base.shape, units_of(sites, masks), True))
+            continue
+        rows = masks.get(name.rpartition(".")[0]) if sites.units else None
         if rows is not None:
             live = (rows != 0).view(-1, *[1] * (base.ndim - 1))
             mask = live if mask is None else live & (mask != 0)
         found[name] = fingerprint(base, mask)
     return found
+
+
+def units_of(sites: Sites, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks of all sites on units whose wiring is known, bool; all ones where a task has none."""
+    sizes = sites.wiring.sizes.items()
+    return {name: masks[name] != 0 if name in masks else torch.ones(n, dtype=torch.bool) for name, n in sizes}
+
+
+def unit_masks(sites: Sites, record: TaskRecord) -> dict[str, Tensor]:
+    """Every mask on units that a record brings, those of the norms that are masked again as their input is too."""
+    masks = {path: unpack(record.masks[path]) for path in sites.units if path in record.masks}
+    if masks and sites.wiring.echoes:
+        masks |= sites.wiring.echoed({path: mask for path, mask in masks.items() if path in sites.wiring.sites})
+    return masks
 
 
 Mixture = Sequence[tuple[float, TaskRecord]]
@@ -125,6 +142,9 @@ def activate(sites: Sites, record: TaskRecord | Mixture) -> None:
         if name in sites.weights:
             delta = _mix([(alpha, densify(one.deltas[name]) if name in one.deltas else None) for alpha, one in mixture])
             fill(site, "delta", None if delta is None else delta.to(device))
+    if len(mixture) == 1 and sites.units:
+        for path, mask in unit_masks(sites, mixture[0][1]).items():
+            fill(sites.units[path], "mask", mask.to(next(sites.model.parameters()).device))
     for name in mixture[0][1].private:
         mixed = _mix([(alpha, one.private[name]) for alpha, one in mixture])
         assert mixed is not None
@@ -158,13 +178,13 @@ def switch(plain: nn.Module, sites: Sites, record: TaskRecord) -> None:
             plain.get_parameter(name).add_(densify(record.deltas[name]).to(w.device))
     for name, value in record.private.items():
         _write(plain, name, value)
+    masks = unit_masks(sites, record)
     for path in sites.units:
-        _switch_rows(plain, sites, record, path)
+        _switch_rows(plain, sites, record, path, masks.get(path))
 
 
-def _switch_rows(plain: nn.Module, sites: Sites, record: TaskRecord, path: str) -> None:
+def _switch_rows(plain: nn.Module, sites: Sites, record: TaskRecord, path: str, live: Tensor | None) -> None:
     """Mask the rows of a layer's parameters as its units are; what an earlier task masked comes back."""
-    live = unpack(record.masks[path]) if path in record.masks else None
     for name in [name for name in sites.inside(path) if _place(plain, name).trains]:
         rows = _place(plain, name).tensor() if name in sites.weights else record.private.get(name, sites.base(name))
         if live is not None:

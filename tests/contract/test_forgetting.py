@@ -12,15 +12,18 @@ from polymask.calling import call, logits_of
 from polymask.method.contract import Method
 
 
-def check(method: Method, before: dict[str, Tensor]) -> None:
-    """Every task answers as it did: to the bit, within a float, or, where ``exact`` is None, it must not."""
+def check(method: Method, before: dict[str, Tensor], optimizer: str = drive.adamw.__name__) -> None:
+    """Every task answers as it did: to the bit, within a float, or, where ``exact`` is None, it must not.
+
+    Plain descent shows the latter of no method that scales gradients: a millionth of a gradient moves nothing there.
+    """
     drift = {task: (drive.logits(method, task) - was).abs().max().item() for task, was in before.items()}
     assert all(torch.isfinite(was).all() for was in before.values())
     if method.exact is True:
         off = [task for task, was in before.items() if not torch.equal(drive.logits(method, task), was)]
         assert not off, f"not bit-equal: {drift}"
     elif method.exact is None:
-        assert max(drift.values()) > 1e-4, f"declares that it forgets, but does not: {drift}"
+        assert optimizer == "sgd" or max(drift.values()) > 1e-4, f"declares that it forgets, but does not: {drift}"
     else:
         assert max(drift.values()) <= method.exact, f"drifts beyond {method.exact}: {drift}"
 
@@ -37,13 +40,15 @@ def learn_all(method: Method, tasks: list[drive.Task], user: drive.MakeOptimizer
 
 def test_no_task_is_forgotten(case: Case) -> None:
     method, tasks = case.make()
-    check(method, learn_all(method, tasks, case.user()))
+    check(method, learn_all(method, tasks, case.user()), case.optimizer)
 
 
 @pytest.mark.parametrize("optimizer", list(drive.OPTIMIZERS))
 def test_no_task_is_forgotten_with_heads_of_any_width(one: Case, optimizer: str) -> None:
     method, _ = one.make()
-    check(method, learn_all(method, drive.tasks(method.example, 4, (3, 5, 2)), drive.OPTIMIZERS[optimizer]()))
+    check(
+        method, learn_all(method, drive.tasks(method.example, 4, (3, 5, 2)), drive.OPTIMIZERS[optimizer]()), optimizer
+    )
 
 
 def test_training_between_tasks_reaches_no_finished_task(pair: Case) -> None:

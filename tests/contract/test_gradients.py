@@ -20,7 +20,7 @@ def may_move(method: Method) -> set[str]:
     kinds = ("private", "shared") if method.records else ("private", "shared", "first")
     names.update(name for name in method.sites.names(*kinds) if name.rpartition(".")[2] in STATISTICS)
     if method.anneals:
-        names.update(name for name, _ in method.model.named_buffers() if ".source." in name)
+        names.update(name for name, _ in method.model.named_buffers() if ".source." in name or name.endswith(".rate"))
     return names
 
 

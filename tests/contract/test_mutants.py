@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from polymask.method import snapshot
 from polymask.method.contract import Method
-from polymask.methods import TFM, WSN, ExSSNeT, LinearProbe, PackNet, Piggyback, SupSup
+from polymask.methods import HAT, TFM, WSN, ExSSNeT, LinearProbe, PackNet, Piggyback, SupSup
 from polymask.parts import binarize
 from polymask.parts.pack import unpack
 from polymask.sites import roles, slots, table, trace
@@ -91,6 +91,14 @@ MUTANTS = (
     Mutant("no hold under WSN", hold_by(lambda kept, w, gate: w), WSN, "convnet", EVERY),
     Mutant("no hold under ExSSNeT", hold_by(lambda kept, w, gate: w), ExSSNeT, "convnet", EVERY),
     Mutant("no hold under TFM", hold_by(lambda kept, w, gate: w), TFM, "convnet", EVERY),
+    Mutant("no hold under HAT", hold_by(lambda kept, w, gate: w), HAT, "convnet", EVERY),
+    Mutant(
+        "a gradient gate alone under HAT",
+        hold_by(lambda kept, w, gate: torch.where(gate, w, w.detach())),
+        HAT,
+        "convnet",
+        EVERY - {"sgd"},
+    ),
     Mutant("requires_grad instead of a buffer", freeze_by_requires_grad, PackNet, "convnet", KEPT | ASKED),
     Mutant("requires_grad from the start", freeze_by_requires_grad, LinearProbe, "mlp_bn", ASKED),
     Mutant("a buffer in the parameter's memory", freeze_in_the_parameters_memory, PackNet, "convnet", KEPT),

@@ -129,6 +129,15 @@ def test_private_norms_are_the_tasks_own() -> None:
     assert not drive.differing(now, {n: start[n] for n in now})
 
 
+def test_norms_of_its_own_start_from_the_backbone_that_the_first_task_trained() -> None:
+    method, todo = drive.make(partial(Piggyback, backbone="first-task", norms="private"), "mlp_bn")
+    records = drive.learn(method, todo[:1], drive.adamw())
+    drive.begin(method, todo[1])
+    norms = [name for name in records["a"].private if not name.startswith(method.head)]
+    assert len(norms) > 4
+    assert not drive.differing({n: records["a"].private[n] for n in norms}, {n: method.sites.tensor(n) for n in norms})
+
+
 @pytest.mark.parametrize("backbone", ["mlp_bn", "convnet"])
 @optimizers
 def test_the_first_task_may_train_the_backbone_and_keeps_it_unmasked(backbone: str, optimizer: str) -> None:

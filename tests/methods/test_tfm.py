@@ -260,7 +260,7 @@ def test_a_gain_multiplies_its_row() -> None:
 def test_layers_that_keep_their_width_say_why_and_learn_with_the_first_task() -> None:
     method, todo = drive.make(TFM, "encoder", growth=3)
     assert "encoder.layers.0.linear1" not in method.axes.left
-    assert method.axes.left["project"] == "none of its units was seen to feed a column of its own"
+    assert "its units mix" in method.axes.left["project"]
     drive.learn(method, todo[:1])
     before = method.sites.base("project.weight").clone()
     drive.learn(method, todo[1:])

@@ -19,6 +19,7 @@ from polymask.bank.store import DamagedBank
 from polymask.bank.verify import Verification, check_task
 from polymask.sites.table import Sites, bake
 from polymask.task import TaskRecord, activate
+from polymask.wiring import Wiring
 
 FORMAT = 1
 
@@ -99,6 +100,7 @@ class Bank:
             "builder": builder and store.as_json({"name": builder.name, "args": dict(builder.args)}, "builder args"),
             "sites": table,
             "units": units,
+            "wiring": sites.wiring.to_json() if sites.wiring.sites else None,
             "base": write_base(path, {"kind": base, "drawn": dict(drawn or {})}, sites),
             "probe": ask(path, example, probe, seed),
             "owners": {"file": None, "planes": {}, "added": {}},
@@ -198,7 +200,8 @@ class Bank:
         if base is None and builder is None:
             raise ValueError("expected a network, found a bank without a builder: bring the network as base=")
         module = Builder(**builder).build() if base is None else base
-        return restore(self.path, self._state["base"], self._state["sites"], self._state["units"], module)
+        wiring = self._state["wiring"] and Wiring.from_json(self._state["wiring"])
+        return restore(self.path, self._state["base"], self._state["sites"], self._state["units"], module, wiring)
 
     def activate(self, sites: Sites, task: str) -> None:
         """Make a task the active one on the sites of ``model``."""

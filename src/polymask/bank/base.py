@@ -16,6 +16,7 @@ from polymask.parts.draw import signed_constant
 from polymask.sites.table import BASE, Role, Sites, attach
 from polymask.sites.trace import is_marked, places
 from polymask.task import fingerprint
+from polymask.wiring import Wiring
 
 Table = list[dict[str, Any]]
 
@@ -147,7 +148,14 @@ def write_base(folder: Path, base: Mapping[str, Any], sites: Sites) -> dict[str,
     return {"kind": base["kind"], "digest": digest, "drawn": dict(base["drawn"]), "prints": prints}
 
 
-def restore(folder: Path, base: Mapping[str, Any], table: Table, units: Mapping[str, int], module: nn.Module) -> Sites:
+def restore(
+    folder: Path,
+    base: Mapping[str, Any],
+    table: Table,
+    units: Mapping[str, int],
+    module: nn.Module,
+    wiring: Wiring | None = None,
+) -> Sites:
     """Attach a table to a plain network and give it the base; all is checked before the network is touched.
 
     Args:
@@ -156,6 +164,7 @@ def restore(folder: Path, base: Mapping[str, Any], table: Table, units: Mapping[
         table: the table of its sites.
         units: module name -> axis, of layers whose units are masked.
         module: the network; changed in place, left in evaluation mode.
+        wiring: what those units feed, if that was noted.
 
     Raises:
         ValueError: if it is another network, or another base than the one that the tasks were learned on.
@@ -168,7 +177,9 @@ def restore(folder: Path, base: Mapping[str, Any], table: Table, units: Mapping[
         if (found := fingerprint(values.get(name, live[name]))) != was:
             way = "use the torch that drew it" if name in base["drawn"] else "bring the backbone of these tasks"
             raise ValueError(f"expected {name!r} of the base to have the fingerprint {was}, found {found}: {way}")
-    sites = attach(module, {line["name"]: Role(line["kind"], line["why"], line["held"]) for line in table}, units)
+    sites = attach(
+        module, {line["name"]: Role(line["kind"], line["why"], line["held"]) for line in table}, units, wiring
+    )
     for name, value in values.items():
         sites.put(name, value)
     module.eval()

@@ -14,10 +14,11 @@ from polymask.method.card import Card, Recipe
 from polymask.method.checks import check_begin, check_end, expect_open, refuse_wrapped, warn_unmoved
 from polymask.method.heads import fresh_head, width_of
 from polymask.parts.pack import Packed, Sparse, pack, unpack
-from polymask.sites.roles import Policy, plan
+from polymask.sites.roles import Plan, Policy, plan
 from polymask.sites.slots import Scores
 from polymask.sites.table import Sites, attach
 from polymask.task import Meta, TaskRecord, activate, reads
+from polymask.wiring import Wiring
 
 
 class Method(ABC):
@@ -44,7 +45,7 @@ class Method(ABC):
     card: ClassVar[Card]
     recipes: ClassVar[Mapping[str, Recipe]]
     phases: ClassVar[tuple[str, ...]] = ("train",)
-    anneals: ClassVar[bool] = False
+    anneals: bool = False
     reopens: ClassVar[bool] = False
     grows: bool = False
 
@@ -56,7 +57,9 @@ class Method(ABC):
         self.model, self.example, self.seed = model, example, seed
         self.policy, self.head = policy, planned.head
         self.exact: bool | float | None = type(self).card.exact
-        self.sites: Sites = attach(model, planned.roles, self._units())
+        wiring = self._wiring(planned)
+        units = {**self._units(), **wiring.sites, **wiring.echoes}
+        self.sites: Sites = attach(model, planned.roles, units, wiring)
         self.records: dict[str, TaskRecord] = {}
         self.state: dict[str, dict[str, Tensor]] = {}
         self.task: str | None = None
@@ -134,7 +137,11 @@ class Method(ABC):
         return [parameter for _, parameter in self.named_parameters()]
 
     def on_step(self, progress: float) -> None:
-        """Say where in the epoch (0..1) training stands; once per optimizer step, before its first forward."""
+        """Say where in the epoch training stands; once per optimizer step, before its first forward.
+
+        Args:
+            progress: 0 at the epoch's first step, 1 at its last.
+        """
         self.steps += 1
 
     def penalty(self) -> Tensor:
@@ -232,6 +239,10 @@ class Method(ABC):
         """Module name -> axis of the layers whose units are masked; asked once, while the model is still plain."""
         return {}
 
+    def _wiring(self, planned: Plan) -> Wiring:
+        """The sites on units and what they feed, for methods that mask units; asked while the model is still plain."""
+        return Wiring()
+
     def _prepare(self) -> None:  # noqa: B027 (empty on purpose)
         """Set the weights before the first task, and ``state``."""
 
@@ -254,6 +265,14 @@ class Method(ABC):
 
     def _reissue(self) -> dict[str, TaskRecord]:
         """Records of older tasks that are to be expressed anew."""
+        return {}
+
+    def capacity(self) -> dict[str, dict[str, float]]:
+        """How far finished tasks have taken the network, for methods that can run out of it.
+
+        Returns:
+            "units": site -> share of its units in use; "free": tensor -> share of its entries that still learn.
+        """
         return {}
 
     @property

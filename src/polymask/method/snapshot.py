@@ -17,7 +17,7 @@ from polymask.task import TaskRecord, activate
 if TYPE_CHECKING:
     from polymask.method.contract import Method
 
-SLOTS = ("kept", "gate", "mask", "delta")
+SLOTS = ("kept", "gate", "rate", "mask", "delta")
 UNHELD: tuple[Kind, ...] = ("private", "first", "shared")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from polymask.method.contract import Method
+from polymask.methods.adahat import AdaHAT
 from polymask.methods.baselines import Finetune, Independent, LinearProbe
 from polymask.methods.exssnet import ExSSNeT
+from polymask.methods.hat import HAT
 from polymask.methods.packnet import PackNet
 from polymask.methods.piggyback import Piggyback
 from polymask.methods.supsup import SupSup
@@ -18,15 +20,19 @@ METHODS: dict[str, type[Method]] = {
     "wsn": WSN,
     "exssnet": ExSSNeT,
     "tfm": TFM,
+    "hat": HAT,
+    "adahat": AdaHAT,
     "finetune": Finetune,
     "linear_probe": LinearProbe,
     "independent": Independent,
 }
 
 __all__ = [
+    "HAT",
     "METHODS",
     "TFM",
     "WSN",
+    "AdaHAT",
     "ExSSNeT",
     "Finetune",
     "Independent",

@@ -9,12 +9,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from polymask.method.attention import Anneal, anneal, open_gates, wire
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
 from polymask.parts.binarize import straight_through, ternary, threshold
 from polymask.parts.pack import Packed
-from polymask.sites.roles import Biases, Norms, Policy
+from polymask.sites.roles import Biases, Norms, Plan, Policy
 from polymask.sites.slots import Scores
+from polymask.sites.table import Kind
+from polymask.wiring import Wiring
+
+ANNEAL = Anneal(100.0, 3.0, 2.0)
+"""Of gates on units."""
 
 
 class Piggyback(Method):
@@ -34,6 +40,10 @@ class Piggyback(Method):
         backbone: "given": the model's weights as they are, from a checkpoint; "first-task": the first task trains the
             plain network, is recorded unmasked, and its weights are frozen for all later ones.
         values: "binary", or "ternary".
+        granularity: "weight"; or "unit": a task masks units of the frozen network instead, a bit each, found by asking
+            it (``polymask.wiring``): hidden units of a feed-forward block, attention context, channels. Gates are
+            ``sigmoid(s e)`` while training, ``s`` from 3 to 100 quadratically in every epoch, ``e`` from 0.5, and
+            ``e > 0`` afterwards; ``values``, ``tau``, ``init`` and ``start`` have no meaning then. Not the paper's.
         tau: the threshold.
         init: the initial score of every weight, or their mean.
         start: "constant": every score starts at ``init``, as in the paper; "magnitude": at
@@ -77,6 +87,7 @@ class Piggyback(Method):
         seed: int = 0,
         backbone: Literal["given", "first-task"] = "given",
         values: Literal["binary", "ternary"] = "binary",
+        granularity: Literal["weight", "unit"] = "weight",
         tau: float = 0.005,
         init: float = 0.01,
         start: Literal["constant", "magnitude"] = "constant",
@@ -88,18 +99,27 @@ class Piggyback(Method):
             raise ValueError(f"expected init above tau, so that every weight is read at first, found {init} and {tau}")
         if tau < 0:
             raise ValueError(f"expected tau of at least 0, found {tau}: a ternary mask is -1 below 0 and 0 up to tau")
+        self.granularity, self.anneals = granularity, granularity == "unit"
         self.backbone, self.values, self.tau, self.init, self.start = backbone, values, tau, init, start
         if backbone == "first-task":
             norms = "first" if norms == "frozen" else norms
             biases = "first" if biases == "frozen" else biases
-        policy = Policy("masked", "first" if backbone == "first-task" else "frozen", norms, biases, masked=masked)
+        weights: Kind = "masked" if granularity == "weight" else "first" if backbone == "first-task" else "frozen"
+        policy = Policy(weights, "first" if backbone == "first-task" else "frozen", norms, biases, masked=masked)
         super().__init__(model, example, policy, head=head, seed=seed)
+
+    def _wiring(self, planned: Plan) -> Wiring:
+        return wire(self, planned, "frozen", "first") if self.granularity == "unit" else Wiring()
 
     def _prepare(self) -> None:
         if self.backbone == "given":
             self._freeze()
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
+        if self.granularity == "unit":
+            if not self._trains_backbone:
+                open_gates(self, ANNEAL.largest, draw=_half)
+            return
         mask = partial(ternary if self.values == "ternary" else threshold, tau=self.tau)
         read = partial(_read, mask=mask)
         for name in self.sites.weights:
@@ -107,6 +127,12 @@ class Piggyback(Method):
                 self.sites.open(name, None)
             else:
                 self.give_scores(name, Scores(self._start_scores(name), read, mask))
+
+    def on_step(self, progress: float) -> None:
+        """Set the temperature of the step, where units are masked."""
+        super().on_step(progress)
+        if self.granularity == "unit":
+            anneal(self, ANNEAL, progress)
 
     def _start_scores(self, name: str) -> Tensor:
         w = self.sites.base(name)
@@ -120,6 +146,9 @@ class Piggyback(Method):
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
         if self._trains_backbone:
             self._freeze()
+            # The backbone of later tasks is the network that the first one leaves, its own norms included.
+            inner = [name for name in self.initial if name not in self.sites.inside(self.head)]
+            self.initial = {**self.initial, **{name: self.sites.tensor(name).detach().clone() for name in inner}}
         return super()._close(hard)
 
     @property
@@ -152,6 +181,10 @@ def init_for(kappa: float, lr: float, steps: float, tau: float = 0.005) -> float
     if min(kappa, lr, steps) <= 0:
         raise ValueError(f"expected kappa, lr and steps above 0, found {kappa}, {lr} and {steps}")
     return tau + lr * steps / kappa
+
+
+def _half(size: int, draw: torch.Generator) -> Tensor:
+    return torch.full((size,), 0.5)
 
 
 # Functions of no method: a copy of the model copies its scores, and must not copy a learner with all its records.

@@ -80,6 +80,33 @@ def ternary(scores: Tensor, tau: float) -> Tensor:
     return (scores > tau).to(torch.int8) - (scores < 0).to(torch.int8)
 
 
+LEAST = 1e-7
+"""Gates below it are exactly 0 in the forward: arithmetic on subnormal numbers is several times slower."""
+
+
+def annealed(e: Tensor, s: Tensor | float, s_max: float) -> Tensor:
+    """The gate ``sigmoid(s * e)``, with the gradient ``s_max * sigmoid'(e)`` (HAT, Serra et al. 2018, section 2.4).
+
+    That gradient is what the paper's compensation makes of the forward's own: ``s sigmoid'(se)`` times ``(s_max / s)
+    (cosh(se) + 1) / (cosh(e) + 1)``. It stays where the forward has long been 0 or 1, so a unit can come back.
+
+    Args:
+        e: the embedding, one number a unit.
+        s: the scale now, from ``1 / s_max`` to ``s_max``.
+        s_max: the largest scale.
+
+    >>> e = torch.tensor([2.0, -2.0], requires_grad=True)
+    >>> annealed(e, 400.0, 400.0).sum().backward()
+    >>> e.grad.round(decimals=2)
+    tensor([42., 42.])
+    """
+    with torch.no_grad():
+        gate = torch.sigmoid(s * e)
+        gate = torch.where(gate < LEAST, 0, gate)
+    slope = torch.sigmoid(e)
+    return gate + s_max * (slope - slope.detach())
+
+
 def kept_count(n: int, density: float) -> int:
     """How many of ``n`` entries a top-k mask keeps: ``n - floor((1 - density) * n)``.
 

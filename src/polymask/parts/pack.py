@@ -22,11 +22,13 @@ class Packed:
     """A packed mask.
 
     Args:
-        codec: "bits": one bit an entry; "ternary": two, for -1, 0 and 1; "owners": a plane of codes, of which
-            ``least <= code <= level`` is read; "block": ones, or a gain for each row: what counts is the shape.
+        codec: "bits": one bit an entry; "ternary": two, for -1, 0 and 1; "real": 32, float32, little-endian; "owners":
+            a plane of codes, of which ``least <= code <= level`` is read; "block": ones, or a gain for each row: what
+            counts is the shape. A payload of bits ends at a multiple of 8 entries.
         shape: the mask's shape.
         payload: uint8, one-dimensional, on the CPU; of a "block" the gains of its rows, or nothing.
-        bits: the bits of an entry: 1 for "bits", 2 for "ternary", the width of a code for "owners", 0 for "block".
+        bits: the bits of an entry: 1 for "bits", 2 for "ternary", 32 for "real", the width of a code for "owners", 0
+            for "block".
         level: the largest code that is read.
         least: the smallest code that is read.
         plane: the shape of the plane of owners, where it has grown beyond the mask; None: the mask's own.
@@ -65,7 +67,7 @@ def code_bits(largest: int) -> int:
 
 
 def pack(mask: Tensor) -> Packed:
-    """A bool mask at one bit an entry, ``ceil(n / 8)`` bytes; an int8 one of -1, 0 and 1 at two.
+    """A bool mask at one bit an entry, ``ceil(n / 8)`` bytes; an int8 one of -1, 0 and 1 at two; a real one at 32.
 
     >>> pack(torch.tensor([True, False, True])).payload
     tensor([5], dtype=torch.uint8)
@@ -75,6 +77,9 @@ def pack(mask: Tensor) -> Packed:
     flat = mask.detach().cpu().contiguous().numpy().reshape(-1)
     if mask.dtype == torch.int8:
         return Packed("ternary", tuple(mask.shape), torch.cat([_to_bytes(flat != 0), _to_bytes(flat < 0)]), 2)
+    if mask.is_floating_point():
+        padded = np.pad(flat.astype("<f4"), (0, -len(flat) % 8))
+        return Packed("real", tuple(mask.shape), torch.from_numpy(padded.view(np.uint8)), 32)
     return Packed("bits", tuple(mask.shape), _to_bytes(flat))
 
 
@@ -113,7 +118,7 @@ def pack_block(shape: Sequence[int], gains: Tensor | None = None) -> Packed:
 
 
 def unpack(packed: Packed) -> Tensor:
-    """The mask of a pack, on the CPU: int8 of a "ternary" one, real of a "block" with gains, else bool.
+    """The mask of a pack, on the CPU: int8 of a "ternary" one, real of a "real" one or a "block" with gains, else bool.
 
     Raises:
         ValueError: for an unknown codec, or a payload of the wrong length.
@@ -136,6 +141,8 @@ def unpack(packed: Packed) -> Tensor:
     if packed.codec == "ternary":
         live, minus = (_to_mask(p, packed.shape) for p in packed.payload.numpy().reshape(2, -1))
         return live.to(torch.int8) - 2 * minus.to(torch.int8)
+    if packed.codec == "real":
+        return torch.from_numpy(packed.payload.numpy().view("<f4")[:n].astype(np.float32)).view(packed.shape)
     if packed.codec == "owners":
         planes = packed.payload.numpy().reshape(packed.bits, -1)
         owned = _owned(planes, packed.level)
@@ -143,7 +150,7 @@ def unpack(packed: Packed) -> Tensor:
             owned &= ~_owned(planes, packed.least - 1)
         return _to_mask(owned, shape)[tuple(slice(size) for size in packed.shape)]
     raise ValueError(
-        "expected the codec 'bits', 'ternary', 'owners' or 'block', found "
+        "expected the codec 'bits', 'ternary', 'real', 'owners' or 'block', found "
         f"{packed.codec!r}: written by a newer version?"
     )
 

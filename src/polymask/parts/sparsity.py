@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -44,6 +45,24 @@ def equal_share(position: int, tasks: int) -> float:
     [0.75, 0.667, 0.5, 0.0]
     """
     return (tasks - position) / (tasks - position + 1)
+
+
+def capacity_penalty(gates: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """``sum a (1 - A) / sum (1 - A)`` over all units of all layers: what a task takes of what is free.
+
+    HAT's regulariser (Serra et al. 2018, equation 5): global sums; 0 where nothing is free.
+
+    Args:
+        gates: pairs of a layer's gates ``a`` now and how far ``A`` earlier tasks have used its units, each (units,).
+
+    >>> capacity_penalty([(torch.tensor([1.0, 0.5]), torch.tensor([0.0, 1.0])), (torch.ones(3), torch.zeros(3))])
+    tensor(1.)
+    """
+    taken, free = torch.zeros(()), torch.zeros(())
+    for a, used in gates:
+        left = 1 - used.to(a.dtype)
+        taken, free = taken.to(a.device) + (a * left).sum(), free.to(a.device) + left.sum()
+    return taken / free.clamp(min=torch.finfo(free.dtype).tiny)
 
 
 def layer_budget(shape: torch.Size | tuple[int, ...], s: float) -> float:

@@ -73,6 +73,10 @@ class Journal:
                 for key in ("loss", "val", "lr"):
                     self._writer.add_scalar(f"{task}/{phase}/{key}", figures[key], int(figures["epoch"]))
 
+    def capacity(self, task: str, free: float) -> None:
+        """Say how much of the network is free after a task, for the mean layer."""
+        self._bar.update(self._line, description=f"{task}: {free:.0%} of a layer's weights free")
+
     @contextmanager
     def _clear(self) -> Iterator[None]:
         try:

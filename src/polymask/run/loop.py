@@ -129,7 +129,7 @@ def _epoch(phase: Phase, net: nn.Module, optimizer: Any, schedule: LRScheduler, 
             summed = min(phase.accumulate, batches - first)
             last = i + 1 == first + summed
             if i == first:
-                method.on_step(i / batches)
+                method.on_step(progress_of(i // phase.accumulate, -(-batches // phase.accumulate)))
             with _accumulating(fabric, net, not last):
                 loss = _loss(phase, net, x, y)
                 part = loss if summed == 1 else loss / summed
@@ -145,6 +145,15 @@ def _epoch(phase: Phase, net: nn.Module, optimizer: Any, schedule: LRScheduler, 
     mean = total if world == 1 else fabric.all_reduce(total, reduce_op="mean")
     assert isinstance(mean, Tensor)
     return mean.item() / batches
+
+
+def progress_of(step: int, steps: int) -> float:
+    """Where in an epoch a step stands: 0 at the first, 1 at the last; an only step is the last.
+
+    >>> progress_of(0, 3), progress_of(1, 3), progress_of(2, 3), progress_of(0, 1)
+    (0.0, 0.5, 1.0, 1.0)
+    """
+    return step / (steps - 1) if steps > 1 else 1.0
 
 
 @contextmanager

@@ -27,6 +27,7 @@ class Results:
         higher_is_better: whether a larger metric is better.
         drift: the largest change of a logit of each finished task, on the probe, from its end to the end of the run.
         seconds: wall time of each task, its training alone.
+        capacity: task -> how far the network was taken after it, of methods that can run out of it.
     """
 
     tasks: list[str]
@@ -34,6 +35,7 @@ class Results:
     higher_is_better: bool = True
     drift: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    capacity: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
     @property
     def matrix(self) -> list[list[float | None]]:
@@ -56,6 +58,7 @@ class Results:
             "bytes": _in_order(sizes, self.tasks),
             "seconds": sum(self.seconds.values()),
             "seconds_per_task": self.seconds,
+            **({"capacity": self.capacity} if self.capacity else {}),
         }
 
     def _figures(self, done: Sequence[str]) -> dict[str, float | None]:
@@ -74,7 +77,7 @@ class Results:
             for after, row in zip(found["tasks"], found["accuracy"], strict=True)
             if any(value is not None for value in row)
         }
-        return cls(list(tasks), rows, higher_is_better, seconds=dict(found["seconds_per_task"]))
+        return cls(list(tasks), rows, higher_is_better, {}, dict(found["seconds_per_task"]), found.get("capacity", {}))
 
 
 def _in_order(sizes: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -124,7 +125,23 @@ class Session:
         feeds.train.release()
         self.results.seconds[task.name] = time.perf_counter() - start
         self.probes.note(self.method, task.name)
+        self._watch_capacity(task.name, journal)
         self._commit(issued)
+
+    def _watch_capacity(self, task: str, journal: Journal) -> None:
+        """Note how full the network is; warn once of each layer that has nothing left to learn with."""
+        before = self.results.capacity
+        full = {name for now in before.values() for name, share in now["free"].items() if not share}
+        if found := self.method.capacity():
+            self.results.capacity = {**before, task: found}
+            journal.capacity(task, sum(found["free"].values()) / max(len(found["free"]), 1))
+            new = [name for name, share in found["free"].items() if not share and name not in full]
+            if new:
+                warnings.warn(
+                    f"after task {task!r} no entry of {', '.join(new)} is free: later tasks can only reuse it. A wider "
+                    "layer, a larger c or fewer tasks a network would leave room",
+                    stacklevel=2,
+                )
 
     def _commit(self, issued: Iterable[str]) -> None:
         if self.bank is not None:

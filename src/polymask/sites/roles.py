@@ -34,7 +34,7 @@ class Policy:
         others: embeddings, positions and whatever else is neither weight, norm, bias nor head.
         norms: "statistics" holds the affine part at 1 and 0 and keeps the running statistics per task; "masked" puts
             a site on the affine part and keeps the statistics per task.
-        biases: "none" holds them at 0.
+        biases: "none" holds them at 0; "masked" puts a site on each, so that it may be gated like its unit.
         heads: "private": a head of its own per task; "masked": one head, masked like any weight, its width given.
         masked: patterns (``layer*.weight``) of the weights to mask; None: all that qualify.
     """

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
-from polymask.parts.binarize import select
+from polymask.parts.binarize import annealed, select
 from polymask.parts.gate import hold
 
 
@@ -31,22 +33,77 @@ class Scores(nn.Module):
         return self.read(w, self.scores)
 
 
+class Annealed(Scores):
+    """Gates on units: ``sigmoid(s e)`` while training, their hardened form ``e > 0`` otherwise (HAT).
+
+    Args:
+        scores: the embedding ``e`` (units,).
+        s_max: the largest scale; ``scale`` holds the one of the step.
+        soft: no hardening, ``sigmoid(s_max e)`` instead: as published.
+    """
+
+    scale: Tensor
+
+    def __init__(self, scores: Tensor, s_max: float, soft: bool = False) -> None:
+        super().__init__(scores, select, partial(_kept, s_max=s_max if soft else None))
+        self.s_max, self.soft = s_max, soft
+        self.register_buffer("scale", torch.full((), s_max), persistent=False)
+
+    def gate(self) -> Tensor:
+        """The gates as they are now (units,): real while training, bool or published otherwise."""
+        if self.training:
+            return annealed(self.scores, self.scale, self.s_max)
+        kept: Tensor = self.hard(self.scores)
+        return kept
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Units along the last axis, gated."""
+        return _gated(y, self.gate())
+
+
+class Echo(nn.Module):
+    """The gates of a norm that is masked again as its input is; what they follow lives elsewhere.
+
+    Args:
+        combine: ``site -> gates`` of all sites -> the gates of the norm's channels.
+        sources: site -> its gates.
+    """
+
+    def __init__(self, combine: Callable[[Mapping[str, Tensor]], Tensor], sources: Mapping[str, Annealed]) -> None:
+        super().__init__()
+        # In a mapping, so that they do not become this module's own.
+        self.combine, self.sources = combine, dict(sources)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Channels along the last axis, gated."""
+        return _gated(y, self.combine({site: source.gate() for site, source in self.sources.items()}))
+
+
+def _gated(y: Tensor, gate: Tensor) -> Tensor:
+    return select(y, gate if gate.dtype == torch.bool else gate.to(y.dtype))
+
+
+def _kept(e: Tensor, s_max: float | None) -> Tensor:
+    return e > 0 if s_max is None else annealed(e, s_max, s_max)
+
+
 class WeightSite(nn.Module):
     """One masked weight: ``w_eff = hold(kept, w, gate) * mask + delta``; an empty slot leaves its step out.
 
     What is frozen lies in the buffer ``kept``, what trains in the parameter. While ``source`` is set, the mask comes
-    from its scores instead of the slot.
+    from its scores instead of the slot. ``rate`` scales the gradient and no more: a method that protects by it forgets.
     """
 
     kept: Tensor | None
     gate: Tensor | None
+    rate: Tensor | None
     mask: Tensor | None
     delta: Tensor | None
     source: nn.Module | None
 
     def __init__(self) -> None:
         super().__init__()
-        for slot in ("kept", "gate", "mask", "delta"):
+        for slot in ("kept", "gate", "rate", "mask", "delta"):
             self.register_buffer(slot, None, persistent=False)
         self.source = None
 
@@ -54,6 +111,8 @@ class WeightSite(nn.Module):
         """The weight as the active task reads it."""
         if self.gate is not None and self.kept is not None:
             w = hold(self.kept, w, self.gate)
+        if self.rate is not None:
+            w = w.detach() + (w - w.detach()) * self.rate
         if self.source is not None:
             w = self.source(w)
         elif self.mask is not None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from polymask.parts.gate import hold
 from polymask.sites.slots import FeatureSite, WeightSite, fill
 from polymask.sites.trace import Place, add_units, effective, held, is_marked, places, strip
+from polymask.wiring.table import Wiring
 
 Kind = Literal["masked", "private", "frozen", "first", "shared"]
 BASE: tuple[Kind, ...] = ("masked", "frozen", "first", "shared")
@@ -46,6 +47,7 @@ class Sites:
         units: module name -> site of every layer whose units are masked.
         opened: the masked weights that learn at the moment.
         built: tensor name -> the shape that the network is built with, whatever it has grown to since.
+        wiring: which unit feeds which column; empty where no method asked.
     """
 
     model: nn.Module
@@ -54,6 +56,7 @@ class Sites:
     units: dict[str, FeatureSite] = field(default_factory=dict)
     opened: set[str] = field(default_factory=set)
     built: dict[str, torch.Size] = field(default_factory=dict)
+    wiring: Wiring = field(default_factory=Wiring)
     _places: dict[str, list[Place]] = field(default_factory=dict)
 
     def every(self) -> dict[str, WeightSite | FeatureSite]:
@@ -115,6 +118,7 @@ class Sites:
         else:
             w.copy_(site.kept)
         fill(site, "gate", gate)
+        site.rate = None
         self.opened.add(name)
 
     @torch.no_grad()
@@ -131,6 +135,7 @@ class Sites:
         """Fold what was learned into ``kept`` and shut the gate, so that no later step reaches what is read."""
         site, w = self.weights[name], self.tensor(name)
         self.opened.discard(name)
+        site.rate = None
         if isinstance(w, nn.Parameter):
             w.copy_(self.base(name))
             fill(site, "kept", w.detach().clone())
@@ -141,6 +146,7 @@ class Sites:
         """Forget what an open weight learned: back to ``kept``, gate shut."""
         site, w = self.weights[name], self.tensor(name)
         self.opened.discard(name)
+        site.rate = None
         if isinstance(w, nn.Parameter) and site.kept is not None:
             w.copy_(site.kept)
             fill(site, "gate", torch.zeros((), dtype=torch.bool, device=w.device))
@@ -171,7 +177,12 @@ def whole(tensor: Tensor) -> Tensor:
     return gathered
 
 
-def attach(model: nn.Module, roles: Mapping[str, Role], units: Mapping[str, int] | None = None) -> Sites:
+def attach(
+    model: nn.Module,
+    roles: Mapping[str, Role],
+    units: Mapping[str, int] | None = None,
+    wiring: Wiring | None = None,
+) -> Sites:
     """Put sites on a model, in place: masked weights get a ``WeightSite``, frozen tensors become buffers.
 
     The model keeps its classes' behaviour, its ``state_dict`` keys and its ties; ``detach`` undoes all of it.
@@ -180,6 +191,7 @@ def attach(model: nn.Module, roles: Mapping[str, Role], units: Mapping[str, int]
         model: any module; changed in place.
         roles: a role for every parameter, and for the buffers that are not constants, under their first names.
         units: module name -> axis of the units, for layers whose units are masked.
+        wiring: what those units feed, where that is known.
 
     Raises:
         ValueError: if a trainable tensor has no role, or the model is attached already.
@@ -200,7 +212,7 @@ def attach(model: nn.Module, roles: Mapping[str, Role], units: Mapping[str, int]
         raise ValueError(f"expected a role for every trainable tensor, found none for {', '.join(missing)}")
     known = {name: roles[name] for name in where if name in roles}
     built = {name: where[name][0].tensor().shape for name in known}
-    sites = Sites(model, known, built=built, _places=where)
+    sites = Sites(model, known, built=built, wiring=wiring or Wiring(), _places=where)
     for name, role in sites.roles.items():
         for place in where[name]:
             place.mark(name)

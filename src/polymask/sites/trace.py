@@ -291,4 +291,7 @@ def _seal(module: nn.Module) -> None:
 
 
 def _stay_frozen(module: nn.Module, mode: bool = True) -> nn.Module:
-    return nn.Module.train(module, False)
+    nn.Module.train(module, False)
+    if "units" in module._modules:
+        module.get_submodule("units").train(mode)
+    return module

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import call, logits_of, tensors_of, two_rows
+from polymask.calling import as_read, call, logits_of, tensors_of, two_rows
 from polymask.parts.seeds import generator
+from polymask.wiring.disturb import Disturbance
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-LOGITS = ""
-"""Stands for the network's output among the readers."""
+PLAIN = (*LAYERS, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+"""What does nothing but compute its output: where that is painted over, it need not."""
+See = Callable[[Tensor, int], Tensor]
 
 
 def axis_of(module: nn.Module) -> int:
@@ -26,8 +29,21 @@ def axis_of(module: nn.Module) -> int:
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return -1 - len(module.kernel_size)
     name = type(module).__name__
-    channels_first = isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm) or "2d" in name
+    channels_first = isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm) or "2d" in name
     return 1 if channels_first else -1
+
+
+def spoiled(x: Tensor, axis: int) -> Tensor:
+    """The columns in which something is NaN."""
+    if not x.is_floating_point() or not x.numel():
+        return busy(x.isnan(), axis)
+    others = [place for place in range(x.ndim) if place != axis % x.ndim]
+    return (x.amax(others) if others else x).isnan()
+
+
+def busy(x: Tensor, axis: int) -> Tensor:
+    """The columns in which something is not zero."""
+    return (x != 0).movedim(axis, -1).reshape(-1, x.shape[axis]).any(0)
 
 
 class Probe:
@@ -43,98 +59,125 @@ class Probe:
     """
 
     def __init__(self, model: nn.Module, example: Any, key: object = 0) -> None:
-        self.model = copy.deepcopy(model).cpu().eval()
+        self.model = copy.deepcopy(model).cpu().float().eval()
         self.draw = generator("wiring", key)
         self.modules = dict(self.model.named_modules())
-        self.example = tensors_of(example, self._one)
-        self.values: Mapping[str, Tensor] = {}
-        self._axes: dict[str, int] = {}
-        self._disturb()
+        self.example = as_read(self.model, tensors_of(example, lambda t: t[:1].cpu() if t.ndim else t.cpu()))
+        self._disturbance = Disturbance(self.model, self.draw)
+        self._outputs: dict[str, dict[Any, Any]] = {}
+        self._redrawn = 0
+        self.redraw()
 
     @torch.no_grad()
     def run(
         self,
         values: Mapping[str, Tensor],
         look: Mapping[str, int] | None = None,
-        see: Callable[[Tensor], Tensor] | None = None,
+        see: See = spoiled,
+        idle: Collection[str] = (),
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """One forward.
 
         Args:
             values: module -> a value per unit of its output: 1 leaves the unit, 0 and NaN overwrite it.
             look: reader -> axis of its columns.
-            see: what to note of an input: its elements -> bool; by default whether they are NaN.
+            see: what to note of an input's columns; by default whether they hold a NaN.
+            idle: layers whose output does not matter.
 
         Returns:
-            The logits, and of every reader, column by column, whether an element was seen in any of its calls.
+            The logits, and of every reader, column by column, whether something was seen in any of its calls.
         """
         seen: dict[str, Tensor] = {}
-        hooks = [self.modules[path].register_forward_hook(self._painter(path, value)) for path, value in values.items()]
+        covered = {path for path, value in values.items() if not (value == 1).any()}
+        hooks = [
+            self.modules[path].register_forward_hook(
+                partial(_paint, axis_of(self.modules[path]), value, path in covered)
+            )
+            for path, value in values.items()
+        ]
         for path, axis in (look or {}).items():
-            watch = _watcher(path, axis, see or torch.isnan, seen)
+            watch = partial(_watch, path, axis, see, seen)
             hooks.append(self.modules[path].register_forward_pre_hook(watch, with_kwargs=True))
+        spared = [path for path in {*covered, *idle} if type(self.modules[path]) in PLAIN]
+        for path in spared:
+            known = self._outputs.setdefault(path, {})
+            self.modules[path].forward = partial(_shortened, self.modules[path].forward, known)
         try:
             logits = logits_of(call(self.model, self.example))
         finally:
             for hook in hooks:
                 hook.remove()
+            for path in spared:
+                del self.modules[path].forward
         return logits, seen
 
-    def called(self, paths: Iterable[str]) -> dict[str, bool]:
-        """Which modules are called and answer with one tensor in this mode."""
+    def called(self, sizes: Mapping[str, int]) -> dict[str, bool]:
+        """Which modules are called in this mode, and always answer with one tensor that has their units at their axis.
+
+        Args:
+            sizes: module -> how many units it should have.
+        """
         found: dict[str, bool] = {}
         hooks = [
-            self.modules[path].register_forward_hook(
-                lambda _, __, y, path=path: found.__setitem__(path, found.get(path, True) and isinstance(y, Tensor))
-            )
-            for path in paths
+            self.modules[path].register_forward_hook(partial(_note, path, axis_of(self.modules[path]), size, found))
+            for path, size in sizes.items()
         ]
-        with torch.no_grad(), torch.random.fork_rng():
-            call(self.model, two_rows(self.example))
-        for hook in hooks:
-            hook.remove()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                call(self.model, two_rows(self.example))
+        finally:
+            for hook in hooks:
+                hook.remove()
         return found
 
     def redraw(self) -> None:
-        """Another input: floating points at random, integers as in the example."""
+        """Other parameters and another input: fractions at random, small and large; integers as in the example."""
+        scale = (1, 10, 3)[self._redrawn % 3]
+        self._redrawn += 1
+        self._disturbance.redraw()
         self.example = tensors_of(
             self.example,
-            lambda t: torch.randn(t.shape, generator=self.draw).to(t.dtype) if t.is_floating_point() else t,
+            lambda t: torch.randn(t.shape, generator=self.draw).mul_(scale).to(t.dtype) if t.is_floating_point() else t,
         )
 
-    def _painter(self, path: str, value: Tensor) -> Callable[..., Tensor]:
-        axis = axis_of(self.modules[path])
 
-        def paint(_: nn.Module, __: Any, y: Tensor) -> Tensor:
-            shape = [1] * y.ndim
-            shape[axis] = -1
-            v = value.view(shape).to(y.dtype)
-            return torch.where(v == 1, y, v)
-
-        return paint
-
-    def _one(self, x: Tensor) -> Tensor:
-        x = x[:1].cpu() if x.ndim else x.cpu()
-        return torch.randn(x.shape, generator=self.draw).to(x.dtype) if x.is_floating_point() else x
-
-    @torch.no_grad()
-    def _disturb(self) -> None:
-        for parameter in self.model.parameters():
-            if parameter.is_floating_point():
-                noise = torch.randn(parameter.shape, generator=self.draw).to(parameter.dtype)
-                parameter.add_(noise * (0.3 * parameter.abs().mean() + (0.1 if parameter.ndim < 2 else 0.0)))
-        for module in self.model.modules():
-            mean, var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
-            if isinstance(mean, Tensor) and isinstance(var, Tensor):
-                mean.add_(0.1 * torch.randn(mean.shape, generator=self.draw).to(mean.dtype))
-                var.mul_(0.5 + torch.rand(var.shape, generator=self.draw).to(var.dtype))
+# What hooks do, bound by ``partial``: in tests, a function made anew for every hook would be type-checked anew.
 
 
-def _watcher(path: str, axis: int, see: Callable[[Tensor], Tensor], seen: dict[str, Tensor]) -> Callable[..., None]:
-    def watch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
-        if x is not None:
-            found = see(x).movedim(axis, -1).flatten(0, -2).any(0) if x.ndim > 1 else see(x)
-            seen[path] = seen[path] | found if path in seen else found
+def _paint(axis: int, value: Tensor, covers: bool, _: nn.Module, __: Any, y: Tensor) -> Tensor:
+    shape = [1] * y.ndim
+    shape[axis] = -1
+    v = value.view(shape).to(y.dtype)
+    return torch.empty_like(y).copy_(v) if covers else torch.where(v == 1, y, v)
 
-    return watch
+
+def _shortened(forward: Callable[[Tensor], Tensor], known: dict[Any, Any], input: Tensor) -> Tensor:
+    """A layer's work, done only where the form of its output is not yet known; zeros in that form after that."""
+    key = (input.shape, input.stride(), input.dtype)
+    if key not in known:
+        y = forward(input)
+        known[key] = (y.shape, y.stride(), y.dtype)
+        return y
+    shape, stride, dtype = known[key]
+    return torch.empty_strided(shape, stride, dtype=dtype).zero_()
+
+
+def _watch(
+    path: str, axis: int, see: See, seen: dict[str, Tensor], _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    if tensors:
+        found = see(tensors[0], axis)
+        if any(see(other, -1).any() for other in tensors[1:] if other.ndim):
+            found = torch.ones_like(found)
+        seen[path] = seen[path] | found if path in seen else found
+
+
+def _note(path: str, axis: int, size: int, found: dict[str, bool], _: nn.Module, __: Any, y: Any) -> None:
+    fits = isinstance(y, Tensor) and -y.ndim <= axis < y.ndim and y.shape[axis] == size
+    found[path] = found.get(path, True) and fits
+
+
+def shut(sizes: Mapping[str, int], paths: Iterable[str]) -> dict[str, Tensor]:
+    """Zeros for all units of some modules."""
+    return {path: torch.zeros(sizes[path]) for path in paths}

@@ -72,7 +72,7 @@ class Wiring:
         parts = [feed.per_column(values[feed.site]) for feed in self.feeds[reader] if feed.site in values]
         free = self.free[reader]
         if not parts:
-            like = next(iter(values.values()))
+            like = next(iter(values.values()), torch.as_tensor([always]))
             return torch.full(free.shape, always, device=like.device).to(like.dtype)
         largest = torch.stack(parts).amax(0)
         top = torch.as_tensor(always, device=largest.device).to(largest.dtype)
@@ -90,13 +90,17 @@ class Wiring:
             always: the value of a row or column that nothing can shut.
         """
         path, _, leaf = name.rpartition(".")
-        like = next(iter(values.values()))
+        like = next(iter(values.values()), torch.as_tensor([always]))
         top = torch.as_tensor(always, device=like.device).to(like.dtype)
+        if not shape:
+            return top
         rows = values[self.rows[path]] if path in self.rows else top.expand(shape[0])
         rows = rows.view(-1, *[1] * (len(shape) - 1))
         if leaf != "weight" or path not in self.feeds:
             return rows
         columns = self.columns(path, values, always)
+        if len(shape) < 2:
+            return torch.minimum(rows, columns)
         groups = self.groups.get(path, 1)
         # Of a grouped convolution, row i reads the columns of its own group.
         per_row = columns.view(groups, 1, -1).expand(-1, shape[0] // groups, -1).reshape(shape[0], -1)

@@ -1,0 +1,137 @@
+"""HAT (Serra et al. 2018): a task learns, with the weights, an attention mask on units; used connections then stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from polymask.method.attention import Anneal, anneal, ends, filled, normal, open_gates, positive, taken, wire, zeros
+from polymask.method.card import Card, Recipe
+from polymask.method.contract import Method
+from polymask.parts.pack import Packed
+from polymask.parts.sparsity import capacity_penalty
+from polymask.sites.roles import Norms, Plan, Policy
+from polymask.wiring import Wiring
+
+
+class HAT(Method):
+    """A task reads ``y * b`` of every masked layer, ``b = [e > 0]`` over units; ``e`` and the weights train together.
+
+    While training the gate is ``a = sigmoid(s e)``, ``s`` from ``1 / s_max`` to ``s_max`` over each epoch, with the
+    gradient of ``s_max sigmoid(e)``. The loss gains ``c R``, ``R = sum a (1 - A) / sum (1 - A)`` over all units, ``A``
+    those that earlier tasks use: reuse is free. A weight ``W_ij`` learns where no earlier task reads it: ``max over old
+    tasks of min(b_i, b_j) = 0``, ``i`` its unit and ``j`` what feeds its column. The sites are found by asking the
+    network (``polymask.wiring``); a layer whose columns nothing can shut freezes whole for rows in use.
+
+    The hardened mask decides everything but the training forward: what stands, validation, test, storage. The paper
+    keeps ``sigmoid(s_max e)`` instead, and so forgets a little; ``soft=True`` is as published.
+
+    Args:
+        model: any module; its weights are trained in pieces.
+        example: an input that it accepts; the network is asked with it.
+        head: the name of the head module; None: the last weight read before the output.
+        seed: key of every random draw.
+        s_max: the largest scale.
+        c: the weight of the regulariser.
+        rule: "tight": as above. "unions": the paper's ``1 - min(A_i, A_j)``, which also shuts connections between units
+            that only different tasks use.
+        soft: as published: masks and protection stay real numbers. A finished task then drifts.
+        start: "normal": ``e`` from N(0, 1). "uniform": from U(0, 2), with ``c = 1.5`` the paper's compression of one
+            task; ``report`` of the run says what is left.
+        norms: what becomes of norms.
+        masked: patterns of the weights to gate; None: all that qualify.
+
+    The paper's recipe: SGD at 0.05 in batches of 64, the rate cut to a third after 5 epochs without a lower validation
+    loss, at most 200 epochs.
+
+    Raises:
+        ValueError: if ``s_max`` or ``c`` is out of range.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> method = HAT(net, torch.zeros(1, 4))
+    >>> method.begin("a", outputs=2)
+    >>> [name for name, _ in method.named_parameters()], 0 < method.penalty().item() <= 1
+    (['0.weight', '0.bias', '2.weight', '2.bias', '0.scores'], True)
+    """
+
+    name = "hat"
+    card = Card(
+        source="Serra et al. 2018",
+        masks="unit",
+        values="{0, 1}",
+        chosen="learned",
+        backbone="trained in pieces",
+        overlap="free, encouraged",
+        sparsity="a penalty on units not yet used",
+        scenarios=("GG",),
+        stores="1 bit a unit",
+        exact=True,
+    )
+    anneals = True
+    recipes: ClassVar[dict[str, Recipe]] = {
+        "train": Recipe(optimizer="sgd", lr=0.05, epochs=30, batch_size=64, momentum=0.0)
+    }
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Any,
+        *,
+        head: str | None = None,
+        seed: int = 0,
+        s_max: float = 400.0,
+        c: float = 0.75,
+        rule: Literal["tight", "unions"] = "tight",
+        soft: bool = False,
+        start: Literal["normal", "uniform"] = "normal",
+        norms: Norms = "private",
+        masked: Sequence[str] | None = None,
+    ) -> None:
+        if not s_max > 1:
+            raise ValueError(f"expected s_max above 1, found {s_max}: the scale runs from 1 / s_max to s_max")
+        if not c >= 0:
+            raise ValueError(f"expected c of at least 0, found {c}: it is the weight of the penalty on new units")
+        self.s_max, self.c, self.rule, self.soft, self.start = s_max, c, rule, soft, start
+        policy = Policy("masked", "first", norms, "masked", masked=masked)
+        super().__init__(model, example, policy, head=head, seed=seed)
+        self.exact = None if soft else True
+
+    def _wiring(self, planned: Plan) -> Wiring:
+        return wire(self, planned)
+
+    def _prepare(self) -> None:
+        self.state["union"] = zeros(self)
+        self.state["used"] = {name: torch.zeros_like(self.sites.tensor(name)) for name in self.sites.weights}
+
+    def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
+        for name, used in self.state["used"].items():
+            if not used.any():
+                self.sites.open(name, None)
+            elif (used < 1).any():
+                self.sites.open(name, 1 - used if self.soft else used == 0)
+        open_gates(self, self.s_max, self.soft, normal if self.start == "normal" else positive)
+
+    def on_step(self, progress: float) -> None:
+        """Set the temperature of the step."""
+        super().on_step(progress)
+        anneal(self, Anneal(self.s_max), progress)
+
+    def penalty(self) -> Tensor:
+        """``c * R``, see the class."""
+        found = taken(self, self.state["union"]).values()
+        return self.c * capacity_penalty(found) if found else super().penalty()
+
+    def capacity(self) -> dict[str, dict[str, float]]:
+        """The share of units in use, and of weights and biases that no finished task reads."""
+        return filled(self.state["union"], self.state["used"])
+
+    def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
+        masks = {site: mask.to(self.state["union"][site].dtype) for site, mask in hard.items()}
+        union = {site: torch.maximum(old, masks[site]) for site, old in self.state["union"].items()}
+        self.state["union"], read = union, union if self.rule == "unions" else masks
+        used = self.state["used"].items()
+        self.state["used"] = {name: torch.maximum(old, ends(self, name, read, 1.0)) for name, old in used}
+        return super()._close(hard)

@@ -1,0 +1,163 @@
+"""What can be asked of a network under examination, and the question of who feeds whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations, islice
+from math import comb
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polymask.wiring.probe import LAYERS, Probe, axis_of, busy, shut
+from polymask.wiring.table import ANY, NONE
+
+NAN = float("nan")
+Columns = dict[str, Tensor]
+Reach = dict[str, Columns]
+"""Site -> reader -> the columns that it reaches without passing another site; the reader "" is the network's answer."""
+Units = dict[str, Columns]
+"""Site -> reader -> which of its units feeds each column."""
+
+
+@dataclass
+class Question:
+    """A network under examination.
+
+    Args:
+        probe: the perturbed copy.
+        layers: the layers whose rows and columns are asked for, in the model's order.
+        norms: the norms that can be masked again.
+        readers: all whose input is watched -> axis of their columns.
+        size: module -> how many units it has.
+        notes: layer -> why something of it is left conservative.
+        idle: layers whose own output does not matter while gates are shut, as the norm after them is a gate.
+    """
+
+    probe: Probe
+    layers: list[str]
+    norms: list[str]
+    readers: dict[str, int]
+    size: dict[str, int]
+    notes: dict[str, str] = field(default_factory=dict)
+    idle: set[str] = field(default_factory=set)
+
+    def painted(self, gates: Iterable[str], paint: Mapping[str, Tensor]) -> tuple[bool, Columns]:
+        """Whether paint arrives at the answer, and at which columns, the other gates being shut."""
+        values = {**shut(self.size, gates), **paint}
+        logits, seen = self.probe.run(values, self.readers, idle=self.idle)
+        return bool(logits.isnan().any()), seen
+
+    def reach(self, sources: Iterable[str], gates: Iterable[str]) -> Reach:
+        """Where each source's units arrive, the other gates being shut."""
+        gates = list(gates)
+        found: Reach = {}
+        for path in sources:
+            answered, seen = self.painted(gates, {path: torch.full((self.size[path],), NAN)})
+            found[path] = {reader: at for reader, at in seen.items() if at.any()}
+            if answered:
+                found[path][""] = torch.ones(1, dtype=torch.bool)
+        return found
+
+    def units(self, sources: list[str], gates: Iterable[str], reach: Reach) -> Units:
+        """Which unit of each source feeds each of the columns named in ``reach``.
+
+        Sources whose columns do not overlap are asked together; every unit is painted in another half of some rounds.
+        """
+        gates = list(gates)
+        found: Units = {}
+        for together in _apart(sources, reach):
+            codes = codes_of(max(self.size[source] for source in together))
+            rounds = []
+            for code in codes:
+                paint = {s: torch.where(code[: self.size[s]], NAN, 0.0) for s in together}
+                rounds.append(self.painted(gates, paint)[1])
+            for source in together:
+                found[source] = {}
+                for reader, columns in reach[source].items():
+                    unit = _spell(torch.stack([seen[reader] for seen in rounds]), codes)
+                    unit = unit.masked_fill(unit >= self.size[source], ANY)
+                    found[source][reader] = torch.where(columns, unit, NONE)
+        return found
+
+    def zeros(self, gates: Mapping[str, Tensor], draws: int) -> tuple[Columns, Columns]:
+        """The columns that arrive as exactly zero in all of some draws, and those that do in some but not in others."""
+        count: Columns = {}
+        for _ in range(draws):
+            self.probe.redraw()
+            for reader, at in self.probe.run(gates, self.readers, busy)[1].items():
+                count[reader] = count.get(reader, 0) + at.long()
+        never = {reader: times == 0 for reader, times in count.items()}
+        return never, {reader: (times > 0) & (times < draws) for reader, times in count.items()}
+
+
+def prepared(model: nn.Module, example: Any, head: str, masked: Iterable[str]) -> Question:
+    """Copy a network, and see which of its layers and norms are at work both in learning and in answering."""
+    probe, names = Probe(model, example), set(masked)
+    own = {
+        path: module for path, module in probe.modules.items() if isinstance(module._parameters.get("weight"), Tensor)
+    }
+    kinds = {path: module for path, module in own.items() if isinstance(module, LAYERS) or _is_norm(module)}
+    size = {path: own[path].weight.shape[0] for path in kinds}
+    probe.model.train()
+    learning = probe.called(size)
+    probe.model.eval()
+    answering = probe.called(size)
+    called = [path for path in kinds if learning.get(path) and answering.get(path)]
+    layers = [p for p in called if isinstance(own[p], LAYERS) and (f"{p}.weight".lstrip(".") in names or p == head)]
+    norms = [p for p in called if not isinstance(own[p], LAYERS)]
+    readers = {path: axis_of(own[path]) for path in (*layers, *norms)}
+    question = Question(probe, layers, norms, readers, {path: size[path] for path in readers})
+    for path, module in kinds.items():
+        if isinstance(module, LAYERS) and path not in called:
+            question.notes[path] = "its module is not called"
+    return question
+
+
+def _is_norm(module: nn.Module) -> bool:
+    weight = module._parameters["weight"]
+    return weight is not None and weight.ndim == 1 and any("Norm" in cls.__name__ for cls in type(module).__mro__)
+
+
+def codes_of(count: int) -> Tensor:
+    """A code for each of so many units, shape (rounds, count): of any two, each has a round that the other lacks.
+
+    So what two units feed together never looks like one unit (Sperner 1928: half of the rounds each).
+
+    >>> codes_of(3).long()
+    tensor([[1, 1, 0],
+            [1, 0, 1],
+            [0, 1, 1]])
+    """
+    rounds = next(n for n in range(2, 64) if comb(n, n // 2 + n % 2) >= count)
+    chosen = list(islice(combinations(range(rounds), rounds // 2 + rounds % 2), count))
+    codes = torch.zeros(rounds, count, dtype=torch.bool)
+    codes[torch.tensor(chosen).T, torch.arange(count)] = True
+    return codes
+
+
+def _spell(seen: Tensor, codes: Tensor) -> Tensor:
+    """Which unit the rounds in which a column was painted spell; ``ANY`` where they spell none."""
+    weigh = 1 << torch.arange(len(codes))[:, None]
+    meaning = torch.full((1 << len(codes),), ANY)
+    meaning[(codes * weigh).sum(0)] = torch.arange(codes.shape[1])
+    return meaning[(seen * weigh).sum(0)]
+
+
+def _apart(sites: list[str], reach: Reach) -> list[list[str]]:
+    """Sites in as few groups as a greedy choice finds, no column reached by two of a group."""
+    groups: list[tuple[list[str], Columns]] = []
+    for site in sites:
+        arrives = reach[site]
+        free = (
+            group for group in groups if not any((group[1][r] & at).any() for r, at in arrives.items() if r in group[1])
+        )
+        members, taken = next(free, ([], {}))
+        if not members:
+            groups.append((members, taken))
+        members.append(site)
+        for reader, at in arrives.items():
+            taken[reader] = taken[reader] | at if reader in taken else at
+    return [members for members, _ in groups]
