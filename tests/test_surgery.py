@@ -253,3 +253,9 @@ def test_an_attached_network_grows_in_what_is_held_too() -> None:
     assert torch.equal(sites.base("body.4.weight")[:6, :8], before)
     assert sites.tensor("body.2.running_var").tolist() == [1.0] * 10
     assert answer(net, x).shape == (4, 5)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_units_that_rest_under_one_draw_are_not_taken_for_unmixed(seed: int) -> None:
+    torch.manual_seed(seed)
+    assert "its units mix" in axes_of(Averaged(), torch.randn(2, 6)).left["body"]

@@ -24,6 +24,9 @@ Steps = dict[str, tuple[int, int]]
 
 NOWHERE = "none of its units was seen to feed a column of its own"
 
+TRIALS = 8
+"""Draws of parameters and input under which a network that has grown must answer as before."""
+
 
 @dataclass(frozen=True)
 class Axes:
@@ -253,8 +256,17 @@ def _unfit(where: Mapping[str, list[Place]], steps: Steps, fixed: Collection[str
     return ""
 
 
-@torch.no_grad()
 def _tried(probe: Probe, steps: Steps, growth: int) -> str:
+    """Why copies that have grown do not answer as they did; several, since of one draw all units may happen to rest."""
+    for _ in range(TRIALS):
+        probe.redraw()
+        if why := _tried_once(probe, steps, growth):
+            return why
+    return ""
+
+
+@torch.no_grad()
+def _tried_once(probe: Probe, steps: Steps, growth: int) -> str:
     """Why a copy that has grown does not answer as it did, its new columns at 0; "" if it does."""
     where = places(probe.model)
     axes = Axes((), steps, {name: tuple(where[name][0].tensor().shape) for name in steps})
