@@ -14,9 +14,6 @@ LRS = {"piggyback": 1.0, "supsup": 0.3}
 OPTIONS = {"hat": {"c": 0.05}}
 """Three epochs are few for HAT's penalty, which under the paper's weight shuts these small layers before they learn."""
 
-SLOWLY = ("adahat",)
-"""Methods that forget, but by little a task."""
-
 
 @pytest.mark.parametrize("name", METHODS)
 def test_no_finished_task_moves_under_momentum_and_decay(name):
@@ -32,7 +29,7 @@ def test_no_finished_task_moves_under_momentum_and_decay(name):
     if METHODS[name].card.exact:
         assert report["max_logit_drift"] == 0.0
         assert first == last
-    elif name in SLOWLY:
+    elif METHODS[name].slows:
         assert 0 < report["max_logit_drift"] < 5
     else:
         assert report["max_logit_drift"] > 1.0

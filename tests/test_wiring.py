@@ -21,9 +21,9 @@ from polymask.wiring.table import ANY, NONE, runs, spelled
 FOUND = {
     "sum_of_branches": ("a b", "head:5", ""),
     "sigmoid": ("b", "head:4", ""),
-    "layer_norm": ("b", "head:4", ""),
+    "layer_norm": ("a b", "b:5 head:4", "norm"),
     "layer_norm_without_affine": ("b", "head:4", ""),
-    "group_norm": ("b", "head:4", ""),
+    "group_norm": ("a b", "b:6 head:4", "norm"),
     "instance_norm": ("a", "head:5", "norm"),
     "batch_norm": ("a>norm b", "b:6 head:4", ""),
     "batch_norm_without_affine": ("b", "head:4", ""),
@@ -133,7 +133,7 @@ def test_units_of_a_flattened_image_are_blocks_of_columns() -> None:
 
 def test_units_of_shuffled_channels_and_of_a_concatenation() -> None:
     _, shuffled = found("batch_norm_of_shuffled_channels")
-    assert shuffled.feeds["b"][0].units.tolist() == [2, 0, 1, 5, 3, 4]
+    assert shuffled.traced().feeds["b"][0].units.tolist() == [2, 0, 1, 5, 3, 4]
     _, beside = found("concatenation")
     a, b = beside.feeds["c"]
     assert (a.site, b.site) == ("a", "b")

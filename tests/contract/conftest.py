@@ -26,6 +26,7 @@ def variant(kind: type[Method], **hyper: Any) -> type[Method]:
 
 VARIANTS: dict[str, type[Method]] = {
     "ternary": variant(METHODS["piggyback"], values="ternary"),
+    "piggyback-units": variant(METHODS["piggyback"], granularity="unit"),
     "no-reuse": variant(METHODS["packnet"], reuse=False),
     "growing-packnet": variant(METHODS["packnet"], tasks=1, grow=3),
     "growing-no-reuse": variant(METHODS["packnet"], tasks=1, grow=3, reuse=False),

@@ -196,6 +196,28 @@ def test_flattened_columns_belong_to_their_channel_where_height_and_width_differ
     assert torch.equal(method.state["used"]["hidden.weight"], expected.flatten(1))
 
 
+@pytest.mark.parametrize("optimizer", ["sgd_momentum_decay", "adamw"])
+def test_layer_and_group_norm_are_masked_before_and_after(optimizer: str) -> None:
+    method = HAT(normed(), torch.randn(3, 6))
+    assert set(method.sites.wiring.echoes) == {"1", "4"}
+    todo = drive.tasks(method.example)
+    drive.begin(method, todo[0])
+    drive.train(method, todo[0], drive.OPTIMIZERS[optimizer]()(method), range(4))
+    attend(method)
+    method.end("a")
+    before = drive.logits(method, "a")
+    seen: list[Tensor] = []
+    hook = method.model[3].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    drive.logits(method, "a")
+    hook.remove()
+    assert seen[0][:, :4].any()
+    assert not seen[0][:, 4:].any()
+    drive.learn(method, todo[1:], drive.OPTIMIZERS[optimizer]())
+    assert torch.equal(drive.logits(method, "a"), before)
+    assert torch.equal(drive.answer(method.plain("a"), drive.probe(method)), before)
+    assert method.state["used"]["3.weight"].mean() < 1
+
+
 def test_as_published_it_forgets_a_little() -> None:
     method, todo = drive.make(partial(HAT, soft=True), "convnet")
     assert method.exact is None

@@ -298,3 +298,28 @@ def test_kappa_is_how_far_a_score_can_walk() -> None:
 def test_a_negative_threshold_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected tau of at least 0, found -0\.1"):
         drive.make(Piggyback, "mlp_bn", tau=-0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd_momentum_decay", "adamw"])
+def test_masked_names_the_layers_whose_units_are_masked(optimizer: str) -> None:
+    every, _ = drive.make(partial(Piggyback, granularity="unit"), "convnet")
+    method, todo = drive.make(partial(Piggyback, granularity="unit", masked=["2.weight"]), "convnet")
+    assert set(every.sites.units) == {"0", "2", "5"}
+    assert set(method.sites.units) == {"2"}
+    record = drive.learn(method, todo[:1], drive.OPTIMIZERS[optimizer]())["a"]
+    assert set(record.masks) == {"2"}
+    before = drive.logits(method, "a")
+    drive.learn(method, todo[1:], drive.OPTIMIZERS[optimizer]())
+    assert torch.equal(drive.logits(method, "a"), before)
+    assert torch.equal(drive.answer(method.plain("a"), drive.probe(method)), before)
+
+
+def test_a_mask_on_units_costs_a_bit_a_unit_and_is_hard_when_it_answers() -> None:
+    method, todo = drive.make(partial(Piggyback, granularity="unit"), "encoder")
+    start = backbone_of(method)
+    record = drive.learn(method, todo[:1], drive.adamw())["a"]
+    sizes = method.sites.wiring.sizes
+    assert {site: mask.nbytes for site, mask in record.masks.items()} == {s: math.ceil(n / 8) for s, n in sizes.items()}
+    assert sizes
+    assert all(unpack(mask).dtype == torch.bool for mask in record.masks.values())
+    assert not drive.differing(start, backbone_of(method))

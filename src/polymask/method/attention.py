@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import partial
 
 import torch
@@ -60,9 +61,16 @@ def positive(size: int, draw: torch.Generator) -> Tensor:
 
 
 def wire(method: Method, planned: Plan, *kinds: Kind) -> Wiring:
-    """Ask a method's network which units can be masked, of the layers whose weights have these roles."""
+    """Ask a method's network which units can be masked, of the layers whose weights have these roles.
+
+    Where ``masked=`` names weights, the units of their layers alone.
+    """
     names = [name for name, role in planned.roles.items() if role.kind in (kinds or ("masked",))]
-    return ask(method.model, method.example, planned.head, names)
+    wiring, patterns = ask(method.model, method.example, planned.head, names), method.policy.masked
+    if patterns is None:
+        return wiring
+    rows = {layer: site for layer, site in wiring.rows.items() if any(fnmatch(f"{layer}.weight", p) for p in patterns)}
+    return wiring.only({*rows.values()})
 
 
 def zeros(method: Method) -> dict[str, Tensor]:

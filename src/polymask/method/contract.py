@@ -48,6 +48,7 @@ class Method(ABC):
     anneals: bool = False
     reopens: ClassVar[bool] = False
     grows: bool = False
+    slows: ClassVar[bool] = False
 
     def __init__(
         self, model: nn.Module, example: Any, policy: Policy, *, head: str | None = None, seed: int = 0

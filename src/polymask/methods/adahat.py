@@ -66,6 +66,7 @@ class AdaHAT(Method):
         exact=None,
     )
     anneals = True
+    slows = True
     recipes: ClassVar[dict[str, Recipe]] = {"train": Recipe(lr=1e-3, epochs=20, batch_size=128)}
 
     def __init__(

@@ -14,7 +14,7 @@ from polymask.wiring.doubt import doubted
 from polymask.wiring.fold import rows_of
 from polymask.wiring.probe import Probe
 from polymask.wiring.question import Question, prepared
-from polymask.wiring.state import DRAWS, FEW, State, single
+from polymask.wiring.state import DRAWS, FEW, State, carried, single
 from polymask.wiring.table import Feed, Wiring
 
 CRASHES = (LookupError, RuntimeError, ValueError, ArithmeticError, AssertionError)
@@ -120,4 +120,6 @@ def _useful(wiring: Wiring, which: Callable[[tuple[Feed, ...]], Tensor]) -> set[
             continue
         closed = ~wiring.free[reader] & which(each)
         found.update(feed.site for feed in each if ((feed.units >= 0) & closed).any())
-    return found
+    return carried(found, {echo: [feed.site for feed in wiring.feeds[echo]] for echo in wiring.echoes}) - {
+        *wiring.echoes
+    }

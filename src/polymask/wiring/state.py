@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -19,64 +20,100 @@ DRAWS, FEW = 8, 2
 class State:
     """The sites that are left, and what is known of them.
 
+    A norm that is masked again as its input is stands between its sources and what reads it, as a source of its own.
+
     Args:
         question: the network.
         rows: layer -> where its units are masked.
         sites: these, without those that were dropped.
-        reach: what is known of where they arrive.
+        echoes: the norms that are masked again.
+        barred: the norms that cannot be.
+        reach: what is known of where sites and echoes arrive.
         units: and of which units arrive there: of columns that may be shut.
     """
 
     question: Question
     rows: dict[str, str]
     sites: list[str]
+    echoes: list[str] = field(default_factory=list)
+    barred: set[str] = field(default_factory=set)
     reach: Reach = field(default_factory=dict)
     units: Reach = field(default_factory=dict)
 
+    @property
+    def sources(self) -> list[str]:
+        """All that is masked."""
+        return [*self.sites, *self.echoes]
+
     def keep(self, kept: set[str]) -> None:
-        """Drop the other sites, and what was known of sites that reach through them."""
+        """Drop the other sites; norms that echo are looked for anew."""
         gone = {site for site in self.sites if site not in kept}
         gone |= {layer for layer, site in self.rows.items() if site in gone}
         self.question.idle -= gone
         self.sites = [site for site in self.sites if site in kept]
-        self.reach = {site: at for site, at in self.reach.items() if site in kept and not gone & at.keys()}
-        self.units = {site: at for site, at in self.units.items() if site in self.reach}
+        gone |= {*self.echoes}
+        self.echoes = []
+        self._forget(gone)
+
+    def _forget(self, changed: set[str]) -> None:
+        """Forget what is known of sources that are no more, and of those that reach what now is one, or was."""
+        kept = {source: at for source, at in self.reach.items() if source in self.sources and not changed & at.keys()}
+        self.reach = {source: at for source, at in kept.items() if source not in changed}
+        self.units = {source: at for source, at in self.units.items() if source in self.reach}
 
     def wiring(self, draws: int) -> Wiring:
         """What the sites feed and shut; those that shut no column of a layer are dropped before more is asked."""
         while True:
-            unknown = [site for site in self.sites if site not in self.reach]
-            self.reach.update(self.question.reach(unknown, self.sites))
+            unknown = [source for source in self.sources if source not in self.reach]
+            self.reach.update(self.question.reach(unknown, self.sources))
             fed = self._fed()
-            echoes, closed = self._echoes(fed, set(self.question.norms), FEW)
-            shutting = {
-                site
-                for reader, each in fed.items()
-                for site, at in each.items()
-                if reader in self.question.layers and (at & closed[reader]).any()
-            }
-            if len(shutting) == len(self.sites):
-                break
-            self.keep(shutting)
-        self._spell(fed, closed)
-        feeds = {
-            reader: tuple(
-                Feed(site, self.units[site].get(reader, torch.where(at, ANY, NONE))) for site, at in e.items()
+            closed = self._closed(fed, FEW)
+            if self._echo(fed, closed):
+                continue
+            shutting = carried(
+                {
+                    source
+                    for reader, each in fed.items()
+                    for source, at in each.items()
+                    if reader in self.question.layers and (at & closed[reader]).any()
+                },
+                {echo: fed[echo] for echo in self.echoes},
             )
-            for reader, e in fed.items()
-        }
-        clear = {norm for norm in echoes if single(feeds[norm]).all()}
-        if draws > FEW or len(clear) < len(echoes):
-            echoes, closed = self._echoes(fed, clear, draws)
-        return self._table(feeds, echoes, closed)
+            if not shutting >= {*self.sites}:
+                self.keep(shutting)
+                continue
+            self._spell(fed, closed)
+            feeds = {reader: self._feeds(reader, each) for reader, each in fed.items()}
+            closed = self._closed(fed, draws) if draws > FEW else closed
+            wrong = {norm for norm in self.echoes if not (closed[norm].all() and single(feeds[norm]).all())}
+            if not wrong:
+                return self._table(feeds, closed)
+            self._bar(wrong)
+
+    def _echo(self, fed: dict[str, Columns], closed: Columns) -> bool:
+        """Take in the norms whose whole input arrives as zero; whether there are new ones."""
+        norms = [norm for norm in self.question.norms if norm in fed and norm not in self.sources]
+        new = [norm for norm in norms if norm not in self.barred and closed[norm].all()]
+        self.echoes += new
+        self._forget({*new})
+        return bool(new)
+
+    def _bar(self, norms: set[str]) -> None:
+        self.barred |= norms
+        self.echoes = [norm for norm in self.echoes if norm not in norms]
+        self._forget({*norms})
+
+    def _feeds(self, reader: str, each: Columns) -> tuple[Feed, ...]:
+        known = {source: self.units[source].get(reader, torch.where(at, ANY, NONE)) for source, at in each.items()}
+        return tuple(Feed(source, units) for source, units in known.items())
 
     def _fed(self) -> dict[str, Columns]:
-        """Reader -> the sites that arrive there, and at which columns."""
+        """Reader -> the sources that arrive there, and at which columns."""
         fed: dict[str, Columns] = {}
-        for site in self.sites:
-            for reader, at in self.reach[site].items():
+        for source in self.sources:
+            for reader, at in self.reach[source].items():
                 if reader and self._reads(reader, at):
-                    fed.setdefault(reader, {})[site] = at
+                    fed.setdefault(reader, {})[source] = at
         return fed
 
     def _reads(self, reader: str, at: Tensor) -> bool:
@@ -92,12 +129,12 @@ class State:
             for site, at in each.items():
                 if reader not in self.units.setdefault(site, {}) and (at & closed[reader]).any():
                     wanted.setdefault(site, {})[reader] = at
-        for site, units in self.question.units(list(wanted), self.sites, wanted).items():
+        for site, units in self.question.units(list(wanted), self.sources, wanted).items():
             self.units[site].update(units)
 
-    def _table(self, feeds: dict[str, tuple[Feed, ...]], echoes: list[str], closed: Columns) -> Wiring:
+    def _table(self, feeds: dict[str, tuple[Feed, ...]], closed: Columns) -> Wiring:
         question, modules = self.question, self.question.probe.modules
-        feeds = {reader: each for reader, each in feeds.items() if reader in question.layers or reader in echoes}
+        feeds = {reader: each for reader, each in feeds.items() if reader in question.layers or reader in self.echoes}
         groups = {path: getattr(modules[path], "groups", 1) for path in feeds if path in question.layers}
         return Wiring(
             sites={site: axis_of(modules[site]) for site in self.sites},
@@ -105,30 +142,14 @@ class State:
             rows={layer: site for layer, site in self.rows.items() if site in self.sites},
             feeds=feeds,
             free={reader: ~closed[reader] for reader in feeds},
-            echoes={norm: axis_of(modules[norm]) for norm in echoes},
+            echoes={norm: axis_of(modules[norm]) for norm in self.echoes},
             groups={path: count for path, count in groups.items() if count > 1},
             notes=question.notes,
         )
 
-    def _echoes(self, fed: dict[str, Columns], norms: set[str], draws: int) -> tuple[list[str], Columns]:
-        """The norms to be masked again, and of all readers the columns that are shut by what feeds them."""
-        norms = {norm for norm in norms if norm in fed and norm not in self.sites}
-        echoes: list[str] = []
-        while True:
-            closed = self._closed(fed, echoes, FEW)
-            more = sorted(norm for norm in norms if norm not in echoes and closed[norm].all())
-            if more:
-                echoes += more
-                continue
-            closed = self._closed(fed, echoes, draws) if draws > FEW else closed
-            wrong = {norm for norm in echoes if not closed[norm].all()}
-            if not wrong:
-                return echoes, closed
-            norms, echoes = norms - wrong, []
-
-    def _closed(self, fed: dict[str, Columns], echoes: list[str], draws: int) -> Columns:
-        """The columns that arrive as zero while all is shut; unless one that the same sites feed sometimes does not."""
-        zero, sometimes = self.question.zeros(shut(self.question.size, [*self.sites, *echoes]), draws)
+    def _closed(self, fed: dict[str, Columns], draws: int) -> Columns:
+        """The columns that arrive as zero while all is shut; unless one with the same sources sometimes does not."""
+        zero, sometimes = self.question.zeros(shut(self.question.size, self.sources), draws)
         closed: Columns = {}
         for reader, each in fed.items():
             at = torch.stack(list(each.values()))
@@ -142,3 +163,13 @@ def single(feeds: tuple[Feed, ...]) -> Tensor:
     """The columns that some unit feeds, and no site by more than one."""
     units = torch.stack([feed.units for feed in feeds])
     return (units >= 0).any(0) & (units != ANY).all(0)
+
+
+def carried(useful: set[str], echoes: Mapping[str, Collection[str]]) -> set[str]:
+    """The sources that are of use, with those of every norm among them that is masked again.
+
+    >>> sorted(carried({"n"}, {"n": ["a", "m"], "m": ["b"]}))
+    ['a', 'b', 'm', 'n']
+    """
+    more = {source for echo, sources in echoes.items() if echo in useful for source in sources}
+    return useful if more <= useful else carried(useful | more, echoes)

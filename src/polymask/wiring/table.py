@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ class Feed:
     """Which unit of one site feeds each column of a reader.
 
     Args:
-        site: the site.
+        site: the site, or a norm that is masked again.
         units: for every column a unit, ``NONE`` or ``ANY``, shape (columns,).
     """
 
@@ -69,7 +69,9 @@ class Wiring:
             values: site -> a value per unit: a mask, how often it was used.
             always: of a column that is always live.
         """
-        parts = [feed.per_column(values[feed.site]) for feed in self.feeds[reader] if feed.site in values]
+        sources = {feed.site: self._value(feed.site, values, always) for feed in self.feeds[reader]}
+        known = {source: value for source, value in sources.items() if value is not None}
+        parts = [feed.per_column(known[feed.site]) for feed in self.feeds[reader] if feed.site in known]
         free = self.free[reader]
         if not parts:
             like = next(iter(values.values()), torch.as_tensor([always]))
@@ -77,6 +79,11 @@ class Wiring:
         largest = torch.stack(parts).amax(0)
         top = torch.as_tensor(always, device=largest.device).to(largest.dtype)
         return torch.where(free.to(largest.device), top, largest)
+
+    def _value(self, source: str, values: Mapping[str, Tensor], always: float) -> Tensor | None:
+        if source in self.echoes:
+            return self.columns(source, values, always)
+        return values.get(source)
 
     def ends(self, name: str, shape: torch.Size, values: Mapping[str, Tensor], always: float) -> Tensor:
         """``min(value of the row, value of the column)`` of every entry of a weight or bias; broadcasts to it.
@@ -110,6 +117,42 @@ class Wiring:
     def echoed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The masks of all echoes, from those of the sites."""
         return {norm: self.columns(norm, values, 1.0) for norm in self.echoes}
+
+    def only(self, sites: Collection[str]) -> Wiring:
+        """The same with these sites alone; what others feed is live whatever is masked.
+
+        >>> found = Wiring(
+        ...     {"a": -1}, {"a": 1}, {"a": "a"}, {"b": (Feed("a", torch.tensor([0])),)}, {"b": torch.zeros(1)}
+        ... )
+        >>> found.only(["a"]).free["b"].tolist(), found.only([]).free["b"].tolist(), found.only([]).rows
+        ([False], [True], {})
+        """
+        gone = {site for site in self.sites if site not in sites}
+        free = {}
+        for reader, each in self.feeds.items():
+            lost = [feed.units != NONE for feed in each if feed.site in gone]
+            free[reader] = torch.stack([self.free[reader].bool(), *lost]).any(0)
+        return replace(
+            self,
+            sites={site: axis for site, axis in self.sites.items() if site not in gone},
+            sizes={site: size for site, size in self.sizes.items() if site not in gone},
+            rows={layer: site for layer, site in self.rows.items() if site not in gone},
+            feeds={reader: tuple(f for f in each if f.site not in gone) for reader, each in self.feeds.items()},
+            free=free,
+        )
+
+    def traced(self) -> Wiring:
+        """The same with every column followed through the norms that are masked again, back to the sites."""
+        return replace(self, feeds={reader: tuple(self._origins(each)) for reader, each in self.feeds.items()})
+
+    def _origins(self, feeds: Iterable[Feed]) -> Iterator[Feed]:
+        for feed in feeds:
+            if feed.site not in self.echoes:
+                yield feed
+                continue
+            for origin in self._origins(self.feeds[feed.site]):
+                units = origin.units[feed.units.clamp(min=0)]
+                yield Feed(origin.site, torch.where(feed.units >= 0, units, feed.units))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON: units as runs ``[first, count, width]``, a unit each ``width`` columns; -1 and -2 as they are."""
