@@ -15,6 +15,7 @@ from polymask.bank.base import Builder, check_network, restore, table_of, write_
 from polymask.bank.commit import State, entry_of, files_of, read_record, share, write_records
 from polymask.bank.nest import flatten_state, nest_state
 from polymask.bank.probe import ask, batch_of
+from polymask.bank.sizes import sizes_of
 from polymask.bank.store import DamagedBank
 from polymask.bank.verify import Verification, check_task
 from polymask.sites.table import Sites, bake
@@ -200,7 +201,7 @@ class Bank:
         if base is None and builder is None:
             raise ValueError("expected a network, found a bank without a builder: bring the network as base=")
         module = Builder(**builder).build() if base is None else base
-        wiring = self._state["wiring"] and Wiring.from_json(self._state["wiring"])
+        wiring = self._state.get("wiring") and Wiring.from_json(self._state["wiring"])
         return restore(self.path, self._state["base"], self._state["sites"], self._state["units"], module, wiring)
 
     def activate(self, sites: Sites, task: str) -> None:
@@ -242,24 +243,7 @@ class Bank:
 
         A file that several share is counted where it came first, so that the sum is all that the folder holds.
         """
-        seen: set[str] = set()
-
-        def size(digest: str | None) -> int:
-            if digest is None or digest in seen:
-                return 0
-            seen.add(digest)
-            return store.size_of(store.path_of(self.path, digest))
-
-        state, added = self._state, self._state["owners"]["added"]
-        return {
-            "backbone": size(state["base"]["digest"]),
-            "per_task": {e["task"]: size(e["tensors"]) + added.get(e["task"], 0) for e in state["records"]},
-            "learner": size(state["learner"]),
-            "probe": size((state["probe"] or {}).get("file"))
-            + sum(size(e["probe"]["logits"]) for e in state["records"] if e["probe"]),
-            "json": store.size_of(self.path / store.COMMIT)
-            + sum(store.size_of(store.entry_path(self.path, file)) for file in {e["file"] for e in state["records"]}),
-        }
+        return sizes_of(self.path, self._state)
 
     def verify(self, base: nn.Module | None = None) -> Verification:
         """Prove, for every task, that nothing was forgotten: by content, and by the logits of the probe.

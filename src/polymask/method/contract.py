@@ -9,15 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from polymask.method import snapshot
+from polymask.method import cycle, snapshot
 from polymask.method.card import Card, Recipe
 from polymask.method.checks import check_begin, check_end, expect_open, refuse_wrapped, warn_unmoved
-from polymask.method.heads import fresh_head, width_of
-from polymask.parts.pack import Packed, Sparse, pack, unpack
+from polymask.parts.pack import Packed, Sparse, pack
 from polymask.sites.roles import Plan, Policy, plan
 from polymask.sites.slots import Scores
 from polymask.sites.table import Sites, attach
-from polymask.task import Meta, TaskRecord, activate, reads
+from polymask.task import TaskRecord, activate
 from polymask.wiring import Wiring
 
 
@@ -31,7 +30,9 @@ class Method(ABC):
 
     A subclass declares ``card``, ``recipes`` and its policies, and implements ``_open``: which gates and scores a phase
     opens. ``_prepare``, ``_close``, ``on_step`` and ``penalty`` are empty until a method needs them. What it shares
-    between tasks lives in ``state``, replaced and never changed in place, so that it can be taken back.
+    between tasks lives in ``state``, replaced and never changed in place, so that it can be taken back. What it does
+    differently it declares: ``anneals`` (needs ``on_step``), ``reopens`` (finished names may begin again), ``grows``
+    (layers get wider), ``slows`` (used weights still move, by a small factor).
 
     Args:
         model: any module; sites are attached to it in place.
@@ -114,10 +115,10 @@ class Method(ABC):
             self._before = snapshot.take(self)
         try:
             if first:
-                self._start(task, outputs)
+                cycle.start(self, task, outputs)
             self.task, self.phase, self.steps = task, phase, 0
             self._open(phase, batches)
-            self._let_train()
+            cycle.let_train(self)
         except BaseException:
             self.abandon()
             raise
@@ -169,7 +170,7 @@ class Method(ABC):
         # Statistics, which no gradient keeps equal, differ between processes.
         snapshot.broadcast([self.sites.tensor(name) for name in self.sites.names("private", "first", "shared")])
         with torch.no_grad():
-            record = self._record(task, self._close(hard), self._deltas(hard))
+            record = cycle.record_of(self, task, self._close(hard), self._deltas(hard))
         snapshot.clear_sources(self.sites)
         self.records = {**self.records, task: record}
         self.task = self.phase = self._before = None
@@ -234,6 +235,14 @@ class Method(ABC):
         """
         snapshot.load_learner_state(self, state, records)
 
+    def capacity(self) -> dict[str, dict[str, float]]:
+        """How far finished tasks have taken the network, for methods that can run out of it.
+
+        Returns:
+            "units": site -> share of its units in use; "free": tensor -> share of its entries that still learn.
+        """
+        return {}
+
     # What a method fills in.
 
     def _units(self) -> dict[str, int]:
@@ -268,14 +277,6 @@ class Method(ABC):
         """Records of older tasks that are to be expressed anew."""
         return {}
 
-    def capacity(self) -> dict[str, dict[str, float]]:
-        """How far finished tasks have taken the network, for methods that can run out of it.
-
-        Returns:
-            "units": site -> share of its units in use; "free": tensor -> share of its entries that still learn.
-        """
-        return {}
-
     @property
     def scores(self) -> dict[str, nn.Parameter]:
         """Site name -> the scores that train in this phase."""
@@ -286,28 +287,3 @@ class Method(ABC):
         """Let a site's mask come from scores that train with this phase."""
         tensor = self.sites.tensor(name) if name in self.sites.weights else next(self.model.parameters())
         self.sites.every()[name].source = scores.to(tensor.device)
-
-    # The life cycle's own parts.
-
-    def _start(self, task: str, outputs: int | None) -> None:
-        for site in self.sites.every().values():
-            site.mask, site.source = None, None
-        for site in self.sites.weights.values():
-            site.delta = None
-        for name, value in self.initial.items():
-            self.sites.put(name, value)
-        fresh_head(self.sites, self.head, outputs, (self.seed, task))
-
-    def _let_train(self) -> None:
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(False)
-        for parameter in self.parameters():
-            parameter.requires_grad_(True)
-            parameter.grad = None
-        self.versions = {name: parameter._version for name, parameter in self.named_parameters()}
-
-    def _record(self, task: str, packed: dict[str, Packed], deltas: dict[str, Sparse]) -> TaskRecord:
-        private = {name: self.sites.tensor(name).detach().cpu().clone() for name in self.sites.names("private")}
-        found = reads(self.sites, {name: unpack(one) for name, one in packed.items()})
-        meta = Meta(task, self.name, width_of(self.sites, self.head), self.exact)
-        return TaskRecord(packed, deltas, private, found, meta)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from polymask.method.cycle import let_train
 from polymask.sites.slots import FeatureSite, Scores, WeightSite, fill
 from polymask.sites.table import Kind, Sites, bake, whole
 from polymask.task import TaskRecord, activate
@@ -157,7 +158,7 @@ def load_learner_state(method: Method, state: Mapping[str, Any], records: Mappin
         before = state["before"]
         slots = {name: {slot: held.get(slot) for slot in ("mask", "delta")} for name, held in before["slots"].items()}
         method._before = Before(before["state"], before["tensors"], slots)
-        method._let_train()
+        let_train(method)
     method.steps = state["steps"]
 
 

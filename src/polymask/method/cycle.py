@@ -1,0 +1,45 @@
+"""The parts of a task's life that no method changes: a clean start, what trains, the record at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from polymask.method.heads import fresh_head, width_of
+from polymask.parts.pack import Packed, Sparse, unpack
+from polymask.task import Meta, TaskRecord, reads
+
+if TYPE_CHECKING:
+    from polymask.method.contract import Method
+
+
+def start(method: Method, task: str, outputs: int | None) -> None:
+    """Take every mask off, put private tensors back to where tasks start, and give the task a head."""
+    sites = method.sites
+    for site in sites.every().values():
+        site.mask, site.source = None, None
+    for weight in sites.weights.values():
+        weight.delta = None
+    for name, value in method.initial.items():
+        sites.put(name, value)
+    fresh_head(sites, method.head, outputs, (method.seed, task))
+
+
+def let_train(method: Method) -> None:
+    """Ask for gradients of what the phase offers, and of nothing else."""
+    for parameter in method.model.parameters():
+        parameter.requires_grad_(False)
+    for parameter in method.parameters():
+        parameter.requires_grad_(True)
+        parameter.grad = None
+    method.versions = {name: parameter._version for name, parameter in method.named_parameters()}
+
+
+def record_of(method: Method, task: str, masks: Mapping[str, Packed], deltas: Mapping[str, Sparse]) -> TaskRecord:
+    """The record of a task that ends, given what it keeps."""
+    sites = method.sites
+    private = {name: sites.tensor(name).detach().cpu().clone() for name in sites.names("private")}
+    found = reads(sites, {name: unpack(one) for name, one in masks.items()})
+    return TaskRecord(
+        masks, deltas, private, found, Meta(task, method.name, width_of(sites, method.head), method.exact)
+    )
