@@ -14,9 +14,13 @@ from torch.nn import functional as F
 
 from polymask.method.attention import gates
 from polymask.methods import HAT, LinearProbe
+from polymask.nets import build_net
 from polymask.parts.binarize import annealed
 from polymask.parts.pack import unpack
 from polymask.parts.seeds import generator
+from polymask.run.learn import learn
+from polymask.run.training import Training
+from polymask.streams import make_stream
 
 nets = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "timm_resnet"])
 
@@ -268,3 +272,15 @@ def test_a_second_task_beats_a_classifier_on_the_first_ones_features() -> None:
 def test_options_out_of_range_are_refused(wrong: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         HAT(mlp(4, 3, 2), torch.zeros(1, 4), **wrong)
+
+
+def test_a_run_says_how_full_the_network_is_and_warns_once_of_each_weight() -> None:
+    tasks = make_stream("digits-permuted", tasks=3, seed=0)
+    training = Training(epochs=3, optimizer="adam", lr=3e-3, device="cpu")
+    net = build_net("mlp", (1, 8, 8), 10, hidden=(3, 3), seed=0)
+    with pytest.warns(UserWarning, match=r"no entry of .*weight is free: later tasks can only reuse it") as caught:
+        report = learn(net, tasks, "hat", training=training, options={"c": 0.0, "start": "uniform"}).report
+    assert list(report["capacity"]) == [task.name for task in tasks]
+    assert all(share == 1 for share in report["capacity"][tasks[0].name]["units"].values())
+    assert len([w for w in caught if "is free" in str(w.message)]) == 1
+    assert report["max_logit_drift"] == 0

@@ -306,3 +306,18 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on() -> None:
     assert 1 <= done < 5
     assert main(argv[len(PROGRAM) :]) == 0
     assert len(report("run")["finished"]) == 5
+
+
+def test_roles_say_which_masks_on_units_reach_a_tensor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["roles", "--method", "hat", "--model", "convnet"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert "rows by body.1; columns always live" in lines["body.0.weight"]
+    assert "rows by body.5; columns by body.1" in lines["body.4.weight"]
+    assert "its 16 units are masked here" in lines["body.1.weight"]
+    assert "rows always live; columns by body.5" in lines["head.weight"]
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = complaint(capsys, "run", "--method", "hat", "--model", "./nothing", "--stream", "digits")
+    assert code == 1
+    assert "expected a network's name, or the folder of one, found no ./nothing" in line

@@ -136,6 +136,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def _made(
     name: str, shape: Sequence[int] | None, outputs: int, pretrained: bool, seed: int, net: Mapping[str, Any]
 ) -> nn.Module:
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise FileNotFoundError(f"expected a network's name, or the folder of one, found no {name}")
     if name in NETS:
         return build_net(name, shape or (), outputs, seed=seed, **net)
     if ":" in name:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -129,19 +129,19 @@ class Session:
         self._commit(issued)
 
     def _watch_capacity(self, task: str, journal: Journal) -> None:
-        """Note how full the network is; warn once of each layer that has nothing left to learn with."""
-        before = self.results.capacity
-        full = {name for now in before.values() for name, share in now["free"].items() if not share}
-        if found := self.method.capacity():
-            self.results.capacity = {**before, task: found}
-            journal.capacity(task, sum(found["free"].values()) / max(len(found["free"]), 1))
-            new = [name for name, share in found["free"].items() if not share and name not in full]
-            if new:
-                warnings.warn(
-                    f"after task {task!r} no entry of {', '.join(new)} is free: later tasks can only reuse it. A wider "
-                    "layer, a larger c or fewer tasks a network would leave room",
-                    stacklevel=2,
-                )
+        """Note how full the network is; warn once of each weight that has nothing left to learn with."""
+        found = self.method.capacity()
+        if not found:
+            return
+        full = {name for earlier in self.results.capacity.values() for name in exhausted(earlier)}
+        self.results.capacity = {**self.results.capacity, task: found}
+        journal.capacity(task, sum(found["free"].values()) / max(len(found["free"]), 1))
+        if new := [name for name in exhausted(found) if name not in full]:
+            warnings.warn(
+                f"after task {task!r} no entry of {', '.join(new)} is free: later tasks can only reuse it. A wider "
+                "layer, a larger c or fewer tasks a network would leave room",
+                stacklevel=2,
+            )
 
     def _commit(self, issued: Iterable[str]) -> None:
         if self.bank is not None:
@@ -237,6 +237,15 @@ class Session:
         if self.schedule is not None:
             return self.schedule
         return lambda optimizer, steps: make_schedule(self._recipe(phase), optimizer, steps)
+
+
+def exhausted(capacity: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The weights of which nothing learns any more.
+
+    >>> exhausted({"units": {}, "free": {"a.weight": 0.0, "a.bias": 0.0, "b.weight": 0.5}})
+    ['a.weight']
+    """
+    return [name for name, share in capacity["free"].items() if not share and not name.endswith("bias")]
 
 
 def opened(task: Task, seed: int, training: Training, device: torch.device) -> Feeds:

@@ -118,6 +118,26 @@ class Wiring:
         """The masks of all echoes, from those of the sites."""
         return {norm: self.columns(norm, values, 1.0) for norm in self.echoes}
 
+    def told(self, name: str) -> str:
+        """In words, what shuts the rows and columns of a tensor, and why something of it is left conservative.
+
+        >>> found = Wiring(
+        ...     {"a": -1}, {"a": 1}, {"a": "a"}, {"b": (Feed("a", torch.tensor([0])),)}, {"b": torch.zeros(1)}
+        ... )
+        >>> found.told("a.weight"), found.told("b.weight")
+        ('rows by a; columns always live', 'rows always live; columns by a')
+        """
+        path, _, leaf = name.rpartition(".")
+        rows = f"rows by {self.rows[path]}" if path in self.rows else "rows always live"
+        if leaf != "weight":
+            return rows
+        free, by = self.free.get(path), ", ".join(dict.fromkeys(feed.site for feed in self.feeds.get(path, ())))
+        live = 0 if free is None else int(free.sum())
+        always = f" ({live} of {len(free)} always live)" if free is not None and 0 < live < len(free) else ""
+        closed = free is not None and live < len(free)
+        columns = f"columns by {by}{always}" if closed else "columns always live"
+        return "; ".join(filter(None, [rows, columns, self.notes.get(path)]))
+
     def only(self, sites: Collection[str]) -> Wiring:
         """The same with these sites alone; what others feed is live whatever is masked.
 

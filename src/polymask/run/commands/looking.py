@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from polymask.bank.bank import Bank
+from polymask.method.contract import Method
 from polymask.methods import METHODS
 from polymask.nets import NETS
 from polymask.report.table import table
@@ -61,11 +62,22 @@ def roles(argv: list[str], say: Say) -> int:
             "shape": " x ".join(map(str, method.sites.tensor(tensor).shape)) or "one number",
             "role": role.kind,
             "why": role.why,
+            **({"units": units_of(method, tensor)} if method.sites.wiring.sizes else {}),
         }
         for tensor, role in method.sites.roles.items()
     ]
     say(f"{table(rows)}\nThe head is {method.head!r}.")
     return 0
+
+
+def units_of(method: Method, tensor: str) -> str:
+    """Which masks on units reach a tensor: what shuts its rows and columns, or what masks the norm it stands in."""
+    wiring, path = method.sites.wiring, tensor.rpartition(".")[0]
+    if path in wiring.echoes:
+        return "masked again as its input is"
+    if path in wiring.sites and path not in wiring.rows:
+        return f"its {wiring.sizes[path]} units are masked here"
+    return wiring.told(tensor) if path in wiring.rows or path in wiring.feeds or path in wiring.notes else ""
 
 
 def default_shape(model: str) -> list[int] | None:
