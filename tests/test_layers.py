@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bank": LOW,
     "method": LOW,
     "surgery": LOW,
+    "mixed": LOW,
     "methods": LOW | {"method", "surgery"},
 }
 """Floor -> what it may import besides itself; ``run`` and the package's face see everything."""

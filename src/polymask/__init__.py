@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Piggyback,
         SupSup,
     )
+    from polymask.mixed import Mixed
     from polymask.run.extend import extend
     from polymask.run.learn import learn
     from polymask.run.load import load
@@ -51,6 +52,7 @@ __all__ = [
     "LinearProbe",
     "Meta",
     "Method",
+    "Mixed",
     "Objective",
     "PackNet",
     "Piggyback",
@@ -79,6 +81,7 @@ _LATER = {
     "Method": "method.contract",
     **dict.fromkeys(("METHODS", "Finetune", "Independent", "LinearProbe"), "methods"),
     **dict.fromkeys(("AdaHAT", "ExSSNeT", "HAT", "PackNet", "Piggyback", "SupSup", "TFM", "WSN"), "methods"),
+    "Mixed": "mixed",
     "Stream": "streams.stream",
     "Task": "streams.stream",
     "Objective": "run.objective",

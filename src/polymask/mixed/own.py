@@ -1,0 +1,106 @@
+"""What tasks have of their own in one layer: private tensors, parts of what grows, gains, masks on units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from polymask.parts.binarize import leading
+from polymask.parts.pack import unpack
+from polymask.sites.table import Sites
+from polymask.task import TaskRecord
+
+
+@dataclass(frozen=True)
+class Own:
+    """What the tasks have of their own in one layer; an entry per task, as wide as the layer is now.
+
+    Args:
+        count: how many tasks there are.
+        tensors: leaf -> the tensors of all tasks, of the leaves that they have of their own.
+        rows: what the weight's rows are multiplied by, (tasks, units); None: by 1.
+        gate: what the output's units are multiplied by, (tasks, units); None: by 1.
+    """
+
+    count: int
+    tensors: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    rows: Tensor | None = None
+    gate: Tensor | None = None
+
+    def stack(self, leaf: str, base: Tensor) -> Tensor:
+        """A leaf of all tasks, (tasks, ...)."""
+        return padded(self.tensors.get(leaf) or [base.detach()] * self.count, base.shape)
+
+
+def padded(tensors: Sequence[Tensor], least: Sequence[int] = ()) -> Tensor:
+    """Tensors of different sizes in one, with zeros at the end of what is smaller.
+
+    >>> padded([torch.ones(1), torch.ones(2)])
+    tensor([[1., 0.],
+            [1., 1.]])
+    """
+    shape = [max(sizes) for sizes in zip(*(t.shape for t in tensors), least or tensors[0].shape, strict=True)]
+    out = tensors[0].new_zeros(len(tensors), *shape)
+    for place, t in enumerate(tensors):
+        out[place][tuple(slice(size) for size in t.shape)] = t
+    return out
+
+
+def own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """The parameters and buffers that stand in a module itself."""
+    every = (*module._parameters.items(), *module._buffers.items())
+    return [(leaf, t) for leaf, t in every if t is not None]
+
+
+def own_of(
+    module: nn.Module, leaves: Mapping[str, str], records: Sequence[TaskRecord], gates: Sequence[Tensor | None]
+) -> Own:
+    """What tasks have of their own in a module: private tensors, leading blocks with their gains, masks on units."""
+    tensors: dict[str, list[Tensor]] = {}
+    rows: Tensor | None = None
+    for leaf, name in leaves.items():
+        base = getattr(module, leaf).detach()
+        mine = [_of(name, base, record) for record in records]
+        if any(name in record.private for record in records) or (
+            base.ndim < 2 and any(name in r.masks for r in records)
+        ):
+            tensors[leaf] = mine
+        elif any(name in record.masks for record in records):
+            rows = padded([_gains(record, name, base) for record in records], base.shape[:1])
+    live = [gate for gate in gates if gate is not None]
+    gate = None
+    if live:
+        like = next(t for _, t in own_tensors(module) if t.is_floating_point())
+        gate = torch.stack([torch.ones_like(live[0]) if one is None else one for one in gates]).to(like)
+    return Own(len(records), tensors, rows, gate)
+
+
+def _of(name: str, base: Tensor, record: TaskRecord) -> Tensor:
+    """A tensor as a task has it: its own, or its part of the shared one."""
+    if name in record.private:
+        return record.private[name].to(base)
+    if name not in record.masks:
+        return base
+    mask = unpack(record.masks[name]).to(base.device)
+    return leading(base, mask) * mask
+
+
+def _gains(record: TaskRecord, name: str, base: Tensor) -> Tensor:
+    """What a task multiplies the rows of a weight by: 1 or a gain in the block that it reads, 0 outside."""
+    if name not in record.masks:
+        return base.new_ones(len(base))
+    mask = unpack(record.masks[name]).to(base)
+    return mask.flatten(1)[:, 0] if len(mask) > 1 else mask.new_ones(len(base))
+
+
+def refuse_weight_masks(sites: Sites, record: TaskRecord) -> None:
+    """Refuse what needs a product per task."""
+    single = [name for name, one in record.masks.items() if name in sites.weights and one.codec != "block"]
+    if found := [*single, *record.deltas]:
+        raise ValueError(
+            f"expected tasks that share every weight, found that {record.meta.task!r} reads {found[0]!r} under a mask "
+            "on single weights: group the batch by task, and activate(task) or switch(...) for each"
+        )
