@@ -178,11 +178,9 @@ def inplace_activations():
     parts = {"a": conv(3, 5), "b": conv(5, 5), "act": nn.ReLU(inplace=True), "head": nn.Linear(5, 3)}
 
     def run(n, x):
-        h = n.act(n.a(x))
+        h = n.act(n.a(x).mul_(2))
         y = n.b(h)
-        h *= 2
-        y.relu_().add_(h)
-        return n.head(pooled(y))
+        return n.head(pooled(y.add_(h).relu_()))
 
     return Net(run, **parts), images()
 

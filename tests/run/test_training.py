@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from torch import nn
 
 from polymask.method.card import Recipe
 from polymask.run.joint import learn_joint
-from polymask.run.training import Training, make_optimizer, make_schedule
-from polymask.streams import digits
+from polymask.run.learn import learn
+from polymask.run.objective import Objective
+from polymask.run.training import Plateau, Training, make_optimizer, make_schedule
+from polymask.streams import Task, digits
 
 
 def rates(steps: int, **how: Any) -> list[float]:
@@ -39,6 +42,51 @@ def test_warm_up_rises_and_leaves_the_rest_to_the_schedule() -> None:
     assert cosine[:4] == [0.25, 0.5, 0.75, 1]
     assert cosine[4:] == rates(6, schedule="cosine", epochs=3)
     assert rates(4, schedule="cosine", epochs=2, warmup=9) == [0.25, 0.5, 0.75, 1]
+
+
+def test_on_a_plateau_the_rate_falls_to_a_third_until_all_is_over() -> None:
+    optimizer = make_optimizer(Recipe(optimizer="sgd", lr=0.05), [("w", nn.Parameter(torch.ones(1)))])
+    schedule = make_schedule(Recipe(schedule="plateau"), optimizer, 10)
+    assert isinstance(schedule, Plateau)
+    found, losses = [], iter([3.0, 2.0, 2.0, 2.5, 2.1, 1.9])
+    while not schedule.over:
+        optimizer.step()
+        schedule.step()
+        schedule.watch(next(losses, 2.0))
+        found.append(optimizer.param_groups[0]["lr"])
+    falls = [0.05 * 3.0**-k for k in range(1, 6) for _ in range(5)]
+    assert found == pytest.approx([*10 * [0.05], *falls, 0.05 * 3.0**-6])
+    assert found[-2] > 1e-4 > found[-1]
+
+
+@pytest.mark.parametrize("learner", ["hat", "joint"])
+def test_a_plateau_ends_a_phase_early(learner: str) -> None:
+    noise = [Task("noise", (torch.randn(40, 64), torch.arange(40) % 2))]
+    training = Training(epochs=100, optimizer="sgd", lr=0.5, batch_size=16, schedule="plateau", device="cpu")
+    seen: list[float] = []
+
+    def watched(schedule: Plateau, loss: float) -> None:
+        seen.append(loss)
+        watch(schedule, loss)
+
+    net, watch = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2)), Plateau.watch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Plateau, "watch", watched)
+        if learner == "joint":
+            learn_joint(net, noise, training=training)
+        else:
+            learn(net, noise, learner, training=training)
+    assert 30 < len(seen) < 100
+
+
+def test_a_plateau_is_resumed(tmp_path: Path) -> None:
+    how = Training(epochs=40, optimizer="sgd", lr=0.5, batch_size=16, schedule="plateau", save_every=0)
+    small.run("hat", tmp_path / "a", training=how)
+    for n in (37, 61):
+        with pytest.raises(KeyboardInterrupt):
+            small.run("hat", tmp_path / "b", training=how, objective=Objective(loss=small.Once(n, small.stop)))
+    small.run("hat", tmp_path / "b", training=how)
+    small.assert_same(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_phase_has_settings_of_its_own() -> None:

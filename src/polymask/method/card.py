@@ -47,7 +47,8 @@ class Recipe:
         batch_size: examples a step.
         momentum: of SGD.
         weight_decay: of the optimizer.
-        schedule: "constant", "cosine" down to 0 over the phase, or "step": a tenth from its half on.
+        schedule: "constant", "cosine" down to 0 over the phase, "step": a tenth from its half on, or "plateau": a third
+            after 5 epochs without a lower validation loss, to the end at a five-hundredth.
         warmup: epochs over which the learning rate first rises from 0; the schedule has the rest.
     """
 
@@ -58,5 +59,5 @@ class Recipe:
     batch_size: int = 32
     momentum: float = 0.9
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "step"] = "constant"
+    schedule: Literal["constant", "cosine", "step", "plateau"] = "constant"
     warmup: int = 0

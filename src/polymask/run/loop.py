@@ -22,6 +22,7 @@ from polymask.method.contract import Method
 from polymask.parts.seeds import seed_of
 from polymask.run.fabric import fresh_precision
 from polymask.run.objective import Objective
+from polymask.run.training import Plateau
 from polymask.sites.table import Kind
 from polymask.streams.feed import Feed
 from polymask.streams.prepare import Feeds
@@ -101,11 +102,14 @@ def train_phase(
     for name, state in progress.states.items():
         parts[name].load_state_dict(state)
     for epoch in range(progress.epoch, recipe.epochs):
+        if isinstance(schedule, Plateau) and schedule.over:
+            break
         loss = _epoch(phase, net, stepper, schedule, epoch, batches)
         _check_finite(phase, epoch, loss)
-        score = evaluate(method.model, phase.feeds.val, phase.objective, phase.feeds.outputs, recipe.batch_size)
         # Statistics differ between processes; all of them select by the first one's score.
-        score = fabric.broadcast(score)
+        score = fabric.broadcast(_judged(phase, phase.objective.metric))
+        if isinstance(schedule, Plateau):
+            schedule.watch(fabric.broadcast(_judged(phase, phase.objective.loss)))
         if phase.objective.better(score, progress.best):
             progress.best, progress.kept = score, _snapshot(method)
         progress.epoch = epoch + 1
@@ -203,11 +207,18 @@ def _accumulating(fabric: Fabric, net: nn.Module, enabled: bool) -> AbstractCont
     return fabric.no_backward_sync(net, enabled=True)  # type: ignore[arg-type]
 
 
+def _judged(phase: Phase, judge: Judge) -> float:
+    return evaluate(phase.method.model, phase.feeds.val, judge, phase.feeds.outputs, phase.recipe.batch_size)
+
+
+Judge = Callable[[Tensor, Tensor], float | Tensor]
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module, feed: Feed, objective: Objective, outputs: int, batch_size: int) -> float:
-    """The metric of a model on one split, each row read once, in order, in evaluation mode."""
+def evaluate(model: nn.Module, feed: Feed, judge: Judge, outputs: int, batch_size: int) -> float:
+    """The metric or loss of a model on one split, each row read once, in order, in evaluation mode."""
     logits, targets = collected(model, feed.ordered(max(batch_size, 512)))
-    return objective.metric(narrowed(logits, outputs), targets)
+    return float(judge(narrowed(logits, outputs), targets))
 
 
 def narrowed(logits: Tensor, outputs: int) -> Tensor:

@@ -186,7 +186,9 @@ class Session:
             if other.name in self.method.records:
                 feeds = self.feed(other)
                 split = feeds.test or feeds.val
-                row[other.name] = evaluate(self.method.plain(other.name), split, self.objective, feeds.outputs, 512)
+                row[other.name] = evaluate(
+                    self.method.plain(other.name), split, self.objective.metric, feeds.outputs, 512
+                )
         self.results.rows[task] = row
         self.write()
 

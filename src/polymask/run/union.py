@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any, Literal
 
 import torch
@@ -16,9 +17,9 @@ from polymask.calling import call, logits_of
 from polymask.method.card import Recipe
 from polymask.parts.seeds import generator, seed_of
 from polymask.run.journal import Journal
-from polymask.run.loop import NotFinite, evaluate
+from polymask.run.loop import Judge, NotFinite, evaluate
 from polymask.run.objective import Objective
-from polymask.run.training import Training, make_optimizer, make_schedule
+from polymask.run.training import Plateau, Training, make_optimizer, make_schedule
 from polymask.streams.prepare import Feeds
 
 
@@ -101,9 +102,12 @@ def learn_union(model: nn.Module, place: str, union: Union, journal: Journal) ->
     net, stepper = fabric.setup_module(model), fabric.setup_optimizers(optimizer)
     best, kept = None, model.state_dict()
     for epoch in range(recipe.epochs):
+        if isinstance(schedule, Plateau) and schedule.over:
+            break
         loss = _epoch(union, net, heads, stepper, schedule, epoch)
-        scores = measured(model, heads, union, "val")
-        score = sum(scores.values()) / len(scores)
+        score = mean(measured(model, heads, union, "val").values())
+        if isinstance(schedule, Plateau):
+            schedule.watch(mean(measured(model, heads, union, "val", union.objective.loss).values()))
         if union.objective.better(score, best):
             best, kept = score, copy.deepcopy(model.state_dict())
         figures = {"epoch": epoch, "loss": loss, "val": score, "lr": float(schedule.get_last_lr()[0])}
@@ -112,13 +116,15 @@ def learn_union(model: nn.Module, place: str, union: Union, journal: Journal) ->
     return measured(model, heads, union, "test")
 
 
-def measured(model: nn.Module, heads: Heads, union: Union, part: Literal["val", "test"]) -> dict[str, float]:
-    """The metric of every task on one part of its data; validation stands in where there is no test part."""
-    found = {}
+def measured(
+    model: nn.Module, heads: Heads, union: Union, part: Literal["val", "test"], judge: Judge | None = None
+) -> dict[str, float]:
+    """The metric, or the loss, of every task on one part of its data; validation where there is no test part."""
+    found, judge = {}, judge or union.objective.metric
     for place, (task, feeds) in enumerate(zip(union.tasks, union.feeds, strict=True)):
         heads.active = place
         split = feeds.val if part == "val" or feeds.test is None else feeds.test
-        found[task] = evaluate(model, split, union.objective, feeds.outputs, 512)
+        found[task] = evaluate(model, split, judge, feeds.outputs, 512)
     return found
 
 

@@ -1,0 +1,89 @@
+"""HAT's forgetting ratio over a stream of data sets: MNIST, FashionMNIST and CIFAR-10 (JPEG) on its AlexNet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from _learn import MNIST
+from _row import Target, measure
+from torch import nn
+
+from polymask import Task, Training, learn
+from polymask.nets import build_net
+from polymask.parts.seeds import generator
+from polymask.report.metrics import hat_forgetting_ratio
+from polymask.run.joint import learn_joint
+from polymask.run.loop import evaluate
+from polymask.run.objective import Objective
+from polymask.streams import prepare
+from polymask.streams.images import load_images
+
+NAMES = (MNIST, "zalando-datasets/fashion_mnist", "local/cifar10-jpeg")
+ORDERS = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
+EXAMPLES, EPOCHS = 5000, 15
+TARGETS = [
+    Target(
+        "three-data-sets-hat",
+        "HAT",
+        "MNIST, FashionMNIST and CIFAR-10 (JPEG) as three tasks in three orders, HAT's AlexNet without biases before "
+        "its head, SGD .05, a third on a plateau, batch 64, s_max 400, c 0.75; against joint training of each prefix "
+        "and an untrained network",
+        "forgetting ratio up to task 2: -0.02 (eight data sets); up to task 8: -0.06",
+        "published",
+        lambda values: abs(mean(values["up to task 2"]) + 0.02) <= 0.05,
+        ("up to task 2", "up to task 3"),
+        reduced=f"three data sets instead of eight, CIFAR-10 as JPEG, {EXAMPLES} training images each, {EPOCHS} epochs "
+        "instead of at most 200, three orders instead of ten (the seeds are the orders)",
+    )
+]
+TRAINING = Training(
+    epochs=EPOCHS,
+    optimizer="sgd",
+    lr=0.05,
+    momentum=0.0,
+    batch_size=64,
+    schedule="plateau",
+    device="cpu",
+    val_fraction=0.15,
+    save_every=20,
+)
+
+
+def network(seed: int) -> nn.Module:
+    return build_net("alexnet", (3, 32, 32), 10, norm=False, seed=seed)
+
+
+def tasks_of(seed: int, data_root: str | None) -> list[Task]:
+    """The data sets in an order, with some of their training images."""
+    if data_root is None:
+        raise SystemExit(f"expected --data-root, a folder that holds {', '.join(NAMES)}, found none")
+    found = []
+    for place in ORDERS[seed]:
+        task = load_images(NAMES[place], data_root, size=(32, 32), channels=3)
+        x, y = task.train
+        rows = torch.randperm(len(y), generator=generator(seed, task.name))[:EXAMPLES]
+        found.append(replace(task, train=(x[rows], y[rows])))
+    return found
+
+
+def untrained(seed: int, tasks: list[Task]) -> list[float]:
+    """The test accuracy of every task before any training."""
+    net = network(seed)
+    feeds = [prepare(task, seed=seed) for task in tasks]
+    return [evaluate(net, feed.test or feed.val, Objective().metric, 10, 512) for feed in feeds]
+
+
+def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:
+    shared, tasks, last = work.parents[1] / "three-data-sets-runs", tasks_of(seed, args.data_root), int(name[-1])
+    how: dict[str, Any] = {"seed": seed, "training": TRAINING}
+    ours = learn(network(seed), tasks, "hat", out=shared / f"hat-{seed}", **how).report["accuracy"][last - 1][:last]
+    joint = learn_joint(network(seed), tasks, out=shared / f"joint-{seed}", **how)["accuracy"][last - 1][:last]
+    return hat_forgetting_ratio(ours, untrained(seed, tasks)[:last], joint)
+
+
+if __name__ == "__main__":
+    measure(__doc__, TARGETS, arm)

@@ -1,0 +1,102 @@
+"""Masks on units forget nothing where units meet: the whole zoo of traps, and networks as they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from tests.contract import drive
+from tests.contract.test_forgetting import check, learn_all
+from tests.traps import TRAPS
+from torch import nn
+
+from polymask.method.contract import Method
+from polymask.methods import HAT, TFM, Piggyback
+from polymask.nets import build_net
+from polymask.sites.table import bake
+
+UNITS: dict[str, Callable[..., Method]] = {
+    "hat": HAT,
+    "unions": partial(HAT, rule="unions"),
+    "tfm": partial(TFM, growth=2),
+    "piggyback": partial(Piggyback, granularity="unit"),
+}
+
+
+# What some traps are there for: they are told of, and layers that cannot be masked may get no gradient.
+told = pytest.mark.filterwarnings("ignore:masked units were seen", "ignore:task '.' ends although these never moved")
+
+
+@told
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd_momentum_decay"])
+@pytest.mark.parametrize("trap", TRAPS)
+@pytest.mark.parametrize("name", UNITS)
+def test_no_trap_forgets(name: str, trap: str, optimizer: str) -> None:
+    torch.manual_seed(0)
+    model, example = TRAPS[trap]()
+    method = UNITS[name](model, example, head="head")
+    check(method, learn_all(method, drive.tasks(example), drive.OPTIMIZERS[optimizer]()))
+
+
+@told
+@pytest.mark.parametrize("trap", TRAPS)
+@pytest.mark.parametrize("name", UNITS)
+def test_a_task_of_any_trap_can_be_baked(name: str, trap: str) -> None:
+    torch.manual_seed(0)
+    model, example = TRAPS[trap]()
+    method = UNITS[name](model, example, head="head")
+    drive.learn(method, drive.tasks(example)[:2], drive.adamw())
+    for task in ("a", "b"):
+        answer = drive.logits(method, task)
+        assert torch.equal(drive.answer(bake(model), drive.probe(method)), answer)
+
+
+def alexnet() -> tuple[nn.Module, Any]:
+    return build_net("alexnet", (3, 32, 32), 5), torch.randn(2, 3, 32, 32)
+
+
+def of_timm(name: str, **how: Any) -> tuple[nn.Module, Any]:
+    timm = pytest.importorskip("timm")
+    return timm.create_model(name, num_classes=5, **how), torch.randn(2, 3, 32, 32)
+
+
+def bert() -> tuple[nn.Module, Any]:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.BertConfig(**sizes, intermediate_size=24, max_position_embeddings=12, num_labels=5)
+    tokens = torch.randint(50, (2, 7))
+    return transformers.BertForSequenceClassification(config), {"input_ids": tokens}
+
+
+NETWORKS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
+    "alexnet": alexnet,
+    "bert": bert,
+    "resnet18": partial(of_timm, "resnet18"),
+    "mobilenetv2_100": partial(of_timm, "mobilenetv2_100"),
+    "convnext_atto": partial(of_timm, "convnext_atto"),
+    "vit_tiny": partial(of_timm, "vit_tiny_patch16_224", img_size=32),
+    "densenet121": partial(of_timm, "densenet121"),
+    "resnet50": partial(of_timm, "resnet50"),
+}
+QUICK = {"alexnet", "bert"}
+
+
+def gentle_sgd(method: Method) -> torch.optim.Optimizer:
+    """SGD with momentum and decay, so slow that a deep network of two samples a batch stays finite."""
+    return torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9, weight_decay=0.05)
+
+
+@pytest.mark.parametrize("optimizer", [drive.adamw(), gentle_sgd], ids=["adamw", "sgd"])
+@pytest.mark.parametrize(
+    "network", [pytest.param(name, marks=() if name in QUICK else (pytest.mark.full,)) for name in NETWORKS]
+)
+@pytest.mark.parametrize("name", UNITS)
+def test_no_network_forgets(name: str, network: str, optimizer: drive.MakeOptimizer) -> None:
+    torch.manual_seed(0)
+    model, example = NETWORKS[network]()
+    method = UNITS[name](model, example)
+    assert method.sites.wiring.sizes or name == "tfm"
+    check(method, learn_all(method, drive.tasks(example), optimizer))
