@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -40,6 +41,15 @@ def machine() -> str:
     capability, load = torch.backends.cpu.get_cpu_capability(), os.getloadavg()[0]
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     return f"{name}, {os.cpu_count()} cores, {capability}, load {load:.1f} at the start; {versions}"
+
+
+@cache
+def with_torchvision() -> torch.library.Library:
+    """The two operators that a torchvision of another build asks for by name; they live as long as the library."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
 
 
 @contextmanager

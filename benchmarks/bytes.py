@@ -6,14 +6,14 @@ import importlib
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from _measure import machine, options, show
+from _measure import machine, options, show, with_torchvision
 from polymask import WSN, Bank, ExSSNeT, Method, PackNet, Piggyback, SupSup
 from polymask.nets import build_net
 
@@ -29,15 +29,6 @@ METHODS: dict[str, tuple[Callable[[nn.Module, torch.Tensor], Method], int]] = {
 }
 HEADER = ["method", "tasks", "bits a weight, all tasks", "expected", "above it"]
 HEADER += ["masks a task", "private a task", "json", "base"]
-
-
-@cache
-def with_torchvision() -> torch.library.Library:
-    """The two operators that a torchvision of another build asks for by name; they live as long as the library."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
 
 
 def resnet50() -> nn.Module | None:

@@ -1,4 +1,4 @@
-"""What a batch of 64 samples costs whose samples belong to 32 tasks: ResNet-18 on 3 x 32 x 32, masks on units."""
+"""What a batch of 64 samples costs whose samples belong to 32 tasks: masks on units of ResNet-18 and a small BERT."""
 
 from __future__ import annotations
 
@@ -6,56 +6,69 @@ import contextlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from _measure import THREADS, Times, compare, machine, options, show, take_turns, threads
+from _bert import Rows, bert, tokens
+from _measure import THREADS, Times, compare, machine, options, show, spread, take_turns, threads, verdict
 from _peers import Peer
-from polymask import HAT, TFM, Method, Mixed
-from step import PLAIN, network, sgd
+from polymask import HAT, TFM, Method, Mixed, Piggyback
+from polymask.calling import call, logits_of
+from step import PLAIN, network
 
 MOST, CLOSE = 1.15, 1e-4
-TASKS, BATCH = 32, 64
+TASKS, ROWS = 32, 64
+ONE = "one task, plain"
 
 
-def learned(make: Callable[[nn.Module, Tensor], Method], width: int, tasks: int) -> Method:
+def learned(method: Method, x: Any, outputs: int, tasks: int) -> Method:
     """So many tasks, a step each."""
-    draw = torch.Generator().manual_seed(0)
-    x, y = torch.randn(4, 3, 32, 32, generator=draw), torch.randint(10, (4,), generator=draw)
-    method = make(network(width), x)
     for task in range(tasks):
         method.begin(str(task))
         method.model.train()
-        optimizer = sgd(method.parameters())
+        optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
         method.on_step(1.0)
-        (F.cross_entropy(method.model(x), y) + method.penalty()).backward()
+        logits = logits_of(call(method.model, x))
+        labels = torch.randint(outputs, logits.shape[:1], generator=torch.Generator().manual_seed(task))
+        (F.cross_entropy(logits, labels) + method.penalty()).backward()
         optimizer.step()
         method.end(str(task))
     return method
 
 
-def arms(name: str, method: Method, x: Tensor) -> dict[str, Callable[[], Tensor]]:
+def images(kind: Callable[[nn.Module, Tensor], Method], width: int, tasks: int) -> Method:
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return learned(kind(network(width), x), x, 10, tasks)
+
+
+def text(tasks: int, quick: bool) -> Method:
+    x = {"input_ids": tokens(4)}
+    return learned(Piggyback(bert(quick), x, granularity="unit"), x, 2, tasks)
+
+
+def arms(method: Method, x: Any, rows: int) -> dict[str, Callable[[], Tensor]]:
     """One task by the plain network, by the shared one, and many tasks by the shared one."""
     tasks, last = list(method.records), list(method.records)[-1]
     mixed, plain = Mixed(method.sites, method.records), method.plain(last)
-    many = [tasks[row % len(tasks)] for row in range(len(x))]
+    many = [tasks[row % len(tasks)] for row in range(rows)]
     check(method, mixed, x, many)
     return {
-        f"{name}, one task, plain": partial(answer, plain, x),
-        f"{name}, one task, mixed": partial(mixed, x, [last] * len(x)),
-        f"{name}, {len(tasks)} tasks, mixed": partial(mixed, x, many),
+        ONE: partial(answer, plain, x),
+        "one task, mixed": partial(mixed, x, [last] * rows),
+        f"{len(tasks)} tasks, mixed": partial(mixed, x, many),
     }
 
 
 @torch.no_grad()
-def answer(model: nn.Module, x: Tensor) -> Tensor:
-    found: Tensor = model(x)
-    return found
+def answer(model: nn.Module, x: Any) -> Tensor:
+    return logits_of(call(model, x))
 
 
-def check(method: Method, mixed: Mixed, x: Tensor, tasks: list[str]) -> None:
+def check(method: Method, mixed: Mixed, x: Any, tasks: list[str]) -> None:
     """Every sample's answer is its own task's, up to rounding."""
     answers = mixed(x, tasks)
     worst = 0.0
@@ -67,44 +80,60 @@ def check(method: Method, mixed: Mixed, x: Tensor, tasks: list[str]) -> None:
     assert worst <= CLOSE
 
 
+def flattened(rows: int) -> int:
+    """Of how many samples the answer is their own task's, in a network that flattens its rows."""
+    x = torch.randn(rows, 8, 16, generator=torch.Generator().manual_seed(2))
+    method = learned(HAT(Rows(), x[:2]), x, 2, 4)
+    names = [str(row % 4) for row in range(rows)]
+    answers = Mixed(method.sites, method.records)(x, names)
+    alone = torch.stack([answer(method.plain(name), x)[row] for row, name in enumerate(names)])
+    return int((answers - alone).abs().amax(1).lt(1e-4).sum())
+
+
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--peers", type=Path, help="a folder that holds the environment peft/")
+    parser.add_argument("--peers", type=Path, help="a folder that holds the environment peft/, with polylora in it")
     args = parser.parse_args()
-    tasks, batch, width, rounds = (4, 8, 16, 3) if args.quick else (TASKS, BATCH, 64, 9)
+    tasks, rows, width, rounds = (4, 8, 16, 3) if args.quick else (TASKS, ROWS, 64, 9)
     print(machine())
-    x = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    steps: dict[str, Callable[[], Tensor]] = {
-        PLAIN: partial(answer, network(width).eval(), x),
-        "plain, again": partial(answer, network(width).eval(), x),
+    x = torch.randn(rows, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    ids = {"input_ids": tokens(rows)}
+    kinds: dict[str, tuple[Callable[[], nn.Module], Callable[[], Method], Any]] = {
+        "ResNet-18, HAT": (lambda: network(width), lambda: images(HAT, width, tasks), x),
+        "ResNet-18, TFM": (lambda: network(width), lambda: images(partial(TFM, growth=1), width, tasks), x),
+        "BERT, Piggyback on units": (lambda: bert(args.quick), lambda: text(tasks, args.quick), ids),
     }
-    kinds: dict[str, Callable[[nn.Module, Tensor], Method]] = {"HAT": HAT, "TFM": partial(TFM, growth=1)}
-    for name, kind in kinds.items():
-        steps |= arms(name, learned(kind, width, tasks), x)
-    for count in THREADS:
-        with threads(count):
-            times = take_turns(steps, rounds)
-        show(f"{batch} samples, width {width}, {count} thread(s), {rounds} rounds", compare(times, PLAIN))
-        for name in kinds:
-            ours, one = (f"{name}, {how}" for how in (f"{tasks} tasks, mixed", "one task, plain"))
-            show(f"  {name}, against one task's batch", compare(pair(times, one, ours), one, {ours: MOST}))
+    for name, (plain, learn, batch) in kinds.items():
+        print(f"\n{name}, {rows} samples")
+        steps = {PLAIN: partial(answer, plain().eval(), batch), "plain, again": partial(answer, plain().eval(), batch)}
+        steps |= arms(learn(), batch, rows)
+        for count in THREADS:
+            with threads(count):
+                times = take_turns(steps, rounds)
+            shown(f"{name}, {count} thread(s), {rounds} rounds", times, f"{tasks} tasks, mixed")
+    print(f"\nWhere rows are flattened, answered as their own task: {flattened(rows)} of {rows} samples")
     if args.peers is not None:
-        peers(args.peers / "peft", tasks, batch, rounds)
+        peers(args.peers / "peft", tasks, rows, rounds)
 
 
-def pair(times: Times, *arms: str) -> Times:
-    """The times of some arms."""
-    return Times({arm: times.wall[arm] for arm in arms}, {arm: times.cpu[arm] for arm in arms})
+def shown(title: str, times: Times, many: str) -> None:
+    """All against the plain network, and many tasks against one task's batch."""
+    show(title, compare(times, PLAIN))
+    ratios = times.ratios(many, ONE)
+    print(f"  {many} / {ONE}: {spread(ratios)} {verdict(median(ratios), MOST)}")
 
 
-def peers(environment: Path, tasks: int, batch: int, rounds: int) -> None:
-    """PEFT and PolyLoRA with as many adapters, in their own environment, against the plain network there."""
-    arguments = ["--tasks", str(tasks), "--batch", str(batch), "--rounds", str(rounds)]
+def peers(environment: Path, tasks: int, rows: int, rounds: int) -> None:
+    """PEFT and PolyLoRA with as many adapters on the same BERT, in their own environment, against the plain one."""
+    arguments = ["--tasks", str(tasks), "--batch", str(rows), "--rounds", str(rounds)]
     with contextlib.closing(Peer(environment, "lora_mixed.py", arguments)) as peer:
         for count in THREADS:
             found = peer.ask(str(count))
-            rows = [["LoRA r4 on a transformer", "times the plain network"]]
-            show(f"{count} thread(s)", rows + [[name, f"{ratio:.3f}"] for name, ratio in found.items()])
+            table = [["BERT, LoRA r4", "times the plain network"], *([name, f"{r:.3f}"] for name, r in found.items())]
+            show(f"{count} thread(s)", table)
+        found = peer.ask("flattened")
+        said = ", ".join(f"{name} {'raises' if n < 0 else f'{n:g} of {rows}'}" for name, n in found.items())
+        print(f"\nWhere rows are flattened, answered as their own task: {said}")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
-import torch
+sys.path.append(str(Path(__file__).parents[1]))
+from _measure import with_torchvision
 
-# torchvision's compiled operators cannot load beside another build of torch; its import asks for two by name.
-OPS = torch.library.Library("torchvision", "FRAGMENT")
-for _name in ("nms", "qnms"):
-    OPS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+with_torchvision()
 warnings.simplefilter("ignore")
 
 Figures = dict[str, float]
