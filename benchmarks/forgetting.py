@@ -84,6 +84,7 @@ def avalanche(environment: Path, tasks: Sequence[Task], lr: float, epochs: int) 
 def arguments() -> argparse.Namespace:
     parser = with_data(options(__doc__))
     parser.add_argument("--epochs", type=int, default=1, help="of every phase")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="which of them")
     parser.add_argument("--peers", type=Path, help="a folder that holds the environment avalanche/")
     return parser.parse_args()
 
@@ -97,8 +98,8 @@ def main() -> None:
     print(f"{origin(args.data_root)}, {count} tasks, {how}")
     rows = [["method", "lr", "task 1, right after it", "at the end", "largest drift", "mean at the end", "wall s"]]
     with threads(1):
-        rows += [row(name, tasks, args.epochs, args.quick) for name in METHODS]
-        if args.peers is not None and (args.peers / "avalanche").is_dir():
+        rows += [row(name, tasks, args.epochs, args.quick) for name in args.methods]
+        if "packnet" in args.methods and args.peers is not None and (args.peers / "avalanche").is_dir():
             lr = float(next(line[1] for line in rows if line[0] == "packnet"))
             rows.append(avalanche(args.peers / "avalanche", tasks, lr, args.epochs))
     show("accuracy on the first task, and the largest change of a finished task's logit", rows)

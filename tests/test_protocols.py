@@ -34,6 +34,8 @@ TASKS: dict[str, list[int]] = {
     "wsn-cifar100": 10 * [10],
     "wsn-cifar100-superclass": 20 * [5],
     "wsn-tinyimagenet": 40 * [5],
+    "hat-cifar": [*5 * [2], *5 * [20]],
+    "hat-eight-datasets": [10, 100, 100, 10, 10, 10, 10, 43],
 }
 """File -> the classes of each of its tasks."""
 
@@ -51,6 +53,7 @@ CLASSES = {
     "zalando-datasets/fashion_mnist": 10,
     "anubhavmaity/notMNIST": 10,
     "zh-plus/tiny-imagenet": 200,
+    "tanganke/gtsrb": 43,
 }
 GREY = ("ylecun/mnist", "zalando-datasets/fashion_mnist", "anubhavmaity/notMNIST", "sdiaeyu6n/tu-berlin")
 TEST_SPLIT = {"huggan/wikiart": None, "ILSVRC/imagenet-1k": "validation", "zh-plus/tiny-imagenet": "valid"}
@@ -127,10 +130,12 @@ class TestFile:
 
     def test_makes_the_tasks_of_its_paper(self, name: str, root: Path, tmp_path: Path) -> None:
         values = read(name)
-        if name == "wsn-omniglot":
-            for label in range(1200):
+        folders = {"wsn-omniglot": ("omniglot-rotation", 1200), "hat-eight-datasets": ("facescrub", 100)}
+        if name in folders:
+            folder, count = folders[name]
+            for label in range(count):
                 for part in ("train", "test"):
-                    path = tmp_path / "data" / "omniglot-rotation" / part / f"{label:04d}" / "0.png"
+                    path = tmp_path / "data" / folder / part / f"{label:04d}" / "0.png"
                     path.parent.mkdir(parents=True)
                     Image.new("L", (4, 4), label % 256).save(path)
         # the made data sets have one configuration each, and the real size takes much memory for nothing

@@ -244,8 +244,10 @@ def test_one_task_compressed_uses_fewer_units_under_a_larger_penalty() -> None:
     for c in (0.0, 1.5):
         method = HAT(mlp(64, 60, 60, 10), torch.zeros(1, 64), start="uniform", c=c)
         fit(method, "p0", permuted(1)["p0"], epochs=8)
-        masks = [unpack(mask).float() for mask in method.record("p0").masks.values()]
-        kept[c] = float(torch.cat(masks).mean())
+        kept[c] = method.capacity()["size"]["read"]
+        sizes = {name: used.numel() for name, used in method.state["used"].items()}
+        free = sum(share * sizes[name] for name, share in method.capacity()["free"].items())
+        assert kept[c] == pytest.approx(1 - free / sum(sizes.values()), abs=1e-6)
     assert kept[1.5] < 0.9 * kept[0.0]
 
 

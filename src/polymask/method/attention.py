@@ -113,9 +113,15 @@ def taken(method: Method, union: Mapping[str, Tensor]) -> dict[str, tuple[Tensor
 
 
 def filled(union: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
-    """What ``Method.capacity`` reports, from the units in use and how far each entry of a weight is taken, 0 to 1."""
+    """What ``Method.capacity`` reports, from the units in use and how far each entry of a weight is taken, 0 to 1.
+
+    "size" is what Serra et al. 2018 (section 4.4) call the compressed network: the share of its masked weights and
+    biases that tasks use.
+    """
+    taken = sum(float(one.float().sum()) for one in used.values())
+    size = {"read": taken / max(sum(one.numel() for one in used.values()), 1)}
     units = {site: float(share.float().mean()) for site, share in union.items()}
-    return {"units": units, "free": {name: float((1 - one.float()).mean()) for name, one in used.items()}}
+    return {"size": size, "units": units, "free": {name: float((1 - one.float()).mean()) for name, one in used.items()}}
 
 
 def ends(method: Method, name: str, values: Mapping[str, Tensor], always: float) -> Tensor:

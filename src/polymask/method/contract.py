@@ -239,7 +239,8 @@ class Method(ABC):
         """How far finished tasks have taken the network, for methods that can run out of it.
 
         Returns:
-            "units": site -> share of its units in use; "free": tensor -> share of its entries that still learn.
+            "size": {"read": share of all masked weights and biases that they read}; "units": site -> share of its
+            units in use; "free": tensor -> share of its entries that still learn.
         """
         return {}
 
