@@ -30,7 +30,7 @@ def test_order_is_irrelevant_and_twice_is_once(pair: Case) -> None:
 
 def test_tasks_are_told_apart(pair: Case) -> None:
     method, tasks = pair.make()
-    drive.learn(method, tasks)
+    drive.learn(method, tasks, drive.adamw())  # plain SGD moves scores that start from earlier masks too little
     assert not torch.equal(drive.logits(method, "a"), drive.logits(method, "c"))
 
 

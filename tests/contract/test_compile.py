@@ -64,7 +64,9 @@ def answer_in_turn(method: drive.Method, model: Callable, names: str) -> tuple[d
     with torch.no_grad(), torch._dynamo.config.patch(automatic_dynamic_shapes=False):
         for name in names:
             method.activate(name)
-            layouts.add(tuple(value.shape for value in method.model.state_dict().values()))
+            # Slots count: a task may read a smaller block of a weight that is as large as ever.
+            tensors = (*method.model.parameters(), *method.model.buffers())
+            layouts.add(tuple(value.shape for value in tensors))
             answers[name] = drive.logits_of(drive.call(model, x))
     return answers, layouts
 

@@ -23,7 +23,7 @@ def check(method: Method, before: dict[str, Tensor], optimizer: str = "adamw") -
         off = [task for task, was in before.items() if not torch.equal(drive.logits(method, task), was)]
         assert not off, f"not bit-equal: {drift}"
     elif method.exact is None:
-        assert (method.slows and optimizer == "sgd") or max(drift.values()) > 1e-4, (
+        assert (method.slows and optimizer == "sgd") or max(drift.values()) > 0, (
             f"declares that it forgets, but does not: {drift}"
         )
     else:

@@ -354,13 +354,23 @@ def test_what_a_growing_task_abandons_is_gone() -> None:
     assert method.state["owner"]["0.weight"].shape == (27, 12)
 
 
+def test_what_cannot_grow_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a layer that can grow, found none \(lstm: .*\): leave grow= out"):
+        growing("lstm")
+
+
 @pytest.mark.filterwarnings("ignore:no free weight is left")
-def test_what_cannot_grow_learns_its_head_alone() -> None:
-    method, todo = growing("lstm")
-    assert set(method.axes.left) == {"lstm"}
-    drive.learn(method, todo[:1])
-    drive.begin(method, todo[1], "train")
-    assert not method.sites.opened
+def test_without_reuse_a_full_network_keeps_its_gates_shut_whatever_is_read() -> None:
+    """A gate that shared its memory with a mask would open as soon as an earlier task is read."""
+    method, todo = drive.make(PackNet, "convnet", tasks=1, reuse=False)
+    drive.learn(method, todo[:2])
+    answer = drive.logits(method, "a")
+    assert not any(site.gate.any() for site in method.sites.weights.values())
+    optimizer = torch.optim.AdamW(method.model.requires_grad_(True).parameters(), lr=0.1, weight_decay=0.5)
+    drive.answer(method.model, drive.probe(method))
+    drive.call(method.model, drive.probe(method)).square().mean().backward()
+    optimizer.step()
+    assert torch.equal(drive.logits(method, "a"), answer)
 
 
 def test_to_grow_by_less_than_nothing_is_refused() -> None:

@@ -50,6 +50,10 @@ class PackNet(Method):
     The paper's recipe, for a network pretrained on ImageNet: SGD with momentum 0.9, batch 32, 20 epochs at 1e-3 (a
     tenth after 10), then 10 epochs at 1e-4. The default recipe is for networks trained from scratch.
 
+    Raises:
+        ValueError: if a ratio is not in [0, 1), there is no task to share with, or ``grow`` is below 0 or asked of a
+            network without a layer that can grow.
+
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> method = PackNet(net, torch.zeros(1, 4), tasks=2)
     >>> for phase in method.phases:
@@ -106,6 +110,9 @@ class PackNet(Method):
             norms, biases = "private" if norms == "first" else norms, "private" if biases == "first" else biases
         policy = Policy("masked", "first", norms, biases, masked=masked)
         self.axes = growable(model, example, plan(model, example, policy, head), grow) if grow else Axes()
+        if grow and not self.axes.groups:
+            why = "; ".join(f"{layer}: {reason}" for layer, reason in self.axes.left.items())
+            raise ValueError(f"expected a network with a layer that can grow, found none ({why}): leave grow= out")
         super().__init__(model, example, policy, head=head, seed=seed)
 
     def _prepare(self) -> None:

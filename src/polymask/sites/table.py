@@ -117,7 +117,7 @@ class Sites:
             site.kept = w.detach().clone()
         else:
             w.copy_(site.kept)
-        fill(site, "gate", gate)
+        fill(site, "gate", None if gate is None else gate.clone())
         site.rate = None
         self.opened.add(name)
 
@@ -125,10 +125,13 @@ class Sites:
     def narrow(self, name: str, gate: Tensor, mask: Tensor) -> None:
         """Go on learning a weight with fewer open entries, read under a mask; what it was before stays in ``kept``."""
         site = self.weights[name]
-        fill(site, "gate", gate)
-        fill(site, "mask", mask)
-        if not gate.any():
+        # Copies: slots are filled in place, and a gate that shares the mask's memory would open with the next mask.
+        fill(site, "mask", mask.clone())
+        if gate.any():
+            fill(site, "gate", gate.clone())
+        else:
             self.opened.discard(name)
+            fill(site, "gate", torch.zeros((), dtype=torch.bool, device=gate.device))
 
     @torch.no_grad()
     def close(self, name: str) -> None:
