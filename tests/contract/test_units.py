@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -30,10 +31,18 @@ UNITS: dict[str, Callable[..., Method]] = {
 told = pytest.mark.filterwarnings("ignore:masked units were seen", "ignore:task '.' ends although these never moved")
 
 
+def unless(default: bool, *values: str) -> Any:
+    """A case, run by default or only with all others."""
+    return pytest.param(*values, marks=() if default else (pytest.mark.full,))
+
+
+DEFAULT = {("hat", "adamw"), ("tfm", "adamw"), ("piggyback", "sgd_momentum_decay")}
+PAIRS = [unless(pair in DEFAULT, *pair) for pair in product(UNITS, ("adamw", "sgd_momentum_decay"))]
+
+
 @told
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd_momentum_decay"])
+@pytest.mark.parametrize(("name", "optimizer"), PAIRS)
 @pytest.mark.parametrize("trap", TRAPS)
-@pytest.mark.parametrize("name", UNITS)
 def test_no_trap_forgets(name: str, trap: str, optimizer: str) -> None:
     torch.manual_seed(0)
     model, example = TRAPS[trap]()
@@ -43,7 +52,7 @@ def test_no_trap_forgets(name: str, trap: str, optimizer: str) -> None:
 
 @told
 @pytest.mark.parametrize("trap", TRAPS)
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", [unless(name == "hat", name) for name in UNITS])
 def test_a_task_of_any_trap_can_be_baked(name: str, trap: str) -> None:
     torch.manual_seed(0)
     model, example = TRAPS[trap]()
@@ -90,9 +99,7 @@ def gentle_sgd(method: Method) -> torch.optim.Optimizer:
 
 
 @pytest.mark.parametrize("optimizer", [drive.adamw(), gentle_sgd], ids=["adamw", "sgd"])
-@pytest.mark.parametrize(
-    "network", [pytest.param(name, marks=() if name in QUICK else (pytest.mark.full,)) for name in NETWORKS]
-)
+@pytest.mark.parametrize("network", [unless(name in QUICK, name) for name in NETWORKS])
 @pytest.mark.parametrize("name", UNITS)
 def test_no_network_forgets(name: str, network: str, optimizer: drive.MakeOptimizer) -> None:
     torch.manual_seed(0)
