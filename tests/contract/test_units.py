@@ -95,7 +95,7 @@ QUICK = {"alexnet", "bert"}
 
 def gentle_sgd(method: Method) -> torch.optim.Optimizer:
     """SGD with momentum and decay, so slow that a deep network of two samples a batch stays finite."""
-    return torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9, weight_decay=0.05)
+    return torch.optim.SGD(method.parameters(), lr=1e-4, momentum=0.9, weight_decay=0.05)
 
 
 @pytest.mark.parametrize("optimizer", [drive.adamw(), gentle_sgd], ids=["adamw", "sgd"])
