@@ -63,7 +63,7 @@ def bare(data: Data, epochs: int) -> Run:
                 optimizer.zero_grad()
                 F.cross_entropy(model(data.x[rows]), data.y[rows]).backward()
                 optimizer.step()
-            evaluate(model, data.feeds.val, Objective().metric, 10, BATCH)
+            evaluate(model, data.feeds.val, [Objective().metric], 10, BATCH)
 
     return run
 

@@ -191,6 +191,35 @@ def test_the_model_itself_stays_as_it_is() -> None:
     assert torch.equal(drive.answer(model, drive.probe(method)), answer)
 
 
+class Bits(nn.Module):
+    """A network of tokens of two kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(2, 6).requires_grad_(False)
+        self.up, self.head = nn.Linear(6, 12), nn.Linear(12, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.up(self.words(tokens)).relu().mean(1))
+
+
+def test_tokens_of_two_kinds_tell_samples_apart_and_of_one_kind_cannot() -> None:
+    torch.manual_seed(0)
+    method = learned(HAT, Bits(), torch.randint(2, (4, 5)))
+    check(method, torch.randint(2, (4, 5)), 4)
+    with pytest.raises(ValueError, match="ask first with others"):
+        Mixed(method.sites, method.records)(torch.zeros(4, 5, dtype=torch.long), ["a", "b", "a", "b"])
+
+
+def test_a_nan_in_one_sample_leaves_the_others_answers() -> None:
+    method = learned(HAT, *BACKBONES["mlp_bn"]())
+    x = torch.randn(4, 12)
+    x[0, 0] = torch.nan
+    answers = Mixed(method.sites, method.records)(x, ["a", "b", "c", "a"])
+    assert answers[0].isnan().all()
+    torch.testing.assert_close(answers[1][:3], drive.answer(method.plain("b"), x)[1], rtol=1e-4, atol=1e-4)
+
+
 def test_a_shape_is_asked_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
     method = learned(HAT, *BACKBONES["mlp_bn"]())
     mixed, calls = Mixed(method.sites, method.records), []

@@ -121,6 +121,11 @@ class TestFile:
         assert values["training"].phases == written.get("phases")
         values["training"].check_phases(name, METHODS[values["method"]].phases)
 
+    def test_is_learned_jointly_by_the_same_file(self, name: str) -> None:
+        values = read(name, "--method", "joint")
+        assert values["options"] == {"prefixes": "all"}
+        assert values["training"].epochs == read(name)["training"].epochs
+
     def test_says_what_it_should_reach_and_what_differs(self, name: str) -> None:
         head = [line for line in (FOLDER / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
         assert len(head) > 3

@@ -42,7 +42,7 @@ def line(target: Target, script: str) -> tuple[str, ...]:
         return target.method, setting, aim, "-", "-", "not attempted", command
     row: dict[str, Any] = json.loads(path.read_text())
     setting = row["setting"] + (f"; reduced: {row['reduced']}" if row["reduced"] else "")
-    status = row["status"] if row["reached"] or row["reduced"] else f"{row['status']}: missed"
+    status = row["status"] if row["reached"] else f"{row['status']}: missed"
     return row["method"], setting, aim, row["ours"], str(len(row["seeds"])), status, command
 
 

@@ -74,7 +74,7 @@ def untrained(seed: int, tasks: list[Task]) -> list[float]:
     """The test accuracy of every task before any training."""
     net = network(seed)
     feeds = [prepare(task, seed=seed) for task in tasks]
-    return [evaluate(net, feed.test or feed.val, Objective().metric, 10, 512) for feed in feeds]
+    return [evaluate(net, feed.test or feed.val, [Objective().metric], 10, 512)[0] for feed in feeds]
 
 
 def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:

@@ -55,6 +55,22 @@ def tensors_of(x: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return x
 
 
+def leaves_of(x: Any) -> list[Tensor]:
+    """The tensors in nested tuples, lists and mappings.
+
+    >>> leaves_of({"a": (torch.ones(1), 3)})
+    [tensor([1.])]
+    """
+    found: list[Tensor] = []
+
+    def note(t: Tensor) -> Tensor:
+        found.append(t)
+        return t
+
+    tensors_of(x, note)
+    return found
+
+
 def two_rows(x: Any) -> Any:
     """An example brought to two rows, so that batch statistics exist."""
     return tensors_of(x, lambda t: torch.cat([t[:1], t[:1]]) if t.ndim else t)

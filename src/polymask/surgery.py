@@ -28,6 +28,10 @@ TRIALS = 8
 """Draws of parameters and input under which a network that has grown must answer as before."""
 
 
+class CannotGrow(ValueError):  # noqa: N818 - the name says what is wrong
+    """A network without a layer that can have more units."""
+
+
 @dataclass(frozen=True)
 class Axes:
     """Where a network can grow, and by what.

@@ -23,7 +23,7 @@ def check(method: Method, before: dict[str, Tensor], optimizer: str = "adamw") -
         off = [task for task, was in before.items() if not torch.equal(drive.logits(method, task), was)]
         assert not off, f"not bit-equal: {drift}"
     elif method.exact is None:
-        assert (method.slows and optimizer == "sgd") or max(drift.values()) > 0, (
+        assert (method.slows and optimizer == "sgd") or max(drift.values()) > 1e-4, (
             f"declares that it forgets, but does not: {drift}"
         )
     else:
@@ -34,7 +34,8 @@ def learn_all(method: Method, tasks: list[drive.Task], user: drive.MakeOptimizer
     """What every task answered when it was just finished; the last one, which nothing follows, is left out."""
     before = {}
     for task in tasks:
-        drive.learn(method, [task], user)
+        # What forgets has to show it, also where plain descent is slow; gates that anneal would all close meanwhile.
+        drive.learn(method, [task], user, steps=64 if method.exact is None and not method.anneals else 4)
         before[task.name] = drive.logits(method, task)
     del before[tasks[-1].name]
     return before

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from polymask.methods import Independent, PackNet
 from polymask.parts.pack import owners, unpack
+from polymask.surgery import CannotGrow
 
 backbones = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet"])
 optimizers = pytest.mark.parametrize("optimizer", list(drive.OPTIMIZERS))
@@ -355,7 +356,7 @@ def test_what_a_growing_task_abandons_is_gone() -> None:
 
 
 def test_what_cannot_grow_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"a layer that can grow, found none \(lstm: .*\): leave grow= out"):
+    with pytest.raises(CannotGrow, match=r"a layer that can grow, found none \(lstm: .*\): leave grow= out"):
         growing("lstm")
 
 

@@ -215,6 +215,18 @@ def test_an_unknown_key_of_a_file_is_named_with_the_nearest(capsys: pytest.Captu
     )
 
 
+def test_a_file_of_one_method_serves_another_without_its_options(tmp_path: Path) -> None:
+    how = {"method": "hat", "stream": "digits", "epochs": 1, "options": {"s_max": 300.0, "c": 0.5}}
+    (tmp_path / "hat.yaml").write_text(yaml.safe_dump(how))
+    for method in ("hat", "linear-probe", "joint"):
+        out = str(tmp_path / method)
+        assert main(["run", "--config", str(tmp_path / "hat.yaml"), "--method", method, "--out", out]) == 0
+    found = {one.parent.name: yaml.safe_load(one.read_text()) for one in tmp_path.glob("*/config.yaml")}
+    assert found["hat"]["options"]["s_max"] == 300
+    assert found["joint"]["options"] == {"prefixes": "all"}
+    assert {one["epochs"] for one in found.values()} == {1}
+
+
 @pytest.mark.parametrize("argv", [["--help"], [], ["help"]])
 def test_help_lists_the_commands(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == (0 if argv else 2)

@@ -201,7 +201,7 @@ class Bank:
         if base is None and builder is None:
             raise ValueError("expected a network, found a bank without a builder: bring the network as base=")
         module = Builder(**builder).build() if base is None else base
-        wiring = self._state.get("wiring") and Wiring.from_json(self._state["wiring"])
+        wiring = self._state["wiring"] and Wiring.from_json(self._state["wiring"])
         return restore(self.path, self._state["base"], self._state["sites"], self._state["units"], module, wiring)
 
     def activate(self, sites: Sites, task: str) -> None:

@@ -17,7 +17,7 @@ from polymask.parts.pack import Packed, pack_owners
 from polymask.parts.seeds import generator
 from polymask.parts.sparsity import equal_share, smallest
 from polymask.sites.roles import Biases, Norms, Policy, plan
-from polymask.surgery import Axes, growable, widen
+from polymask.surgery import Axes, CannotGrow, growable, widen
 from polymask.task import TaskRecord
 
 
@@ -51,8 +51,8 @@ class PackNet(Method):
     tenth after 10), then 10 epochs at 1e-4. The default recipe is for networks trained from scratch.
 
     Raises:
-        ValueError: if a ratio is not in [0, 1), there is no task to share with, or ``grow`` is below 0 or asked of a
-            network without a layer that can grow.
+        ValueError: if a ratio is not in [0, 1), there is no task to share with, or ``grow`` is below 0.
+        CannotGrow: if ``grow`` is asked of a network without a layer that can grow.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> method = PackNet(net, torch.zeros(1, 4), tasks=2)
@@ -112,7 +112,7 @@ class PackNet(Method):
         self.axes = growable(model, example, plan(model, example, policy, head), grow) if grow else Axes()
         if grow and not self.axes.groups:
             why = "; ".join(f"{layer}: {reason}" for layer, reason in self.axes.left.items())
-            raise ValueError(f"expected a network with a layer that can grow, found none ({why}): leave grow= out")
+            raise CannotGrow(f"expected a network with a layer that can grow, found none ({why}): leave grow= out")
         super().__init__(model, example, policy, head=head, seed=seed)
 
     def _prepare(self) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import call, logits_of, tensors_of
+from polymask.calling import call, leaves_of, logits_of
 from polymask.mixed.forms import Form, apart, form_of
-from polymask.mixed.layout import Layout, layouts, probes, rows_of, signature
+from polymask.mixed.layout import Layout, layouts, probes, signature
 from polymask.mixed.own import own_of, own_tensors, refuse_weight_masks
 from polymask.sites.slots import Scores
 from polymask.sites.table import Sites, detach
@@ -66,7 +66,7 @@ class Mixed:
         self.tasks = {task: place for place, task in enumerate(records)}
         self.model = detach(copy.deepcopy(sites.model)).eval().requires_grad_(False)
         self._refuse_infinite()
-        self._layouts: dict[tuple[Any, ...], dict[str, list[Layout]]] = {}
+        self._layouts: dict[tuple[tuple[torch.Size, torch.dtype], ...], dict[str, list[Layout]]] = {}
         self._current: dict[str, list[Layout]] = {}
         self._seen: dict[str, list[Tensor]] | None = None
         self._turn: dict[str, int] = {}
@@ -85,41 +85,43 @@ class Mixed:
             KeyError: for a task that is not among the records.
             ValueError: if samples and tasks are not equally many, or where a sample lies cannot be told.
         """
-        rows = rows_of(x)
+        shapes = [(t.shape, t.dtype) for t in leaves_of(x) if t.ndim]
+        if not shapes:
+            raise ValueError(f"expected a batch with a tensor in it, found {type(x).__name__}")
+        rows = shapes[0][0][0]
         if len(tasks) != rows:
             raise ValueError(f"expected a task for each of {rows} samples, found {len(tasks)}")
         unknown = sorted({task for task in tasks if task not in self.tasks})
         if unknown:
             raise KeyError(f"expected tasks among {', '.join(self.tasks)}, found {', '.join(unknown)}")
         device = next(iter((*self.model.parameters(), *self.model.buffers()))).device
-        self._current = self._layout_of(x, rows)
+        key = tuple(shapes)
+        if key not in self._layouts:
+            self._layouts[key] = self._asked(x, rows)
+        self._current = self._layouts[key]
         self._index = torch.tensor([self.tasks[task] for task in tasks], device=device)
         self._turn = {}
         return logits_of(call(self.model, x))
 
-    def _layout_of(self, x: Any, rows: int) -> dict[str, list[Layout]]:
-        key = _shapes(x)
-        if key not in self._layouts:
-            calls: dict[str, list[list[Tensor]]] = {}
-            for probe in probes(x, rows):
-                self._seen = {}
-                try:
-                    call(self.model, probe)
-                    seen = self._seen
-                finally:
-                    self._seen = None
-                for path, each in seen.items():
-                    many = calls.setdefault(path, [[] for _ in each])
-                    for one, found in zip(many, each, strict=True):
-                        one.append(found)
-            silent = sorted({*self._forms} - {*calls})
-            if silent:
-                raise ValueError(
-                    f"expected the network to call {silent[0]!r}, of which tasks have their own, found that it never "
-                    "does (does it read its weights itself?): answer one task at a time, with activate(task)"
-                )
-            self._layouts[key] = layouts(calls, rows)
-        return self._layouts[key]
+    def _asked(self, x: Any, rows: int) -> dict[str, list[Layout]]:
+        """Where the samples lie in what every layer with something of the tasks' own is given, call by call."""
+        calls: dict[str, list[list[Tensor]]] = {}
+        for probe in probes(x, rows):
+            seen = self._seen = {}
+            try:
+                call(self.model, probe)
+            finally:
+                self._seen = None
+            for path, each in seen.items():
+                many = calls.setdefault(path, [[] for _ in each])
+                for one, found in zip(many, each, strict=True):
+                    one.append(found)
+        if silent := sorted({*self._forms} - {*calls}):
+            raise ValueError(
+                f"expected the network to call {silent[0]!r}, of which tasks have their own, found that it never "
+                "does (does it read its weights itself?): answer one task at a time, with activate(task)"
+            )
+        return layouts(calls, rows)
 
     def _give_forms(self, sites: Sites, records: list[TaskRecord]) -> None:
         names = {(id(p.module), p.leaf): name for name, spots in places(self.model).items() for p in spots}
@@ -162,14 +164,3 @@ class Mixed:
 
 def _idle(_module: nn.Module, _args: Any) -> None:
     """Change nothing."""
-
-
-def _shapes(x: Any) -> tuple[Any, ...]:
-    found: list[Any] = []
-
-    def note(t: Tensor) -> Tensor:
-        found.append((tuple(t.shape), t.dtype))
-        return t
-
-    tensors_of(x, note)
-    return tuple(found)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polymask.calling import tensors_of
+from polymask.calling import leaves_of, tensors_of
 
 
 @dataclass(frozen=True)
@@ -47,43 +47,33 @@ class Layout:
         return (found if axis < units else found.T).reshape(shape)
 
 
-def rows_of(x: Any) -> int:
-    """How many samples a batch has: the first axis of its first tensor."""
-    found: list[int] = []
-
-    def note(t: Tensor) -> Tensor:
-        found.extend([len(t)] if t.ndim else [])
-        return t
-
-    tensors_of(x, note)
-    if not found:
-        raise ValueError(f"expected a batch with a tensor in it, found {type(x).__name__}")
-    return found[0]
-
-
 def probes(x: Any, rows: int) -> list[Any]:
     """Batches that differ by sample: all alike; all changed; and for every bit of a sample's number those that have it.
 
-    Only tensors with the batch's own first axis change: fractions by noise, numbers of more than two kinds by an
-    exchange of their smallest and largest. Masks of 0 and 1 stay, since no network need survive another.
+    Only tensors with the batch's own first axis change: fractions by noise, numbers by an exchange of their smallest
+    and largest. Numbers of two kinds may be a mask without which no network need survive; they stay, unless there is
+    nothing else to change.
     """
     bits = max(1, (rows - 1).bit_length())
     numbers = torch.arange(rows)
     chosen = [torch.zeros(rows, dtype=torch.bool), torch.ones(rows, dtype=torch.bool)]
     chosen += [(numbers >> bit & 1).bool() for bit in range(bits)]
-    return [tensors_of(x, partial(_changed, which=which, rows=rows)) for which in chosen]
+    samples = [t for t in leaves_of(x) if t.ndim and len(t) == rows]
+    least = 3 if any(t.is_floating_point() or len(t.unique()) > 2 for t in samples) else 2
+    return [tensors_of(x, partial(_changed, which=which, rows=rows, least=least)) for which in chosen]
 
 
-def _changed(t: Tensor, which: Tensor, rows: int) -> Tensor:
+def _changed(t: Tensor, which: Tensor, rows: int, least: int) -> Tensor:
     if not t.ndim or len(t) != rows:
         return t
     first = t[:1].expand_as(t).clone()
     if t.is_floating_point():
+        first = first.masked_fill(first.isnan(), 0.0)
         draw = torch.Generator().manual_seed(0)
         other = first + torch.randn(first.shape[1:], generator=draw).to(first)
     else:
         kinds = t.unique()
-        if len(kinds) < 3:
+        if len(kinds) < least:
             return first
         low, high = kinds[0], kinds[-1]
         other = torch.where(first == low, high, low)
@@ -132,7 +122,8 @@ def decoded(path: str, seen: Sequence[Tensor], rows: int) -> Layout:
                 return Layout(axis, owner)
     raise ValueError(
         f"expected the samples of a batch to lie along one axis of what {path!r} is given, found them mixed or not "
-        f"there (shape {tuple(known.shape)} without the units): answer one task at a time, with activate(task)"
+        f"there (shape {tuple(known.shape)} without the units): answer one task at a time, with activate(task); or, if "
+        "all inputs of this batch are the same number, ask first with others"
     )
 
 

@@ -63,12 +63,11 @@ def own_of(
     rows: Tensor | None = None
     for leaf, name in leaves.items():
         base = getattr(module, leaf).detach()
-        mine = [_of(name, base, record) for record in records]
-        if any(name in record.private for record in records) or (
-            base.ndim < 2 and any(name in r.masks for r in records)
-        ):
-            tensors[leaf] = mine
-        elif any(name in record.masks for record in records):
+        private = any(name in record.private for record in records)
+        masked = any(name in record.masks for record in records)
+        if private or (masked and base.ndim < 2):
+            tensors[leaf] = [_of(name, base, record) for record in records]
+        elif masked:
             rows = padded([_gains(record, name, base) for record in records], base.shape[:1])
     live = [gate for gate in gates if gate is not None]
     gate = None

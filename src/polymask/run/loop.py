@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,9 +107,9 @@ def train_phase(
         loss = _epoch(phase, net, stepper, schedule, epoch, batches)
         _check_finite(phase, epoch, loss)
         # Statistics differ between processes; all of them select by the first one's score.
-        score = fabric.broadcast(_judged(phase, phase.objective.metric))
+        score, *losses = fabric.broadcast(_validated(phase, isinstance(schedule, Plateau)))
         if isinstance(schedule, Plateau):
-            schedule.watch(fabric.broadcast(_judged(phase, phase.objective.loss)))
+            schedule.watch(*losses)
         if phase.objective.better(score, progress.best):
             progress.best, progress.kept = score, _snapshot(method)
         progress.epoch = epoch + 1
@@ -207,18 +207,21 @@ def _accumulating(fabric: Fabric, net: nn.Module, enabled: bool) -> AbstractCont
     return fabric.no_backward_sync(net, enabled=True)  # type: ignore[arg-type]
 
 
-def _judged(phase: Phase, judge: Judge) -> float:
-    return evaluate(phase.method.model, phase.feeds.val, judge, phase.feeds.outputs, phase.recipe.batch_size)
+def _validated(phase: Phase, with_loss: bool) -> list[float]:
+    """The metric on the validation split, and behind it the loss if it is asked for."""
+    objective, feeds = phase.objective, phase.feeds
+    judges: list[Judge] = [objective.metric, *([objective.loss] if with_loss else [])]
+    return evaluate(phase.method.model, feeds.val, judges, feeds.outputs, phase.recipe.batch_size)
 
 
 Judge = Callable[[Tensor, Tensor], float | Tensor]
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, feed: Feed, judge: Judge, outputs: int, batch_size: int) -> float:
-    """The metric or loss of a model on one split, each row read once, in order, in evaluation mode."""
+def evaluate(model: nn.Module, feed: Feed, judges: Sequence[Judge], outputs: int, batch_size: int) -> list[float]:
+    """Metrics or losses of a model on one split, each row read once, in order, in evaluation mode."""
     logits, targets = collected(model, feed.ordered(max(batch_size, 512)))
-    return float(judge(narrowed(logits, outputs), targets))
+    return [float(judge(narrowed(logits, outputs), targets)) for judge in judges]
 
 
 def narrowed(logits: Tensor, outputs: int) -> Tensor:

@@ -89,7 +89,7 @@ def said(argv: Sequence[str], name: str, default: str) -> str:
 
 
 def configured(argv: Sequence[str]) -> dict[str, Any]:
-    """What the file behind ``--config`` says.
+    """What the file behind ``--config`` says; of another method than its own, all but the options of that method.
 
     Raises:
         UsageError: if there is none, or it is no mapping.
@@ -108,6 +108,9 @@ def configured(argv: Sequence[str]) -> dict[str, Any]:
         raise UsageError(f"expected options and their values in {path}, found {what}")
     if "task_names" in found:
         raise UsageError(f"expected the options of a run in {path}, found a run that Python started: go on from there")
+    given = dict(zip(argv, [*argv[1:], ""], strict=False)).get("--method")
+    if given is not None and given.replace("-", "_") != str(found.get("method", given)).replace("-", "_"):
+        found.pop("options", None)
     return found
 
 
@@ -118,7 +121,10 @@ def parse(parser: Parser, argv: Sequence[str]) -> dict[str, Any]:
         UsageError: for an unknown option, with the nearest name, or a value of another type.
     """
     given = [full_name(parser, word) if word.startswith("--") else word for word in argv]
-    for key in configured(argv):
+    file = configured(argv)
+    if file:
+        given[given.index("--config") + 1] = yaml.safe_dump(file)
+    for key in file:
         if f"--{key}" not in parser.names:
             raise UsageError(f"unknown key {key!r} in the file of --config{nearest(key, plain(parser))}")
     try:

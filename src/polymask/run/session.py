@@ -186,9 +186,8 @@ class Session:
             if other.name in self.method.records:
                 feeds = self.feed(other)
                 split = feeds.test or feeds.val
-                row[other.name] = evaluate(
-                    self.method.plain(other.name), split, self.objective.metric, feeds.outputs, 512
-                )
+                plain, judges = self.method.plain(other.name), [self.objective.metric]
+                (row[other.name],) = evaluate(plain, split, judges, feeds.outputs, 512)
         self.results.rows[task] = row
         self.write()
 

@@ -105,26 +105,30 @@ def learn_union(model: nn.Module, place: str, union: Union, journal: Journal) ->
         if isinstance(schedule, Plateau) and schedule.over:
             break
         loss = _epoch(union, net, heads, stepper, schedule, epoch)
-        score = mean(measured(model, heads, union, "val").values())
+        judges: list[Judge] = [
+            union.objective.metric,
+            *([union.objective.loss] if isinstance(schedule, Plateau) else []),
+        ]
+        score, *losses = map(mean, zip(*measured(model, heads, union, "val", judges).values(), strict=True))
         if isinstance(schedule, Plateau):
-            schedule.watch(mean(measured(model, heads, union, "val", union.objective.loss).values()))
+            schedule.watch(*losses)
         if union.objective.better(score, best):
             best, kept = score, copy.deepcopy(model.state_dict())
         figures = {"epoch": epoch, "loss": loss, "val": score, "lr": float(schedule.get_last_lr()[0])}
         journal.epoch(union.tasks[-1], "joint", figures)
     model.load_state_dict(kept)
-    return measured(model, heads, union, "test")
+    return {task: found[0] for task, found in measured(model, heads, union, "test", [union.objective.metric]).items()}
 
 
 def measured(
-    model: nn.Module, heads: Heads, union: Union, part: Literal["val", "test"], judge: Judge | None = None
-) -> dict[str, float]:
-    """The metric, or the loss, of every task on one part of its data; validation where there is no test part."""
-    found, judge = {}, judge or union.objective.metric
+    model: nn.Module, heads: Heads, union: Union, part: Literal["val", "test"], judges: Sequence[Judge]
+) -> dict[str, list[float]]:
+    """Metrics or losses of every task on one part of its data; validation stands in where there is no test part."""
+    found = {}
     for place, (task, feeds) in enumerate(zip(union.tasks, union.feeds, strict=True)):
         heads.active = place
         split = feeds.val if part == "val" or feeds.test is None else feeds.test
-        found[task] = evaluate(model, split, judge, feeds.outputs, 512)
+        found[task] = evaluate(model, split, judges, feeds.outputs, 512)
     return found
 
 

@@ -146,9 +146,12 @@ class FeatureSite(nn.Module):
 
 
 def fill(site: nn.Module, slot: str, value: Tensor | None) -> None:
-    """Put a value into a slot: in place where its shape allows, so that a compiled graph is not asked to change."""
+    """Put a copy of a value into a slot: in place where its shape allows, so that a compiled graph need not change.
+
+    A slot owns its memory: two that shared it would both change with the next value of one.
+    """
     old = getattr(site, slot)
     if old is not None and value is not None and old.shape == value.shape and old.dtype == value.dtype:
         old.copy_(value)
     else:
-        setattr(site, slot, value)
+        setattr(site, slot, None if value is None else value.clone())

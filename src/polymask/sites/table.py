@@ -95,7 +95,7 @@ class Sites:
         """Write a tensor's value, the held one too: in place where the shape is the same, else as a new tensor."""
         old, site = self.tensor(name), self.weights.get(name)
         if site is not None and site.kept is not None:
-            fill(site, "kept", value.detach().to(old.device, old.dtype, copy=True))
+            fill(site, "kept", value.detach().to(old.device, old.dtype))
         if old.shape == value.shape:
             old.copy_(value)
             return
@@ -117,7 +117,7 @@ class Sites:
             site.kept = w.detach().clone()
         else:
             w.copy_(site.kept)
-        fill(site, "gate", None if gate is None else gate.clone())
+        fill(site, "gate", gate)
         site.rate = None
         self.opened.add(name)
 
@@ -125,10 +125,9 @@ class Sites:
     def narrow(self, name: str, gate: Tensor, mask: Tensor) -> None:
         """Go on learning a weight with fewer open entries, read under a mask; what it was before stays in ``kept``."""
         site = self.weights[name]
-        # Copies: slots are filled in place, and a gate that shares the mask's memory would open with the next mask.
-        fill(site, "mask", mask.clone())
+        fill(site, "mask", mask)
         if gate.any():
-            fill(site, "gate", gate.clone())
+            fill(site, "gate", gate)
         else:
             self.opened.discard(name)
             fill(site, "gate", torch.zeros((), dtype=torch.bool, device=gate.device))
@@ -141,7 +140,7 @@ class Sites:
         site.rate = None
         if isinstance(w, nn.Parameter):
             w.copy_(self.base(name))
-            fill(site, "kept", w.detach().clone())
+            fill(site, "kept", w.detach())
             fill(site, "gate", torch.zeros((), dtype=torch.bool, device=w.device))
 
     @torch.no_grad()
