@@ -26,7 +26,7 @@ def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
 
 def plain_step(x: Tensor, y: Tensor, width: int, frozen_norms: bool) -> Callable[[], None]:
     """The plain network's step; with frozen norms it does what PackNet and Piggyback do besides masking."""
-    model = network(width).train()
+    model = network(width).to(x.device).train()
     if frozen_norms:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):

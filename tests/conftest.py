@@ -38,5 +38,6 @@ def _same_start() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    torch.backends.cudnn.deterministic = True  # on a GPU, so that the same run twice is the same
     yield
     torch.set_num_threads(threads)

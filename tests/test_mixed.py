@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.contract import drive
-from tests.contract.zoo import BACKBONES
+from tests.contract.zoo import BACKBONES, DEVICE, placed
 from torch import Tensor, nn
 
 from polymask import HAT, TFM, Method, PackNet, Piggyback
@@ -28,8 +28,19 @@ UNITS: dict[str, Callable[..., Method]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _whole_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU convolutions multiply by ten bits, which are fewer than what is compared here."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(*shape).to(DEVICE)
+
+
 def learned(make: Callable[..., Method], model: nn.Module, example: Any, count: int = 3) -> Method:
     """Tasks of different widths, learned by large steps so that they differ."""
+    model, example = placed(model, example)
     method = make(model, example)
     tasks = drive.tasks(example, count, outputs=(None, 3, 4))
     drive.learn(method, tasks, lambda method: torch.optim.SGD(method.parameters(), lr=0.3))
@@ -39,8 +50,8 @@ def learned(make: Callable[..., Method], model: nn.Module, example: Any, count: 
 def batch(example: Any, rows: int) -> Any:
     """So many samples, each its own."""
     wide = tensors_of(example, lambda t: t[:1].expand(rows, *t.shape[1:]).clone())
-    wide = tensors_of(wide, lambda t: torch.randint(int(t.max()) + 1, t.shape) if _ids(t) else t)
-    return tensors_of(wide, lambda t: torch.randn(t.shape) if t.is_floating_point() else t)
+    wide = tensors_of(wide, lambda t: torch.randint(int(t.max()) + 1, t.shape).to(t) if _ids(t) else t)
+    return tensors_of(wide, lambda t: torch.randn(t.shape).to(t) if t.is_floating_point() else t)
 
 
 def _ids(t: Tensor) -> bool:
@@ -49,6 +60,7 @@ def _ids(t: Tensor) -> bool:
 
 def check(method: Method, x: Any, rows: int, model: nn.Module | None = None) -> None:
     """Every sample is answered as its task answers the batch alone, up to rounding; beyond its outputs is -inf."""
+    x = tensors_of(x, lambda t: t.to(DEVICE))
     names = list(method.records)
     tasks = [names[(2 * row) % len(names)] for row in range(rows)]
     answers = Mixed(method.sites, method.records)(x, tasks)
@@ -134,7 +146,7 @@ class Mingled(nn.Module):
 def test_samples_that_mix_are_refused() -> None:
     method = learned(HAT, Mingled(), torch.randn(4, 6))
     with pytest.raises(ValueError, match="lie along one axis of what 'up' is given, found them mixed"):
-        Mixed(method.sites, method.records)(torch.randn(4, 6), ["a", "b", "a", "b"])
+        Mixed(method.sites, method.records)(randn(4, 6), ["a", "b", "a", "b"])
 
 
 class Unheard(nn.Module):
@@ -151,13 +163,13 @@ class Unheard(nn.Module):
 def test_a_layer_that_is_never_called_is_not_answered_wrongly() -> None:
     method = learned(HAT, Unheard(), torch.randn(4, 6))
     with pytest.raises(ValueError, match="expected the network to call 'head'"):
-        Mixed(method.sites, method.records)(torch.randn(2, 6), ["a", "b"])
+        Mixed(method.sites, method.records)(randn(2, 6), ["a", "b"])
 
 
 def test_what_cannot_be_served_is_refused_in_words() -> None:
     model, example = BACKBONES["mlp_bn"]()
     method = learned(HAT, model, example)
-    mixed, x = Mixed(method.sites, method.records), torch.randn(2, 12)
+    mixed, x = Mixed(method.sites, method.records), randn(2, 12)
     with pytest.raises(ValueError, match="a task for each of 2 samples, found 1"):
         mixed(x, ["a"])
     with pytest.raises(KeyError, match="tasks among a, b, c, found z"):
@@ -186,7 +198,7 @@ def test_the_model_itself_stays_as_it_is() -> None:
     method = learned(HAT, model, example)
     method.activate("b")
     before, answer = drive.tensors(model), drive.answer(model, drive.probe(method))
-    Mixed(method.sites, method.records)(torch.randn(3, 12), ["a", "c", "a"])
+    Mixed(method.sites, method.records)(randn(3, 12), ["a", "c", "a"])
     assert not drive.differing(before, drive.tensors(model))
     assert torch.equal(drive.answer(model, drive.probe(method)), answer)
 
@@ -208,12 +220,12 @@ def test_tokens_of_two_kinds_tell_samples_apart_and_of_one_kind_cannot() -> None
     method = learned(HAT, Bits(), torch.randint(2, (4, 5)))
     check(method, torch.randint(2, (4, 5)), 4)
     with pytest.raises(ValueError, match="ask first with others"):
-        Mixed(method.sites, method.records)(torch.zeros(4, 5, dtype=torch.long), ["a", "b", "a", "b"])
+        Mixed(method.sites, method.records)(torch.zeros(4, 5, dtype=torch.long, device=DEVICE), ["a", "b", "a", "b"])
 
 
 def test_a_nan_in_one_sample_leaves_the_others_answers() -> None:
     method = learned(HAT, *BACKBONES["mlp_bn"]())
-    x = torch.randn(4, 12)
+    x = randn(4, 12)
     x[0, 0] = torch.nan
     answers = Mixed(method.sites, method.records)(x, ["a", "b", "c", "a"])
     assert answers[0].isnan().all()
@@ -226,7 +238,7 @@ def test_a_shape_is_asked_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
     mixed.model.register_forward_pre_hook(lambda *_: calls.append(None))
     for rows, expected in ((5, 6), (5, 1), (2, 4), (5, 1)):
         calls.clear()
-        mixed(torch.randn(rows, 12), ["a"] * rows)
+        mixed(randn(rows, 12), ["a"] * rows)
         assert len(calls) == expected
 
 

@@ -83,6 +83,7 @@ def options(what: str) -> argparse.Namespace:
     parser.add_argument("--data-root", default=os.environ.get("POLYMASK_DATA_ROOT"), help="a folder of data sets")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="for rows of HAT that take hours")
     parser.add_argument("--minutes", type=float, default=9.5, help="stop after so many; the same command goes on")
     parser.add_argument("--only", nargs="+", help="names of rows")
     return parser.parse_args()
@@ -102,28 +103,33 @@ def measure(what: str, targets: Sequence[Target], arm: Callable[[Target, str, in
     try:
         with limited(args.minutes):
             for target in chosen:
-                values = {name: [_one(target, name, seed, arm, args) for seed in args.seeds] for name in target.arms}
-                write(target, values, args.seeds)
+                found = {name: [_one(target, name, seed, arm, args) for seed in args.seeds] for name in target.arms}
+                values = {name: [one["value"] for one in ones] for name, ones in found.items()}
+                write(target, values, args.seeds, sorted({one["machine"] for ones in found.values() for one in ones}))
     except OutOfTimeError:
         print(f"Stopped after {args.minutes:g} minutes: run the same command again, it goes on.")
         sys.exit(3)
 
 
-def _one(target: Target, name: str, seed: int, arm: Callable[..., float], args: Any) -> float:
+def _one(target: Target, name: str, seed: int, arm: Callable[..., float], args: Any) -> dict[str, Any]:
     work = WORK / target.name / f"{name}-{seed}".replace(" ", "-")
     done = work / "value.json"
     if not done.exists():
         work.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         value = arm(target, name, seed, work, args)
-        done.write_text(json.dumps({"value": value}))
+        done.write_text(json.dumps({"value": value, "machine": _where(args.device)}))
         print(f"{target.name}: {name}, seed {seed}: {value:.4f} ({time.perf_counter() - start:.0f} s)", flush=True)
-    value = json.loads(done.read_text())["value"]
-    assert isinstance(value, float)
-    return value
+    return {"machine": _where("cpu"), **json.loads(done.read_text())}
 
 
-def write(target: Target, values: Values, seeds: Sequence[int]) -> None:
+def _where(device: str) -> str:
+    """What measures: a processor or a GPU, and torch."""
+    name = torch.cuda.get_device_name() if device == "cuda" else machine().partition(", load")[0]
+    return f"{name}; torch {torch.__version__}"
+
+
+def write(target: Target, values: Values, seeds: Sequence[int], machines: Sequence[str]) -> None:
     """Write a row's result; the table is made from these."""
     reached = target.reached(values)
     row = {
@@ -139,7 +145,7 @@ def write(target: Target, values: Values, seeds: Sequence[int]) -> None:
         "values": {name: [round(value, 4) for value in found] for name, found in values.items()},
         "ours": "; ".join(_summary(name, found) for name, found in values.items()),
         "command": command_of(Path(sys.argv[0]).name),
-        "machine": machine().partition(", load")[0] + f"; torch {torch.__version__}",
+        "machine": " / ".join(machines),
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{target.name}.json").write_text(json.dumps(row, indent=2) + "\n")

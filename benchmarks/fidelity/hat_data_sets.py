@@ -79,7 +79,7 @@ def untrained(seed: int, tasks: list[Task]) -> list[float]:
 
 def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:
     shared, tasks, last = work.parents[1] / "three-data-sets-runs", tasks_of(seed, args.data_root), int(name[-1])
-    how: dict[str, Any] = {"seed": seed, "training": TRAINING}
+    how: dict[str, Any] = {"seed": seed, "training": replace(TRAINING, device=args.device)}
     ours = learn(network(seed), tasks, "hat", out=shared / f"hat-{seed}", **how).report["accuracy"][last - 1][:last]
     joint = learn_joint(network(seed), tasks, out=shared / f"joint-{seed}", **how)["accuracy"][last - 1][:last]
     return hat_forgetting_ratio(ours, untrained(seed, tasks)[:last], joint)

@@ -39,8 +39,8 @@ class Task:
 
         def fresh(x: Tensor) -> Tensor:
             if x.is_floating_point():
-                return torch.randn(x.shape, generator=draw).to(x.dtype)
-            return torch.randint(int(x.min()), int(x.max()) + 1, x.shape, generator=draw).to(x.dtype)
+                return torch.randn(x.shape, generator=draw).to(x)
+            return torch.randint(int(x.min()), int(x.max()) + 1, x.shape, generator=draw).to(x)
 
         return tensors_of(self.example, fresh)
 
@@ -52,7 +52,8 @@ class Task:
 
     def labels(self, step: int, logits: Tensor) -> Tensor:
         """Labels for a batch's logits ``(..., c)``."""
-        return torch.randint(logits.shape[-1], logits.shape[:-1], generator=generator("labels", self.name, step))
+        draw = generator("labels", self.name, step)
+        return torch.randint(logits.shape[-1], logits.shape[:-1], generator=draw).to(logits.device)
 
 
 def tasks(example: Any, count: int = 3, outputs: Sequence[int | None] = (None,)) -> list[Task]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.contract import drive
 from tests.contract.conftest import SMALL, Case
-from tests.contract.zoo import BACKBONES
+from tests.contract.zoo import BACKBONES, DEVICE, placed
 from torch import Tensor, nn
 
 from polymask.calling import call, two_rows
@@ -58,7 +58,7 @@ class Idle(nn.Module):
 
 
 def test_a_weight_that_nobody_reads_is_frozen_and_says_so(one: Case) -> None:
-    method = one.method(Idle(), torch.randn(2, 12))
+    method = one.method(*placed(Idle(), torch.randn(2, 12)))
     role = method.sites.roles["idle.weight"]
     assert role.kind == "frozen"
     assert "no forward reads it" in role.why
@@ -102,15 +102,15 @@ def test_switching_a_plain_model_is_activating(pair: Case) -> None:
 def test_masking_what_nobody_reads_raises(one: Case) -> None:
     if not masking(one.method):
         with pytest.raises(TypeError, match="masked"):
-            one.method(Idle(), torch.randn(2, 12), masked=["idle.weight"])  # type: ignore[call-arg]
+            one.method(*placed(Idle(), torch.randn(2, 12)), masked=["idle.weight"])  # type: ignore[call-arg]
         return
     with pytest.raises(ValueError, match=r"never read: idle\.weight"):
-        one.method(Idle(), torch.randn(2, 12), masked=["idle.weight"])  # type: ignore[call-arg]
+        one.method(*placed(Idle(), torch.randn(2, 12)), masked=["idle.weight"])  # type: ignore[call-arg]
     with pytest.raises(ValueError, match=r"'nowhere.*' among body\.weight"):
-        one.method(Idle(), torch.randn(2, 12), masked=["nowhere*"])  # type: ignore[call-arg]
+        one.method(*placed(Idle(), torch.randn(2, 12)), masked=["nowhere*"])  # type: ignore[call-arg]
 
 
 def test_a_method_needs_an_example_that_passes(one: Case) -> None:
     model, _ = BACKBONES[SMALL]()
     with pytest.raises(ValueError, match="expected an example that the model accepts"):
-        one.method(model, torch.randn(2, 13))
+        one.method(model, torch.randn(2, 13, device=DEVICE))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.contract import drive
 from tests.contract.conftest import Case
-from tests.contract.zoo import BACKBONES
+from tests.contract.zoo import BACKBONES, placed
 from torch import Tensor, nn
 
 from polymask.methods import METHODS
@@ -280,7 +280,8 @@ class Two(nn.Module):
     ids=["tuple", "mapping"],
 )
 def test_examples_of_several_arguments(one: Case, example: Any) -> None:
-    method = one.method(Two(), example)
+    model, example = placed(Two(), example)
+    method = one.method(model, example)
     before = {}
     for task in drive.tasks(example):
         drive.learn(method, [task])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.contract import drive
 from tests.contract.test_forgetting import check, learn_all
+from tests.contract.zoo import placed
 from tests.traps import TRAPS
 from torch import nn
 
@@ -45,7 +46,7 @@ PAIRS = [unless(pair in DEFAULT, *pair) for pair in product(UNITS, ("adamw", "sg
 @pytest.mark.parametrize("trap", TRAPS)
 def test_no_trap_forgets(name: str, trap: str, optimizer: str) -> None:
     torch.manual_seed(0)
-    model, example = TRAPS[trap]()
+    model, example = placed(*TRAPS[trap]())
     method = UNITS[name](model, example, head="head")
     check(method, learn_all(method, drive.tasks(example), drive.OPTIMIZERS[optimizer]()))
 
@@ -55,7 +56,7 @@ def test_no_trap_forgets(name: str, trap: str, optimizer: str) -> None:
 @pytest.mark.parametrize("name", [unless(name == "hat", name) for name in UNITS])
 def test_a_task_of_any_trap_can_be_baked(name: str, trap: str) -> None:
     torch.manual_seed(0)
-    model, example = TRAPS[trap]()
+    model, example = placed(*TRAPS[trap]())
     method = UNITS[name](model, example, head="head")
     drive.learn(method, drive.tasks(example)[:2], drive.adamw())
     for task in ("a", "b"):
@@ -109,7 +110,7 @@ def clipped_sgd(method: Method) -> torch.optim.Optimizer:
 @pytest.mark.parametrize("name", UNITS)
 def test_no_network_forgets(name: str, network: str, optimizer: drive.MakeOptimizer) -> None:
     torch.manual_seed(0)
-    model, example = NETWORKS[network]()
+    model, example = placed(*NETWORKS[network]())
     method = UNITS[name](model, example)
     assert method.sites.wiring.sizes or name == "tfm"
     check(method, learn_all(method, drive.tasks(example), optimizer))

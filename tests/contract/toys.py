@@ -100,7 +100,7 @@ class Anchored(Method):
         anchor, self.state = self.state["anchor"], {}
         now, issued = reads(self.sites, {}), {}
         for task, old in list(self.records.items())[:-1]:
-            weights = {name: anchor[name] + densify(old.deltas[name]) for name in anchor}
+            weights = {name: was + densify(old.deltas[name]).to(was) for name, was in anchor.items()}
             deltas = {name: sparsify(w - self.sites.base(name)) for name, w in weights.items()}
             meta = replace(old.meta, revision=old.meta.revision + 1, reason="the shared weights moved")
             issued[task] = replace(old, deltas=deltas, reads=now, meta=meta)
@@ -142,7 +142,7 @@ class Growing(Method):
         width = self.built + 2 * len(self.records)
         if len(had) < width:
             self.sites.put(self.layer, torch.cat([had, self._drawn(had[: width - len(had)], "grown")]))
-        gate = torch.arange(width)[:, None] >= width - 2 if self.records else None
+        gate = torch.arange(width, device=had.device)[:, None] >= width - 2 if self.records else None
         self.sites.open(self.layer, gate)
         self.sites.put(f"{self.head}.weight", self._drawn(head.new_empty(len(head), width), "head"))
         for name, filling in self.units.items():
@@ -160,7 +160,8 @@ class Growing(Method):
 
     def _drawn(self, like: Tensor, purpose: str) -> Tensor:
         bound = like.shape[1] ** -0.5
-        return torch.empty_like(like).uniform_(-bound, bound, generator=generator(self.seed, self.task, purpose))
+        drawn = torch.empty(like.shape).uniform_(-bound, bound, generator=generator(self.seed, self.task, purpose))
+        return drawn.to(like)
 
 
 def hidden(model: nn.Module, head: str) -> tuple[str, dict[str, float]]:

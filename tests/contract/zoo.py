@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from polymask.calling import tensors_of
+
 OUTPUTS = 5  # the width of every head
+DEVICE = torch.device(os.environ.get("POLYMASK_TEST_DEVICE", "cpu"))
+"""Where the contract runs; "cuda" repeats on a GPU what the suite asks of a CPU."""
+
+
+def placed(model: nn.Module, example: Any) -> tuple[nn.Module, Any]:
+    """A network and its example on the device of the tests."""
+    return model.to(DEVICE), tensors_of(example, lambda x: x.to(DEVICE))
 
 
 class Encoder(nn.Module):
@@ -123,7 +133,7 @@ def _seeded(build: Callable[[], tuple[nn.Module, Any]]) -> Callable[[], tuple[nn
     def make() -> tuple[nn.Module, Any]:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return build()
+            return placed(*build())
 
     return make
 

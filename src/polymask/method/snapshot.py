@@ -138,6 +138,7 @@ def load_learner_state(method: Method, state: Mapping[str, Any], records: Mappin
     if missing:
         raise ValueError(f"expected a record of every finished task, found none for {', '.join(missing)}")
     sites = method.sites
+    state = _placed(sites, state, next(method.model.parameters(), torch.zeros(())).device)
     method.records = {name: records[name] for name in state["finished"]}
     for name in state["frozen"]:
         sites.freeze(name)
@@ -160,6 +161,22 @@ def load_learner_state(method: Method, state: Mapping[str, Any], records: Mappin
         method._before = Before(before["state"], before["tensors"], slots)
         let_train(method)
     method.steps = state["steps"]
+
+
+def _placed(sites: Sites, value: Any, device: torch.device) -> Any:
+    """A state on the model's devices: what is under a tensor's name lies where that tensor does; a file does not know.
+
+    Args:
+        sites: the model's.
+        value: a tensor, a mapping of values, or anything else, which stays.
+        device: of what is under no tensor's name.
+    """
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if not isinstance(value, Mapping):
+        return value
+    where = {key: sites.tensor(key).device if key in sites.roles else device for key in value}
+    return {key: _placed(sites, item, where[key]) for key, item in value.items()}
 
 
 @torch.no_grad()

@@ -127,6 +127,10 @@ def top_k(scores: Tensor, keep: int) -> Tensor:
     flat = magnitudes(scores)
     if keep <= 0 or keep >= flat.numel():
         return torch.full_like(scores, keep > 0, dtype=torch.bool)
+    if flat.is_cuda:
+        # There a sort costs little, and waiting for a count would cost more: nothing here is read on the host.
+        order = flat.sort(stable=True, descending=True).indices
+        return torch.zeros_like(flat, dtype=torch.bool).index_fill_(0, order[:keep], True).view(scores.shape)
     edge, above, ties = kth_largest(flat, keep)
     mask = flat >= edge
     if above + ties > keep:

@@ -1,0 +1,74 @@
+"""What a GPU changes: runs, stops, mixed precision and banks that travel between devices; skipped where there is none.
+
+The contract suite runs there too: ``POLYMASK_TEST_DEVICE=cuda python -m pytest tests/contract tests/test_mixed.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.run import small
+from torch import Tensor
+
+from polymask import METHODS, Bank
+from polymask.parts.binarize import top_k
+from polymask.run.objective import Objective
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+ON_GPU = replace(small.FAST, device="cuda")
+PROTECTED = [name for name, method in METHODS.items() if method.card.exact is True]
+
+
+def learned(method: str, out: Path | None = None, **more: Any) -> Any:
+    return small.run(method, out, training=replace(ON_GPU, **more))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_on_a_gpu_is_proved_there_and_on_a_cpu(method: str, tmp_path: Path) -> None:
+    report = learned(method, tmp_path / "run").report
+    if method in PROTECTED:
+        assert report["max_logit_drift"] == 0.0
+    if METHODS[method].card.exact is not None:
+        proof = Bank.open(tmp_path / "run" / "bank").verify(small.net())
+        assert proof.ok, str(proof)
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
+@pytest.mark.parametrize("method", PROTECTED)
+def test_mixed_precision_forgets_nothing(method: str, precision: str) -> None:
+    report = learned(method, precision=precision, optimizer="adamw", weight_decay=0.1, epochs=8).report
+    assert report["max_logit_drift"] == 0.0
+    assert report["average_accuracy"] > 0.4, "it has to learn as well"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stopped_run_goes_on_to_the_same_bytes(method: str, tmp_path: Path) -> None:
+    never, stopped = tmp_path / "never", tmp_path / "stopped"
+    learned(method, never)
+    with pytest.raises(KeyboardInterrupt):
+        small.run(method, stopped, training=ON_GPU, objective=Objective(loss=small.Once(11, small.stop)))
+    learned(method, stopped)
+    assert small.files(never / "bank") == small.files(stopped / "bank")
+
+
+@pytest.mark.parametrize("method", ["packnet", "hat", "tfm"])
+def test_what_a_gpu_learned_answers_alike_on_a_cpu_and_back(method: str, tmp_path: Path) -> None:
+    learned(method, tmp_path / "run")
+    x, bank = small.blobs("one", 3, 16, "new")[0], Bank.open(tmp_path / "run" / "bank")
+    for task in ("one", "two"):
+        here = bank.plain(task, small.net()).eval()(x)
+        there = bank.plain(task, small.net().cuda()).eval()(x.cuda()).cpu()
+        torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_the_exact_selection_is_the_cpus(dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    for n, digits in ((1000, 1), (200_000, 2), (2_000_000, 9)):
+        scores: Tensor = (torch.randn(n, generator=draw) * 10**digits).round().div(10**digits).to(dtype)
+        for keep in (1, n // 10, n // 2, n - 1):
+            assert torch.equal(top_k(scores.cuda(), keep).cpu(), top_k(scores, keep))
