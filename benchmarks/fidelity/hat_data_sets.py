@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -80,9 +82,18 @@ def untrained(seed: int, tasks: list[Task]) -> list[float]:
 def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:
     shared, tasks, last = work.parents[1] / "three-data-sets-runs", tasks_of(seed, args.data_root), int(name[-1])
     how: dict[str, Any] = {"seed": seed, "training": replace(TRAINING, device=args.device)}
-    ours = learn(network(seed), tasks, "hat", out=shared / f"hat-{seed}", **how).report["accuracy"][last - 1][:last]
-    joint = learn_joint(network(seed), tasks, out=shared / f"joint-{seed}", **how)["accuracy"][last - 1][:last]
-    return hat_forgetting_ratio(ours, untrained(seed, tasks)[:last], joint)
+    ours = kept(shared / f"hat-{seed}", lambda out: learn(network(seed), tasks, "hat", out=out, **how).report)
+    joint = kept(shared / f"joint-{seed}", lambda out: learn_joint(network(seed), tasks, out=out, **how))
+    return hat_forgetting_ratio(ours[last - 1][:last], untrained(seed, tasks)[:last], joint[last - 1][:last])
+
+
+def kept(folder: Path, run: Callable[[Path], Mapping[str, Any]]) -> list[list[float]]:
+    """The accuracies of a run, from the file that its first end left behind; the rows share runs."""
+    file = folder.with_suffix(".json")
+    if not file.exists():
+        file.write_text(json.dumps(run(folder)["accuracy"]))
+    found: list[list[float]] = json.loads(file.read_text())
+    return found
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""HAT on ten permutations of MNIST, with the network of its paper: 98.6 % on average; made for a GPU."""
+"""HAT on ten permutations of MNIST, as its paper trains it: 98.6 % on average; its network on a GPU, less on a CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from _learn import permutations, points
 from _row import Target, measure, near
 from hat_split_mnist import TRAINING, network
 
-EPOCHS = 10
+EPOCHS, WIDTH = 20, 400
 TARGETS = [
     Target(
         "permuted-mnist-hat",
@@ -20,14 +20,15 @@ TARGETS = [
         "98.6",
         "published",
         near(98.6, 0.3),
-        reduced=f"{EPOCHS} epochs a task instead of at most 200",
+        reduced=f"MLP 784-{WIDTH}-{WIDTH}, {EPOCHS} epochs a task instead of at most 200",
     )
 ]
 
 
 def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:
     training = replace(TRAINING, epochs=EPOCHS, device=args.device)
-    return points(network(seed, outputs=10), permutations(args.data_root, 10, seed), "hat", work, seed, training)
+    net = network(seed, outputs=10, width=WIDTH)
+    return points(net, permutations(args.data_root, 10, seed), "hat", work, seed, training)
 
 
 if __name__ == "__main__":
