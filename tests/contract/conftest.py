@@ -36,6 +36,7 @@ VARIANTS: dict[str, type[Method]] = {
     "zero-tfm": variant(METHODS["tfm"], growth=0),
     "ssnet": variant(METHODS["exssnet"], exclusive=False),
     "transfer": variant(METHODS["supsup"], transfer=True, budget=1.0),
+    "soft-hat": variant(METHODS["hat"], soft=True, s_max=4.0),
     "fresh-wsn": variant(METHODS["wsn"], scores="fresh"),
 }
 """Methods by another argument; by default on the small backbone alone."""

@@ -136,6 +136,15 @@ def logits(method: Method, task: str | Task, x: Any = None) -> Tensor:
     return answer(method.model, probe(method) if x is None else x)
 
 
+def alike(method: Method, a: Tensor, b: Tensor) -> bool:
+    """Whether a baked network answers as the masked one: to the bit; within rounding if masks on units are real.
+
+    Such a mask is multiplied into the rows of its layer, where the masked network multiplies their products.
+    """
+    codecs = {packed.codec for record in method.records.values() for packed in record.masks.values()}
+    return torch.allclose(a, b, rtol=1e-5, atol=1e-6) if "real" in codecs else torch.equal(a, b)
+
+
 def probe(method: Method) -> Any:
     """The batch that answers are compared on."""
     return Task("probe", method.example).inputs(0)

@@ -38,8 +38,9 @@ def take(method: Method) -> Before:
         name: {"mask": site.mask, "delta": site.delta} for name, site in sites.weights.items()
     }
     slots.update({name: {"mask": site.mask} for name, site in sites.units.items()})
-    # A weight that grows while a task is open leaves nothing of its old shape in ``kept``.
-    kinds = (*UNHELD, "masked") if method.grows else UNHELD
+    # A weight that grows while a task is open leaves nothing of its old shape in ``kept``; under a soft gate, loading
+    # the model's state overwrites it.
+    kinds = (*UNHELD, "masked") if method.grows or method.exact is None else UNHELD
     tensors = {name: sites.base(name).clone() for name in sites.names(*kinds)}
     return Before({key: dict(value) for key, value in method.state.items()}, tensors, slots)
 

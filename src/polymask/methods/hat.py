@@ -97,7 +97,7 @@ class HAT(Method):
         self.s_max, self.c, self.rule, self.soft, self.start = s_max, c, rule, soft, start
         policy = Policy("masked", "first", norms, "masked", masked=masked)
         super().__init__(model, example, policy, head=head, seed=seed)
-        self.exact = None if soft else True
+        self.exact = None if soft and self.sites.wiring.sizes else True
 
     def _wiring(self, planned: Plan) -> Wiring:
         return wire(self, planned)

@@ -142,7 +142,7 @@ class FeatureSite(nn.Module):
             return masked.movedim(-1, axis)
         shape = [1] * y.ndim
         shape[axis] = -1
-        return y if self.mask is None else select(y, self.mask.view(shape))
+        return y if self.mask is None else _gated(y, self.mask.view(shape))
 
 
 def fill(site: nn.Module, slot: str, value: Tensor | None) -> None:
