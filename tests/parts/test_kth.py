@@ -12,7 +12,7 @@ from torch import Tensor
 
 from polymask.parts import kth
 from polymask.parts.binarize import top_k
-from polymask.parts.kth import SAMPLE, SMALL, kth_largest, magnitudes
+from polymask.parts.kth import SMALL, kth_largest, magnitudes, stride
 
 N = 3 * SMALL + 7
 
@@ -24,7 +24,7 @@ def normal(seed: int = 0) -> Tensor:
 def spiked() -> Tensor:
     """Every value that the strided sample looks at is huge, all others small."""
     scores = normal()
-    scores[:: N // SAMPLE] = 1e6
+    scores[:: stride(N)] = 1e6
     return scores
 
 
@@ -43,7 +43,7 @@ ADVERSARIAL: dict[str, Callable[[], Tensor]] = {
     "descending": lambda: torch.arange(float(N)).flip(0),
     "sorted by size, signs mixed": lambda: torch.arange(float(N)) * (1 - 2 * (torch.arange(N) % 2)),
     "the sample misleads": spiked,
-    "a period of the stride": lambda: (torch.arange(N) % (N // SAMPLE)).float(),
+    "a period of the stride": lambda: (torch.arange(N) % stride(N)).float(),
 }
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from polymask.parts.bits import bits_of
 
 # Below, one selection over everything costs less than the bracket.
-SMALL, SAMPLE, DEVIATIONS = 32_768, 16_384, 3.0
+SMALL, DEVIATIONS = 8192, 3.0
 
 
 def magnitudes(x: Tensor) -> Tensor:
@@ -47,11 +47,20 @@ def kth_largest(values: Tensor, k: int) -> tuple[Tensor, int, int]:
     return edge, above + int((inside > edge).count_nonzero()), int((inside == edge).count_nonzero())
 
 
+def stride(n: int) -> int:
+    """The sample's stride: of ``m`` samples the bracket keeps ``~ n / sqrt(m)`` values, so that ``m ~ n^(2/3)``.
+
+    >>> stride(8193), stride(2_359_296)
+    (13, 88)
+    """
+    return int(n ** (1 / 3) / 1.5)
+
+
 def _bracketed(values: Tensor, k: int) -> tuple[Tensor, int]:
     """A part of the values that holds the k-th largest, and how many lie above all of the part."""
     n = values.numel()
     if n > SMALL:
-        low, high = _bracket(values[:: n // SAMPLE].contiguous(), k / n)
+        low, high = _bracket(values[:: stride(n)].contiguous(), k / n)
         above = int((values > high).count_nonzero())
         inside = values[(values >= low) & (values <= high)]
         if above < k <= above + inside.numel():
