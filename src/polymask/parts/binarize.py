@@ -127,14 +127,15 @@ def top_k(scores: Tensor, keep: int) -> Tensor:
     flat = magnitudes(scores)
     if keep <= 0 or keep >= flat.numel():
         return torch.full_like(scores, keep > 0, dtype=torch.bool)
-    if flat.is_cuda:
+    if flat.device.type != "cpu":
         # There a sort costs little, and waiting for a count would cost more: nothing here is read on the host.
         order = flat.sort(stable=True, descending=True).indices
         return torch.zeros_like(flat, dtype=torch.bool).index_fill_(0, order[:keep], True).view(scores.shape)
-    edge, above, ties = kth_largest(flat, keep)
+    edge = kth_largest(flat, keep)
     mask = flat >= edge
-    if above + ties > keep:
-        mask[(flat == edge).nonzero().squeeze(1)[keep - above :]] = False
+    beyond = int(mask.count_nonzero()) - keep
+    if beyond:
+        mask[(flat == edge).nonzero().squeeze(1)[-beyond:]] = False
     return mask.view(scores.shape)
 
 
