@@ -155,7 +155,7 @@ class ExSSNeT(Method):
 
 # Functions of no method: a copy of the model copies its scores, and must not copy a learner with all its records.
 def _largest(scores: Tensor, density: float) -> Tensor:
-    mask: Tensor = top_k(scores, kept_count(scores.numel(), density))
+    mask: Tensor = top_k(scores.detach(), kept_count(scores.numel(), density))
     return mask
 
 

@@ -132,7 +132,7 @@ def _positive(scores: Tensor) -> Tensor:
 
 
 def _largest(scores: Tensor, density: float) -> Tensor:
-    mask: Tensor = top_k(scores, kept_count(scores.numel(), density))
+    mask: Tensor = top_k(scores.detach(), kept_count(scores.numel(), density))
     return mask
 
 

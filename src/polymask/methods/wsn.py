@@ -118,7 +118,7 @@ def kept_from_ranks(n: int, density: float) -> int:
 
 # Functions of no method: a copy of the model copies its scores, and must not copy a learner with all its records.
 def _largest(scores: Tensor, density: float) -> Tensor:
-    mask: Tensor = top_k(scores, kept_from_ranks(scores.numel(), density))
+    mask: Tensor = top_k(scores.detach(), kept_from_ranks(scores.numel(), density))
     return mask
 
 
