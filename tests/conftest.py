@@ -35,9 +35,10 @@ TORCHVISION_OPS = declare_torchvision_ops()  # the declarations live as long as 
 
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
-    threads = torch.get_num_threads()
+    threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
     torch.set_num_threads(1)
     torch.manual_seed(0)
     torch.backends.cudnn.deterministic = True  # on a GPU, so that the same run twice is the same
     yield
     torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = deterministic

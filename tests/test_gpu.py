@@ -14,9 +14,11 @@ import torch
 from tests.run import small
 from torch import Tensor
 
-from polymask import METHODS, Bank
+from polymask import METHODS, Bank, Training, learn
+from polymask.nets import build_net
 from polymask.parts.binarize import top_k
 from polymask.run.objective import Objective
+from polymask.streams import digits
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 ON_GPU = replace(small.FAST, device="cuda")
@@ -37,12 +39,19 @@ def test_a_run_on_a_gpu_is_proved_there_and_on_a_cpu(method: str, tmp_path: Path
         assert proof.ok, str(proof)
 
 
+def test_convolutions_forget_nothing_as_torch_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    model = build_net("resnet18", (1, 8, 8), 2, width=16)
+    training = Training(epochs=1, batch_size=64, optimizer="adamw", weight_decay=0.1, device="cuda", save_every=0)
+    assert learn(model, digits(5)[:3], "packnet", training=training).report["max_logit_drift"] == 0.0
+
+
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
-@pytest.mark.parametrize("method", PROTECTED)
+@pytest.mark.parametrize("method", [name for name in PROTECTED if METHODS[name].card.masks != "-"])
 def test_mixed_precision_forgets_nothing(method: str, precision: str) -> None:
-    report = learned(method, precision=precision, optimizer="adamw", weight_decay=0.1, epochs=8).report
+    report = learned(method, precision=precision, optimizer="adamw", weight_decay=0.1, epochs=20).report
     assert report["max_logit_drift"] == 0.0
-    assert report["average_accuracy"] > 0.4, "it has to learn as well"
+    assert report["average_accuracy"] > 0.7, "it has to learn as well"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -56,7 +65,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(method: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("method", ["packnet", "hat", "tfm"])
-def test_what_a_gpu_learned_answers_alike_on_a_cpu_and_back(method: str, tmp_path: Path) -> None:
+def test_what_a_gpu_learned_answers_alike_on_a_cpu(method: str, tmp_path: Path) -> None:
     learned(method, tmp_path / "run")
     x, bank = small.blobs("one", 3, 16, "new")[0], Bank.open(tmp_path / "run" / "bank")
     for task in ("one", "two"):
@@ -68,7 +77,7 @@ def test_what_a_gpu_learned_answers_alike_on_a_cpu_and_back(method: str, tmp_pat
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_the_exact_selection_is_the_cpus(dtype: torch.dtype) -> None:
     draw = torch.Generator().manual_seed(0)
-    for n, digits in ((1000, 1), (200_000, 2), (2_000_000, 9)):
-        scores: Tensor = (torch.randn(n, generator=draw) * 10**digits).round().div(10**digits).to(dtype)
+    for n, places in ((1000, 1), (200_000, 2), (2_000_000, 9)):
+        scores: Tensor = (torch.randn(n, generator=draw) * 10**places).round().div(10**places).to(dtype)
         for keep in (1, n // 10, n // 2, n - 1):
             assert torch.equal(top_k(scores.cuda(), keep).cpu(), top_k(scores, keep))

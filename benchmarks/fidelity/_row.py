@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,27 +77,32 @@ def limited(minutes: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def options(what: str) -> argparse.Namespace:
-    """The command line that all rows share."""
+def options(what: str, gpu: bool = False) -> argparse.Namespace:
+    """The command line that all rows share, and where they are computed if that is open."""
     parser = argparse.ArgumentParser(description=what, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data-root", default=os.environ.get("POLYMASK_DATA_ROOT"), help="a folder of data sets")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="for rows of HAT that take hours")
     parser.add_argument("--minutes", type=float, default=9.5, help="stop after so many; the same command goes on")
     parser.add_argument("--only", nargs="+", help="names of rows")
+    parser.set_defaults(device="cpu")
+    if gpu:
+        parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return parser.parse_args()
 
 
-def measure(what: str, targets: Sequence[Target], arm: Callable[[Target, str, int, Path, Any], float]) -> None:
+def measure(
+    what: str, targets: Sequence[Target], arm: Callable[[Target, str, int, Path, Any], float], gpu: bool = False
+) -> None:
     """Measure what is missing of some rows, seed by seed, and write those that are complete.
 
     Args:
         what: the script's first line.
         targets: its rows.
         arm: ``(target, arm, seed, work folder, arguments) -> number``; called again with the same folder after a stop.
+        gpu: whether ``arm`` heeds ``--device``.
     """
-    args = options(what)
+    args = options(what, gpu)
     torch.set_num_threads(args.threads)
     chosen = [target for target in targets if args.only is None or target.name in args.only]
     try:
@@ -105,7 +110,7 @@ def measure(what: str, targets: Sequence[Target], arm: Callable[[Target, str, in
             for target in chosen:
                 found = {name: [_one(target, name, seed, arm, args) for seed in args.seeds] for name in target.arms}
                 values = {name: [one["value"] for one in ones] for name, ones in found.items()}
-                write(target, values, args.seeds, sorted({one["machine"] for ones in found.values() for one in ones}))
+                write(target, values, args.seeds, {one["machine"] for ones in found.values() for one in ones})
     except OutOfTimeError:
         print(f"Stopped after {args.minutes:g} minutes: run the same command again, it goes on.")
         sys.exit(3)
@@ -120,7 +125,7 @@ def _one(target: Target, name: str, seed: int, arm: Callable[..., float], args: 
         value = arm(target, name, seed, work, args)
         done.write_text(json.dumps({"value": value, "machine": _where(args.device)}))
         print(f"{target.name}: {name}, seed {seed}: {value:.4f} ({time.perf_counter() - start:.0f} s)", flush=True)
-    return {"machine": _where("cpu"), **json.loads(done.read_text())}
+    return {"machine": "not recorded", **json.loads(done.read_text())}
 
 
 def _where(device: str) -> str:
@@ -129,7 +134,7 @@ def _where(device: str) -> str:
     return f"{name}; torch {torch.__version__}"
 
 
-def write(target: Target, values: Values, seeds: Sequence[int], machines: Sequence[str]) -> None:
+def write(target: Target, values: Values, seeds: Sequence[int], machines: Set[str]) -> None:
     """Write a row's result; the table is made from these."""
     reached = target.reached(values)
     row = {
@@ -145,7 +150,7 @@ def write(target: Target, values: Values, seeds: Sequence[int], machines: Sequen
         "values": {name: [round(value, 4) for value in found] for name, found in values.items()},
         "ours": "; ".join(_summary(name, found) for name, found in values.items()),
         "command": command_of(Path(sys.argv[0]).name),
-        "machine": " / ".join(machines),
+        "machine": " / ".join(sorted(machines)),
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{target.name}.json").write_text(json.dumps(row, indent=2) + "\n")

@@ -82,8 +82,9 @@ def untrained(seed: int, tasks: list[Task]) -> list[float]:
 def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:
     shared, tasks, last = work.parents[1] / "three-data-sets-runs", tasks_of(seed, args.data_root), int(name[-1])
     how: dict[str, Any] = {"seed": seed, "training": replace(TRAINING, device=args.device)}
-    ours = kept(shared / f"hat-{seed}", lambda out: learn(network(seed), tasks, "hat", out=out, **how).report)
-    joint = kept(shared / f"joint-{seed}", lambda out: learn_joint(network(seed), tasks, out=out, **how))
+    place = f"{seed}-{args.device}"
+    ours = kept(shared / f"hat-{place}", lambda out: learn(network(seed), tasks, "hat", out=out, **how).report)
+    joint = kept(shared / f"joint-{place}", lambda out: learn_joint(network(seed), tasks, out=out, **how))
     return hat_forgetting_ratio(ours[last - 1][:last], untrained(seed, tasks)[:last], joint[last - 1][:last])
 
 
@@ -97,4 +98,4 @@ def kept(folder: Path, run: Callable[[Path], Mapping[str, Any]]) -> list[list[fl
 
 
 if __name__ == "__main__":
-    measure(__doc__, TARGETS, arm)
+    measure(__doc__, TARGETS, arm, gpu=True)

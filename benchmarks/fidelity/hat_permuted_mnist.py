@@ -1,4 +1,4 @@
-"""HAT on ten permutations of MNIST, as its paper trains it: 98.6 % on average; its network on a GPU, less on a CPU."""
+"""HAT on ten permutations of MNIST, as its paper trains it, with a narrower network: 98.6 % on average."""
 
 from __future__ import annotations
 
@@ -32,4 +32,4 @@ def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:
 
 
 if __name__ == "__main__":
-    measure(__doc__, TARGETS, arm)
+    measure(__doc__, TARGETS, arm, gpu=True)

@@ -188,7 +188,8 @@ def _switch_rows(plain: nn.Module, sites: Sites, record: TaskRecord, path: str, 
     for name in [name for name in sites.inside(path) if _place(plain, name).trains]:
         rows = _place(plain, name).tensor() if name in sites.weights else record.private.get(name, sites.base(name))
         if live is not None:
-            rows = select(rows, live.view(-1, *[1] * (rows.ndim - 1)).to(rows.device))
+            live = live.to(rows) if live.is_floating_point() else live.to(rows.device)
+            rows = select(rows, live.view(-1, *[1] * (rows.ndim - 1)))
         _write(plain, name, rows)
 
 

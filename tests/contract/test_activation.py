@@ -87,6 +87,16 @@ def masking(method: type[Method]) -> bool:
     return "masked" in inspect.signature(method).parameters
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
+def test_switching_in_half_precision_is_baking(one: Case, dtype: torch.dtype) -> None:
+    model, example = BACKBONES[one.backbone]()
+    method = one.method(model.to(dtype), example.to(dtype))
+    drive.learn(method, drive.tasks(method.example)[:2], drive.sgd())
+    plain = method.plain("a")
+    switch(plain, method.sites, method.record("b"))
+    assert torch.equal(drive.answer(plain, method.example), drive.answer(method.plain("b"), method.example))
+
+
 def test_switching_a_plain_model_is_activating(pair: Case) -> None:
     method, tasks = pair.make()
     drive.learn(method, tasks, pair.user())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.contract.test_gradients import assert_equal_records
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.method.contract import Method
+from polymask.method.snapshot import placed
 
 STEPS = 4
 
@@ -101,6 +103,29 @@ def test_a_state_lacks_no_record(one: Case) -> None:
     fresh, _ = one.make()
     with pytest.raises(ValueError, match="found none for b"):
         fresh.load_state_dict(method.state_dict(), {"a": method.record("a")})
+
+
+def test_a_state_lies_where_the_model_is(one: Case) -> None:
+    """A tensor on "meta" stands for one on a GPU; the first weight stands for a model that lies on two."""
+    method, tasks = one.make()
+    drive.learn(method, tasks[:1])
+    drive.begin(method, tasks[1])
+    state, first = method.state_dict(), next(iter(method.sites.weights), next(iter(method.sites.roles)))
+    own = method.sites.tensor
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(method.sites), "tensor", lambda _, name: own(name).to("meta" if name == first else "cpu"))
+        found = dict(flat(placed(method.sites, state, torch.device("cpu"))))
+    assert found.keys() == dict(flat(state)).keys()
+    assert {path for path, tensor in found.items() if tensor.is_meta} == {path for path in found if first in path}
+
+
+def flat(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], torch.Tensor]]:
+    """The tensors of a state by the keys that lead to them."""
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from flat(item, (*path, key))
 
 
 def into_a_bank(method: Method, folder: Path, backbone: str) -> Bank:

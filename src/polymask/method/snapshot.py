@@ -24,7 +24,7 @@ UNHELD: tuple[Kind, ...] = ("private", "first", "shared")
 
 @dataclass(frozen=True)
 class Before:
-    """What ``begin`` may change and ``abandon`` puts back; held weights need nothing, they are in ``kept``."""
+    """What ``begin`` may change and ``abandon`` puts back; weights held all or nothing are in ``kept``."""
 
     state: dict[str, dict[str, Tensor]]
     tensors: dict[str, Tensor]
@@ -38,9 +38,9 @@ def take(method: Method) -> Before:
         name: {"mask": site.mask, "delta": site.delta} for name, site in sites.weights.items()
     }
     slots.update({name: {"mask": site.mask} for name, site in sites.units.items()})
-    # A weight that grows while a task is open leaves nothing of its old shape in ``kept``; under a soft gate, loading
-    # the model's state overwrites it.
-    kinds = (*UNHELD, "masked") if method.grows or method.exact is None else UNHELD
+    # A weight that grows while a task is open leaves nothing of its old shape in ``kept``; under a gate that is not
+    # all or nothing, loading the model's state overwrites it.
+    kinds = (*UNHELD, "masked") if method.grows or method.exact is not True else UNHELD
     tensors = {name: sites.base(name).clone() for name in sites.names(*kinds)}
     return Before({key: dict(value) for key, value in method.state.items()}, tensors, slots)
 
@@ -139,7 +139,7 @@ def load_learner_state(method: Method, state: Mapping[str, Any], records: Mappin
     if missing:
         raise ValueError(f"expected a record of every finished task, found none for {', '.join(missing)}")
     sites = method.sites
-    state = _placed(sites, state, next(method.model.parameters(), torch.zeros(())).device)
+    state = placed(sites, state, next(method.model.parameters(), torch.zeros(())).device)
     method.records = {name: records[name] for name in state["finished"]}
     for name in state["frozen"]:
         sites.freeze(name)
@@ -164,20 +164,24 @@ def load_learner_state(method: Method, state: Mapping[str, Any], records: Mappin
     method.steps = state["steps"]
 
 
-def _placed(sites: Sites, value: Any, device: torch.device) -> Any:
+def placed(sites: Sites, value: Any, device: torch.device, named: bool = False) -> Any:
     """A state on the model's devices: what is under a tensor's name lies where that tensor does; a file does not know.
 
     Args:
         sites: the model's.
         value: a tensor, a mapping of values, or anything else, which stays.
         device: of what is under no tensor's name.
+        named: whether it already is under one; then its keys are slots.
     """
     if isinstance(value, Tensor):
         return value.to(device)
     if not isinstance(value, Mapping):
         return value
-    where = {key: sites.tensor(key).device if key in sites.roles else device for key in value}
-    return {key: _placed(sites, item, where[key]) for key, item in value.items()}
+    found = {}
+    for key, item in value.items():
+        home = not named and key in sites.roles
+        found[key] = placed(sites, item, sites.tensor(key).device if home else device, named or home)
+    return found
 
 
 @torch.no_grad()

@@ -126,12 +126,12 @@ def top_k(scores: Tensor, keep: int) -> Tensor:
     """
     flat = magnitudes(scores)
     if keep <= 0 or keep >= flat.numel():
-        return torch.full_like(scores, keep > 0, dtype=torch.bool)
-    if flat.device.type != "cpu":
+        return torch.full(scores.shape, keep > 0, dtype=torch.bool, device=scores.device)
+    if flat.is_cuda:
         # There a sort costs little, and waiting for a count would cost more: nothing here is read on the host.
         order = flat.sort(stable=True, descending=True).indices
         return torch.zeros_like(flat, dtype=torch.bool).index_fill_(0, order[:keep], True).view(scores.shape)
-    edge = kth_largest(flat, keep)
+    edge = kth_largest(flat.cpu(), keep)
     mask = flat >= edge
     beyond = int(mask.count_nonzero()) - keep
     if beyond:
@@ -141,7 +141,7 @@ def top_k(scores: Tensor, keep: int) -> Tensor:
 
 @top_k.register_fake
 def _(scores: Tensor, keep: int) -> Tensor:
-    return torch.empty_like(scores, dtype=torch.bool)
+    return scores.new_empty(scores.shape, dtype=torch.bool)
 
 
 class _StraightThrough(torch.autograd.Function):

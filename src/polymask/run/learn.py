@@ -211,8 +211,7 @@ def open_learner(
     except ValueError as error:
         raise Refused(str(error)) from error
     if old is not None and old.tasks:
-        device = next(iter(model.state_dict().values())).device
-        state = tensors_of(old.learner(), lambda t: t.to(device))
+        state = old.learner()
         # A method may draw its weights when it is made, over those that the finished tasks have trained.
         state["tensors"] = base
         method.load_state_dict(state, {task: old.record(task) for task in old.tasks})

@@ -80,7 +80,7 @@ class Echo(nn.Module):
 
 
 def _gated(y: Tensor, gate: Tensor) -> Tensor:
-    return select(y, gate.to(y.device) if gate.dtype == torch.bool else gate.to(y))
+    return select(y, gate.to(y) if gate.is_floating_point() else gate.to(y.device))
 
 
 def _kept(e: Tensor, s_max: float | None) -> Tensor:
