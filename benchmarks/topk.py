@@ -112,6 +112,8 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("expected a GPU for --device cuda, found none: leave it out")
     width, rounds = (16, 3) if args.quick else (64, 9)
     print(machine())
     if args.device == "cuda":

@@ -88,7 +88,10 @@ def options(what: str, gpu: bool = False) -> argparse.Namespace:
     parser.set_defaults(device="cpu")
     if gpu:
         parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("expected a GPU for --device cuda, found none: leave it out")
+    return args
 
 
 def measure(
