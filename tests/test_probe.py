@@ -11,9 +11,10 @@ from tests.banks import EXAMPLE, WEIGHTS, filled, make, network, on_disk, record
 from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
-from polymask.bank.probe import describe, logits_of, probe_batch, run_probe, setting
 from polymask.bank.store import read_tensors, write_tensors
 from polymask.bank.verify import behaviour, differences
+from polymask.calling import logits_of
+from polymask.probe import describe, probe_batch, run_probe, setting
 from polymask.sites.table import Role, attach
 
 

@@ -85,18 +85,30 @@ def reads(sites: Sites, masks: Mapping[str, Tensor]) -> dict[str, str]:
         sites: the attached model.
         masks: tensor or module name -> mask.
     """
-    found = {}
+    return {name: fingerprint(sites.base(name), mask) for name, mask in entries(sites, masks).items()}
+
+
+def entries(sites: Sites, masks: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+    """The entries that a task reads of every tensor of the base: where not 0, broadcasting to it; None: all of them.
+
+    Of a tensor that has grown since, a mask is its leading block.
+
+    Args:
+        sites: the attached model.
+        masks: tensor or module name -> mask.
+    """
+    units = units_of(sites, masks)
+    found: dict[str, Tensor | None] = {}
     for name in sites.names(*BASE):
-        mask = masks.get(name)
-        base = sites.base(name)
+        mask, shape = masks.get(name), sites.base(name).shape
         if sites.wiring.sites:
-            found[name] = fingerprint(base, sites.wiring.ends(name, base.shape, units_of(sites, masks), True))
+            found[name] = sites.wiring.ends(name, shape, units, True)
             continue
         rows = masks.get(name.rpartition(".")[0]) if sites.units else None
         if rows is not None:
-            live = (rows != 0).view(-1, *[1] * (base.ndim - 1))
+            live = (rows != 0).view(-1, *[1] * (len(shape) - 1))
             mask = live if mask is None else live & (mask != 0)
-        found[name] = fingerprint(base, mask)
+        found[name] = mask
     return found
 
 

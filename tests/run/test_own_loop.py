@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymask.bank.bank import Bank
-from polymask.bank.probe import run_probe
 from polymask.calling import call, logits_of
 from polymask.method.contract import Method
 from polymask.methods import METHODS
+from polymask.probe import run_probe
 from polymask.run.extend import extend
 from polymask.run.learn import Learned
 from polymask.run.load import load

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.bank.probe import Setting, name_of, run_probe, setting
+from polymask.bank.probe import name_of
 from polymask.bank.store import DamagedBank, read_tensors
 from polymask.parts.pack import unpack
+from polymask.probe import Setting, run_probe, setting
 from polymask.sites.table import Sites, bake
 from polymask.task import TaskRecord, activate, fingerprint, reads
 

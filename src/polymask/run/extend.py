@@ -12,8 +12,9 @@ from torch import nn
 
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
-from polymask.bank.probe import batch_of, probe_batch
+from polymask.bank.probe import batch_of
 from polymask.method.contract import Method
+from polymask.probe import probe_batch
 from polymask.run import folder as files
 from polymask.run.fabric import make_fabric
 from polymask.run.learn import Learned, given_back, method_class, noted, open_learner

@@ -17,12 +17,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.bank.commit import files_of
-from polymask.bank.probe import probe_batch, run_probe
 from polymask.bank.store import sweep
 from polymask.calling import as_read, tensors_of
 from polymask.method.contract import Method
 from polymask.method.snapshot import without_base
 from polymask.methods import METHODS
+from polymask.probe import probe_batch, run_probe
 from polymask.run import folder as files
 from polymask.run.config import Refused, arguments, description, settled
 from polymask.run.fabric import make_fabric

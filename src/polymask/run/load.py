@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
-from polymask.bank.probe import run_probe
 from polymask.calling import as_read
+from polymask.probe import run_probe
 from polymask.streams.inputs import Inputs
 from polymask.task import TaskRecord
 

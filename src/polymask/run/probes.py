@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from polymask.bank.probe import run_twice
 from polymask.bank.verify import content
 from polymask.method.contract import Method
+from polymask.probe import run_twice
 from polymask.run.results import Forgot, check_exact, largest_change
 
 

@@ -16,11 +16,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from polymask.bank.bank import Bank
-from polymask.bank.probe import run_probe
 from polymask.calling import as_read
 from polymask.method.card import Recipe
 from polymask.method.contract import Method
 from polymask.method.snapshot import without_base
+from polymask.probe import run_probe
 from polymask.run import folder as files
 from polymask.run.journal import Journal
 from polymask.run.loop import Phase, Progress, evaluate, train_phase
