@@ -104,7 +104,7 @@ def altered(held: Held, sites: Sites, digest: Digest) -> dict[str, str]:
     for name, was in held.items():
         if name not in sites.roles:
             found[name] = "gone"
-        elif (now := _now(was, sites.base(name), digest)) is not None:
+        elif (now := difference(was, sites.base(name), digest)) is not None:
             found[name] = now
     return found
 
@@ -143,8 +143,8 @@ def bool_of(was: Part) -> Tensor:
     return torch.from_numpy(_unpacked(was.bits, n).astype(bool)).view(was.shape)
 
 
-def _now(was: Part, base: Tensor, digest: Digest) -> str | None:
-    """What a tensor is now, in words, if it is not what was read."""
+def difference(was: Part, base: Tensor, digest: Digest) -> str | None:
+    """What a tensor is now, in words, if it is not what was read; None if it is."""
     if _short(base) != was.dtype:
         return f"{_short(base)} instead of {was.dtype}"
     if base.ndim != len(was.shape) or any(a < b for a, b in zip(base.shape, was.shape, strict=True)):

@@ -106,6 +106,9 @@ def run_probe(plain: nn.Module, batch: Any) -> Tensor:
     plain.eval()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         output = call(plain, tensors_of(batch, lambda value: value.to(device)))
+    # Through train(), where modules let go of what they keep in evaluation mode.
+    plain.train()
+    plain.train(modes[plain])
     for module, mode in modes.items():
         module.training = mode
     return logits_of(output).detach().cpu().clone()
@@ -169,6 +172,29 @@ def _shapes(batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return {name: _shapes(value) for name, value in batch.items()}
     return [_shapes(value) for value in batch] if isinstance(batch, tuple | list) else None
+
+
+def differences(was: Setting, now: Setting) -> str:
+    """What differs between two settings, for a reader; empty if nothing does.
+
+    >>> differences({"threads": 1, "device": "cpu"}, {"threads": 2, "device": "cpu"})
+    'threads 1 -> 2'
+    """
+    return ", ".join(f"{key} {was.get(key)} -> {now.get(key)}" for key in now if was.get(key) != now.get(key))
+
+
+def rounding(logits: Tensor, changed: str) -> float:
+    """How far logits may differ in another setting: ``sqrt(eps) * max(1, max |logits|)``.
+
+    Args:
+        logits: as they were.
+        changed: what differs, from ``differences``.
+    """
+    eps = torch.finfo(logits.dtype).eps if logits.dtype.is_floating_point else 0.0
+    # A GPU may multiply with the ten bits of TF32.
+    eps = max(eps, 2.0**-10) if "device" in changed else eps
+    largest = float(torch.where(logits.isfinite(), logits, 0).abs().max()) if logits.numel() else 0.0
+    return float(eps**0.5 * max(1.0, largest))
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

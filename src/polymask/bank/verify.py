@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from polymask.bank.probe import name_of
 from polymask.bank.store import DamagedBank, read_tensors
 from polymask.parts.pack import unpack
-from polymask.probe import Setting, run_probe, setting
+from polymask.probe import differences, rounding, run_probe, setting
 from polymask.sites.table import Sites, bake
 from polymask.task import TaskRecord, activate, fingerprint, reads
 
@@ -85,11 +85,6 @@ def content(sites: Sites, record: TaskRecord) -> list[str]:
     ]
 
 
-def differences(was: Setting, now: Setting) -> str:
-    """What differs between two settings, for a reader."""
-    return ", ".join(f"{key} {was.get(key)} -> {now.get(key)}" for key in now if was.get(key) != now.get(key))
-
-
 def behaviour(was: Tensor, now: Tensor, changed: str, exact: bool | float | None) -> tuple[str, bool]:
     """Compare the logits of a probe with those stored; the words, and whether the task may have them.
 
@@ -109,7 +104,7 @@ def behaviour(was: Tensor, now: Tensor, changed: str, exact: bool | float | None
     # Equal infinities differ by nothing, though their difference is no number.
     gap = float(torch.where(was == now, 0.0, (was.double() - now.double()).abs()).max())
     drift = 0.0 if exact is None or isinstance(exact, bool) else exact
-    tolerance = drift + (_rounding(was, changed) if changed else 0.0)
+    tolerance = drift + (rounding(was, changed) if changed else 0.0)
     size = f"max diff {gap:.2g}, tolerance {tolerance:.2g}"
     if exact is None:
         return f"differs (max diff {gap:.2g}), as its method may", True
@@ -167,11 +162,3 @@ def check_task(
     if not same:
         failures = [*failures, f"expected the stored logits of the probe from task {task!r}, found others: {words}"]
     return TaskProof(task, tuple(failures), tuple(changed) if exact is not True else (), words)
-
-
-def _rounding(logits: Tensor, changed: str) -> float:
-    eps = torch.finfo(logits.dtype).eps if logits.dtype.is_floating_point else 0.0
-    # A GPU may multiply with the ten bits of TF32.
-    eps = max(eps, 2.0**-10) if "device" in changed else eps
-    largest = float(torch.where(logits.isfinite(), logits, 0).abs().max())
-    return float(eps**0.5 * max(1.0, largest))

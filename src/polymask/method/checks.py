@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from polymask.sites.trace import is_marked
+
 if TYPE_CHECKING:
     from polymask.method.contract import Method
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 def check_begin(method: Method, task: str, phase: str) -> None:
     """Raise unless a task's phase may begin now."""
     refuse_wrapped(method.model)
+    refuse_detached(method)
     if phase not in method.phases:
         raise ValueError(f"expected a phase of {', '.join(method.phases)}, found {phase!r}")
     position = method.phases.index(phase)
@@ -30,6 +33,7 @@ def check_end(method: Method, task: str) -> None:
     """Raise unless the open task may end now."""
     expect_open(method, "end")
     refuse_wrapped(method.model)
+    refuse_detached(method)
     if task != method.task:
         raise RuntimeError(f"expected the open task {method.task!r}, found {task!r}")
     if method.phase != method.phases[-1]:
@@ -53,6 +57,16 @@ def warn_unmoved(method: Method) -> None:
             f"task {method.task!r} ends although these never moved: {', '.join(still)}. Was the optimizer made from "
             "method.named_parameters() after this phase's begin()?",
             stacklevel=4,
+        )
+
+
+def refuse_detached(method: Method) -> None:
+    """Raise if the sites were taken off the model: what is read and what learns would no longer be told apart."""
+    off = [name for name in method.sites.roles if not all(is_marked(spot.module) for spot in method.sites.spots(name))]
+    if off:
+        raise RuntimeError(
+            f"expected the model with its sites, found {off[0]!r} without (detach?): make the method anew on the plain "
+            "network, and go on from a bank or from state_dict() and records"
         )
 
 

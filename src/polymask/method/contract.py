@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from polymask.method import cycle, snapshot
+from polymask.held import Held
+from polymask.method import cycle, finite, guard, snapshot
 from polymask.method.card import Card, Recipe
 from polymask.method.checks import check_begin, check_end, expect_open, refuse_wrapped, warn_unmoved
 from polymask.parts.pack import Packed, Sparse, pack
@@ -56,6 +57,7 @@ class Method(ABC):
     ) -> None:
         refuse_wrapped(model)
         planned = plan(model, example, policy, head)
+        self.probe = guard.drawn(model, example, seed)
         self.model, self.example, self.seed = model, example, seed
         self.policy, self.head = policy, planned.head
         self.exact: bool | float | None = type(self).card.exact
@@ -68,6 +70,8 @@ class Method(ABC):
         self.phase: str | None = None
         self.initial: dict[str, Tensor] = {}
         self._before: snapshot.Before | None = None
+        self._fold: snapshot.Fold | None = None
+        self.watch, self.warned = guard.Watch(), set[str]()
         self.versions: dict[str, int] = {}
         self.steps = 0
         self.prepare()
@@ -106,6 +110,8 @@ class Method(ABC):
         Raises:
             ValueError: if the phases are out of order, or the head cannot have that width.
             RuntimeError: if the task is finished, or the model is sharded or wrapped.
+            AlteredNetwork: if what finished tasks read, or what the last one answers, was changed since it ended.
+            NotFinite: if masks on units would multiply a base that is not finite.
         """
         phase = phase or self.phases[0]
         check_begin(self, task, phase)
@@ -114,11 +120,14 @@ class Method(ABC):
             self.abandon()
             self._before = snapshot.take(self)
         try:
+            guard.enforce(self, f"begin({task!r})", self._as_in_place if first else None)
+            finite.refuse_infinite_base(self)
             if first:
                 cycle.start(self, task, outputs)
             self.task, self.phase, self.steps = task, phase, 0
             self._open(phase, batches)
             cycle.let_train(self)
+            self.sites.latch.shut = True
         except BaseException:
             self.abandon()
             raise
@@ -156,12 +165,31 @@ class Method(ABC):
     def end(self, task: str) -> dict[str, TaskRecord]:
         """Close the open task: fold what it learned, freeze it, and return its record (and any reissued ones).
 
+        What is refused leaves the task open; an interruption on the way abandons it. Nothing is ever half folded.
+
         Raises:
             RuntimeError: if another task or none is open, phases are missing, or ``on_step`` was never called although
                 a temperature anneals.
+            NotFinite: if something that trained, statistics too, is NaN or infinite.
+            AlteredNetwork: if what finished tasks read, or what the last one answers, was changed.
         """
         check_end(self, task)
+        finite.refuse_infinite(self)
+        guard.enforce(self, f"end({task!r})", self.plain)
         warn_unmoved(self)
+        self._fold = snapshot.before_fold(self)
+        try:
+            issued = self._folded(task)
+        except BaseException:
+            self.abandon()
+            raise
+        # No call from here on: an interruption finds the task either open or finished.
+        self.task = self.phase = self._before = self._fold = None
+        self.sites.latch.shut = False
+        return issued
+
+    def _folded(self, task: str) -> dict[str, TaskRecord]:
+        """Fold what the open task learned into the base, make its record the active one, and watch what it reads."""
         hard = snapshot.hard_masks(self.sites)
         for name in sorted(self.sites.opened):
             self.sites.close(name)
@@ -172,18 +200,66 @@ class Method(ABC):
         with torch.no_grad():
             record = cycle.record_of(self, task, self._close(hard), self._deltas(hard))
         snapshot.clear_sources(self.sites)
-        self.records = {**self.records, task: record}
-        self.task = self.phase = self._before = None
+        before, self.records = self.records, {**self.records, task: record}
         issued = {**self._reissue(), task: record}
         self.records.update(issued)
-        self.activate(task)
+        activate(self.sites, self.records[task])
+        held = guard.noted(self, before, issued)
+        self.watch = guard.watched(self, held, task, self.model)
         return issued
+
+    def _as_in_place(self, task: str) -> nn.Module:
+        """The model itself, as a finished task: no copy, where the next task starts it anew anyway."""
+        self.sites.clear()
+        activate(self.sites, self.record(task))
+        return self.model
 
     def abandon(self) -> None:
         """Forget the open task, if there is one: every tensor is as it was before its ``begin``."""
+        if self._fold is not None:
+            snapshot.unfold(self, self._fold)
         if self._before is not None:
             snapshot.put_back(self, self._before)
-        self.task = self.phase = self._before = None
+        self.task = self.phase = self._before = self._fold = None
+        self.sites.latch.shut = False
+
+    def check(self) -> None:
+        """Compare what finished tasks read, and what the last one answers, with what was noted when it ended.
+
+        ``begin`` and ``end`` do the same by themselves. Where there are several processes, call it on all of them.
+
+        Raises:
+            AlteredNetwork: naming what changed, the tasks that it harms, what probably did it and the way out.
+
+        >>> from polymask import Piggyback
+        >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> method = Piggyback(net, torch.zeros(1, 2))
+        >>> method.begin("a")
+        >>> net(torch.ones(1, 2)).sum().backward()
+        >>> torch.optim.SGD(method.parameters(), lr=0.1).step()
+        >>> record = method.end("a")
+        >>> method.check()
+        >>> _ = net[0].bias.add_(1.0)
+        >>> method.check()
+        Traceback (most recent call last):
+        polymask.held.AlteredNetwork: expected what finished tasks read to be as it was when task 'a' ended, found ...
+        """
+        guard.enforce(self, "check()", self.plain)
+
+    def restore(self, bank: guard.HasBase) -> None:
+        """Bring back from a bank what finished tasks read of the base; all else stays as it is.
+
+        Args:
+            bank: the bank that holds the finished tasks.
+
+        Raises:
+            RuntimeError: while a task is open.
+            ValueError: if the bank lacks a tensor, or the model has another dtype.
+            AlteredNetwork: if the base alone does not bring the answers back.
+        """
+        if self.task is not None:
+            raise RuntimeError(f"expected no open task, found {self.task!r} in training: end() or abandon() it first")
+        guard.restore(self, bank)
 
     def activate(self, task: str | TaskRecord) -> None:
         """Make the model answer as a finished task.
@@ -223,17 +299,24 @@ class Method(ABC):
         """All of the learner's state at any moment, also inside a phase; records are kept apart."""
         return snapshot.learner_state(self)
 
-    def load_state_dict(self, state: Mapping[str, Any], records: Mapping[str, TaskRecord]) -> None:
+    def load_state_dict(
+        self, state: Mapping[str, Any], records: Mapping[str, TaskRecord], held: Held | None = None
+    ) -> None:
         """Go on from a state: a method made with the same model and arguments continues as if never stopped.
 
         Args:
             state: what ``state_dict`` returned.
             records: the finished tasks' records, as a bank keeps them.
+            held: what the bank says that they read (``bank.held()``), which spares reading the records.
 
         Raises:
             ValueError: if a finished task has no record.
+            AlteredNetwork: if the state says another base than what finished tasks read.
         """
+        watch = self.watch if list(self.records) == list(state["finished"]) else guard.Watch()
         snapshot.load_learner_state(self, state, records)
+        self.watch = guard.taken_over(self, watch, held)
+        self.sites.latch.shut = self.task is not None
 
     def capacity(self) -> dict[str, dict[str, float]]:
         """How far finished tasks have taken the network, for methods that can run out of it.

@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 def start(method: Method, task: str, outputs: int | None) -> None:
     """Take every mask off, put private tensors back to where tasks start, and give the task a head."""
     sites = method.sites
-    for site in sites.every().values():
-        site.mask, site.source = None, None
-    for weight in sites.weights.values():
-        weight.delta = None
+    sites.clear()
     for name, value in method.initial.items():
         sites.put(name, value)
     fresh_head(sites, method.head, outputs, (method.seed, task))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from polymask.parts.gate import hold
 from polymask.sites.slots import FeatureSite, WeightSite, fill
-from polymask.sites.trace import Place, add_units, effective, held, is_marked, places, strip
+from polymask.sites.trace import Latch, Place, add_units, effective, held, is_marked, places, strip
 from polymask.wiring.table import Wiring
 
 Kind = Literal["masked", "private", "frozen", "first", "shared"]
@@ -48,6 +48,7 @@ class Sites:
         opened: the masked weights that learn at the moment.
         built: tensor name -> the shape that the network is built with, whatever it has grown to since.
         wiring: which unit feeds which column; empty where no method asked.
+        latch: whether a task is open.
     """
 
     model: nn.Module
@@ -57,6 +58,7 @@ class Sites:
     opened: set[str] = field(default_factory=set)
     built: dict[str, torch.Size] = field(default_factory=dict)
     wiring: Wiring = field(default_factory=Wiring)
+    latch: Latch = field(default_factory=Latch)
     _places: dict[str, list[Place]] = field(default_factory=dict)
 
     def every(self) -> dict[str, WeightSite | FeatureSite]:
@@ -71,6 +73,22 @@ class Sites:
         """The tensors that stand in a module itself, those tied to other modules too."""
         module = self.model.get_submodule(path)
         return [name for name in self.roles if any(place.module is module for place in self._places[name])]
+
+    def clear(self) -> None:
+        """Take every mask, correction and score off; their memory stays with whoever noted it."""
+        self.opened = set()
+        for site in self.every().values():
+            site.mask = site.source = None
+        for weight in self.weights.values():
+            weight.delta = None
+
+    def spots(self, name: str) -> list[Place]:
+        """The places where a tensor stands."""
+        return self._places[name]
+
+    def loose(self) -> dict[str, Tensor]:
+        """The tensors that have no role: constants of the network that are not stored with it."""
+        return {name: places[0].tensor() for name, places in self._places.items() if name not in self.roles}
 
     def is_tied(self, name: str) -> bool:
         """Whether a tensor stands in more than one place."""
@@ -217,7 +235,7 @@ def attach(
     sites = Sites(model, known, built=built, wiring=wiring or Wiring(), _places=where)
     for name, role in sites.roles.items():
         for place in where[name]:
-            place.mark(name)
+            place.mark(name, sites.latch)
         if role.kind == "masked":
             sites.weights[name] = site = WeightSite()
             for place in where[name]:

@@ -19,6 +19,13 @@ MARK = "_polymask"
 
 
 @dataclass
+class Latch:
+    """Whether a task is open on a model: then loading a state leaves alone what finished tasks read."""
+
+    shut: bool = False
+
+
+@dataclass
 class Trace:
     """Kept on every module we change, so that a copy of the module carries it along.
 
@@ -28,6 +35,8 @@ class Trace:
         buffers: the names of its buffers, in order.
         grad: whether each parameter required a gradient.
         tied: parameter name -> the tensor's first full name in the model; equal names are one tensor.
+        frozen: the names of its tensors that never learn again.
+        latch: whether a task is open on the model; shared by all its modules.
     """
 
     cls: type[nn.Module]
@@ -35,9 +44,11 @@ class Trace:
     buffers: tuple[str, ...]
     grad: dict[str, bool]
     tied: dict[str, str] = field(default_factory=dict)
+    frozen: set[str] = field(default_factory=set)
+    latch: Latch = field(default_factory=lambda: Latch())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Trace:
-        return replace(self)
+        return replace(self, frozen=set(self.frozen), latch=copy.deepcopy(self.latch, memo))
 
     def __reduce__(self) -> str:
         raise _no_pickle(self.cls)
@@ -72,6 +83,7 @@ class Place:
     def freeze(self, value: Tensor) -> None:
         """Turn the parameter that stands here into a buffer."""
         holder, leaf = self._holder()
+        mark(self.module).frozen.add(self.leaf)
         if leaf in holder._parameters:
             del holder._parameters[leaf]
             holder.register_buffer(leaf, value.detach())
@@ -85,9 +97,10 @@ class Place:
         type(self.module).__getstate__ = _refuse_pickle  # type: ignore[method-assign]
         type(self.module).__deepcopy__ = _copy  # type: ignore[attr-defined]
 
-    def mark(self, tied: str) -> None:
+    def mark(self, tied: str, latch: Latch) -> None:
         """Note what the module was."""
-        mark(self.module).tied[self.leaf] = tied
+        trace = mark(self.module)
+        trace.tied[self.leaf], trace.latch = tied, latch
 
     def _holder(self) -> tuple[nn.Module, str]:
         if parametrize.is_parametrized(self.module, self.leaf):
@@ -155,8 +168,8 @@ def effective(module: nn.Module, leaf: str) -> Tensor:
 
 
 @torch.no_grad()
-def strip(model: nn.Module, read: Reader) -> None:
-    """Give every marked module its class, parameters, buffers and ties back, with values from ``read``."""
+def strip(model: nn.Module, read: Reader) -> nn.Module:
+    """Give every marked module its class, parameters, buffers and ties back, with values from ``read``; in place."""
     made: dict[str, nn.Parameter] = {}
     for module in [module for module in model.modules() if is_marked(module)]:
         trace: Trace = module.__dict__.pop(MARK)
@@ -179,6 +192,7 @@ def strip(model: nn.Module, read: Reader) -> None:
             module._parameters[leaf] = made.setdefault(name, parameter) if name else parameter
             _resize(module, leaf, value)
         module._parameters.update(absent)
+    return model
 
 
 def _value(module: nn.Module, leaf: str, read: Reader) -> Tensor:
@@ -247,14 +261,21 @@ def _own_keys(module: nn.Module, state: dict[str, Any], prefix: str, _meta: Any)
 
 
 def _from_own_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
-    """Rename the module's own keys to where the tensors stand now, and restore what is held."""
+    """Rename the module's own keys to where the tensors stand now, and restore what is held.
+
+    While a task is open, what finished tasks read stays: an average of the weights, loaded back, would round it.
+    """
     trace: Trace = module.__dict__[MARK]
+    if trace.latch.shut:
+        _keep_frozen(module, trace, state, prefix)
     for leaf in trace.parameters:
         if parametrize.is_parametrized(module, leaf) and prefix + leaf in state:
-            _, site = _parts(module, leaf)
+            w, site = _parts(module, leaf)
             value = state.pop(prefix + leaf)
             state[f"{prefix}parametrizations.{leaf}.original"] = value
-            if site.kept is not None and site.gate is not None and site.kept.shape == value.shape:
+            if trace.latch.shut and (site.gate is None or site.gate.dtype == torch.bool):
+                _keep_held(state, f"{prefix}parametrizations.{leaf}.original", w, site)
+            elif site.kept is not None and site.gate is not None and site.kept.shape == value.shape:
                 # Where the gate is open, ``kept`` is what an abandoned task goes back to.
                 learns = site.gate if site.gate.dtype == torch.bool else torch.zeros_like(site.gate, dtype=torch.bool)
                 site.kept.copy_(torch.where(learns, site.kept, value.to(site.kept)))
@@ -262,6 +283,21 @@ def _from_own_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_rest
                 state[f"{prefix}parametrizations.{leaf}.0.source.scores"] = state.pop(f"{prefix}{leaf}.scores")
     if f"{prefix}scores" in state and isinstance(module._modules.get("units"), FeatureSite):
         state[f"{prefix}units.source.scores"] = state.pop(f"{prefix}scores")
+
+
+def _keep_frozen(module: nn.Module, trace: Trace, state: dict[str, Any], prefix: str) -> None:
+    for leaf in trace.frozen:
+        now = module._buffers.get(leaf)
+        if now is not None and prefix + leaf in state:
+            state[prefix + leaf] = now.detach().clone()
+
+
+def _keep_held(state: dict[str, Any], key: str, w: Tensor, site: WeightSite) -> None:
+    """Of a weight let only the entries in that learn; ``kept`` is read for all others, and stays."""
+    if not isinstance(w, nn.Parameter):
+        state[key] = w.detach().clone()
+    elif site.kept is not None and site.gate is not None and site.kept.shape == state[key].shape:
+        state[key] = torch.where(site.gate, state[key].to(site.kept), site.kept)
 
 
 def _refuse_pickle(module: nn.Module) -> Mapping[str, Any]:
