@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from polymask.method import cycle, snapshot
 from polymask.method.card import Card, Recipe
 from polymask.method.checks import check_begin, check_end, expect_open, refuse_wrapped, warn_unmoved
+from polymask.method.removal import Removed, remove
 from polymask.parts.pack import Packed, Sparse, pack
 from polymask.sites.roles import Plan, Policy, plan
 from polymask.sites.slots import Scores
@@ -63,6 +64,7 @@ class Method(ABC):
         units = {**self._units(), **wiring.sites, **wiring.echoes}
         self.sites: Sites = attach(model, planned.roles, units, wiring)
         self.records: dict[str, TaskRecord] = {}
+        self.count = 0  # of all tasks that ever ended, the removed ones too
         self.state: dict[str, dict[str, Tensor]] = {}
         self.task: str | None = None
         self.phase: str | None = None
@@ -126,7 +128,7 @@ class Method(ABC):
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All that this phase's optimizer may touch, under the model's own keys; scores as ``<key>.scores``."""
         expect_open(self, "named_parameters")
-        kinds = ("private", "shared") if self.records else ("private", "shared", "first")
+        kinds = ("private", "shared") if self.count else ("private", "shared", "first")
         for name, role in self.sites.roles.items():
             tensor = self.sites.tensor(name)
             if isinstance(tensor, nn.Parameter) and (name in self.sites.opened or role.kind in kinds):
@@ -172,6 +174,7 @@ class Method(ABC):
         with torch.no_grad():
             record = cycle.record_of(self, task, self._close(hard), self._deltas(hard))
         snapshot.clear_sources(self.sites)
+        self.count += task not in self.records
         self.records = {**self.records, task: record}
         self.task = self.phase = self._before = None
         issued = {**self._reissue(), task: record}
@@ -184,6 +187,15 @@ class Method(ABC):
         if self._before is not None:
             snapshot.put_back(self, self._before)
         self.task = self.phase = self._before = None
+
+    def remove(self, task: str) -> Removed:
+        """Delete a finished task: what only it read may learn again, every other task stays as it is, to the bit.
+
+        Raises:
+            RuntimeError: while a task is open.
+            KeyError: for a task that is not finished.
+        """
+        return remove(self, task)
 
     def activate(self, task: str | TaskRecord) -> None:
         """Make the model answer as a finished task.
@@ -223,17 +235,20 @@ class Method(ABC):
         """All of the learner's state at any moment, also inside a phase; records are kept apart."""
         return snapshot.learner_state(self)
 
-    def load_state_dict(self, state: Mapping[str, Any], records: Mapping[str, TaskRecord]) -> None:
+    def load_state_dict(
+        self, state: Mapping[str, Any], records: Mapping[str, TaskRecord], removed: Collection[str] = ()
+    ) -> None:
         """Go on from a state: a method made with the same model and arguments continues as if never stopped.
 
         Args:
             state: what ``state_dict`` returned.
             records: the finished tasks' records, as a bank keeps them.
+            removed: the tasks that a bank was told to remove (``Bank.removed``), maybe since the state was taken.
 
         Raises:
-            ValueError: if a finished task has no record.
+            ValueError: if a finished task has no record and was not removed.
         """
-        snapshot.load_learner_state(self, state, records)
+        snapshot.load_learner_state(self, state, records, removed)
 
     def capacity(self) -> dict[str, dict[str, float]]:
         """How far finished tasks have taken the network, for methods that can run out of it.
@@ -277,6 +292,14 @@ class Method(ABC):
     def _reissue(self) -> dict[str, TaskRecord]:
         """Records of older tasks that are to be expressed anew."""
         return {}
+
+    def _taken(self) -> Mapping[str, Tensor]:
+        """How far finished tasks have taken each entry of a weight, 0 where it is free; of those that could learn."""
+        return {}
+
+    def _forget(self) -> str:
+        """Derive ``state`` anew from the records that are left; in words, what stays reserved of those removed."""
+        return ""
 
     @property
     def scores(self) -> dict[str, nn.Parameter]:

@@ -151,9 +151,12 @@ class Piggyback(Method):
             self.initial = {**self.initial, **{name: self.sites.tensor(name).detach().clone() for name in inner}}
         return super()._close(hard)
 
+    def _forget(self) -> str:
+        return "the weights that the first task trained" if self.backbone == "first-task" else ""
+
     @property
     def _trains_backbone(self) -> bool:
-        return self.backbone == "first-task" and not self.records
+        return self.backbone == "first-task" and not self.count
 
     def _freeze(self) -> None:
         for name in self.sites.weights:

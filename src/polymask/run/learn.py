@@ -202,7 +202,7 @@ def open_learner(
     place = None if out is None else out / "bank"
     old = Bank.open(place) if place is not None and (place / "bank.json").exists() else None
     base: dict[str, Tensor] = {}
-    if old is not None and old.tasks:
+    if old is not None and (old.tasks or old.removed):
         # Of a copy: the method is made on the network as built, and grows it again as its state says.
         attached = old.model(copy.deepcopy(model))
         base = {name: attached.base(name).clone() for name in attached.names(*BASE)}
@@ -210,12 +210,13 @@ def open_learner(
         method = kind(model, example, head=head, seed=seed, **options)
     except ValueError as error:
         raise Refused(str(error)) from error
-    if old is not None and old.tasks:
+    if old is not None and (old.tasks or old.removed):
         state = old.learner()
         # A method may draw its weights when it is made, over those that the finished tasks have trained.
         state["tensors"] = base
-        method.load_state_dict(state, {task: old.record(task) for task in old.tasks})
-        method.activate(old.tasks[-1])
+        method.load_state_dict(state, {task: old.record(task) for task in old.tasks}, old.removed)
+        if old.tasks:
+            method.activate(old.tasks[-1])
     return method, old
 
 
