@@ -152,7 +152,9 @@ class Piggyback(Method):
         return super()._close(hard)
 
     def _forget(self) -> str:
-        return "the weights that the first task trained" if self.backbone == "first-task" else ""
+        # Its record alone has no masks.
+        first = any(not record.masks for record in self.records.values())
+        return "" if self.backbone == "given" or first else "the weights that the first task trained"
 
     @property
     def _trains_backbone(self) -> bool:

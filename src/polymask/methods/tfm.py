@@ -116,7 +116,7 @@ class TFM(Method):
                 self.sites.put(name, own)
 
     def _wanted(self) -> int:
-        """How many units the next task adds to those built: ``growth`` more than the last, or what removed ones left."""
+        """How many units the next task has above those built: ``growth`` more than the last, or what others left."""
         return max(self._read + self.growth if self.records else 0, self._grown(self._shapes()))
 
     @property

@@ -39,7 +39,7 @@ def summary(report: dict[str, Any]) -> list[str]:
     """A finished run in a table and two lines."""
     tasks, matrix = report["tasks"], report["accuracy"]
     added = dict(zip(report["finished"], report["bytes"].get("per_task", ()), strict=False))
-    last = [row for row in matrix if any(value is not None for value in row)][-1]
+    last = next((row for row in reversed(matrix) if any(value is not None for value in row)), [])
     rows = [
         {
             "task": task,
@@ -72,7 +72,7 @@ def compare_parser(argv: list[str]) -> Parser:
     parser.add_argument("--methods", type=list[str], default=everything, help="Names of methods; joint is one, too.")
     parser.add_argument("--seeds", type=list[int], default=[0], help="Seeds, one run each.")
     parser.add_argument("--out", type=str, default="runs/compare", help="The folder of the comparison.")
-    add_run(parser, run_named, stream_of(argv), skip=("method", "seed", "out"))
+    add_run(parser, run_named, stream_of(argv), skip=("method", "seed", "out", "relearn"))
     for name in methods_of(argv):
         add_options(parser, name, name)
     return parser
