@@ -54,10 +54,11 @@ def add(argv: list[str], say: Callable[[str], None]) -> int:
     if wanted is not None:
         chosen("task", wanted, names)
     # A task that was removed is learned again only if it is named.
-    passed = {*held.tasks, *([] if wanted else held.bank.removed)}
-    todo = [task for task in tasks if task.name not in passed and wanted in (None, task.name)]
+    removed = [] if wanted else [name for name in names if name in held.bank.removed]
+    todo = [task for task in tasks if task.name not in (*held.tasks, *removed) and wanted in (None, task.name)]
     if not todo:
-        raise UsageError(f"expected a new task, found {wanted or ', '.join(names)}, which {folder} has or had already")
+        hint = f"; to learn {removed[0]} again, which was removed, name it with --task" if removed else ""
+        raise UsageError(f"expected a new task, found {wanted or ', '.join(names)}, which {folder} has already{hint}")
     for task in todo:
         report = extend(folder, task, training=_over(trained(folder), values["training"])).report
     for line in summary({**report, "out": str(bank_folder(folder).parent)}):

@@ -39,12 +39,12 @@ def summary(report: dict[str, Any]) -> list[str]:
     """A finished run in a table and two lines."""
     tasks, matrix = report["tasks"], report["accuracy"]
     added = dict(zip(report["finished"], report["bytes"].get("per_task", ()), strict=False))
-    last = next((row for row in reversed(matrix) if any(value is not None for value in row)), [])
+    last = [row for row in matrix if any(value is not None for value in row)][-1:]
     rows = [
         {
             "task": task,
             f"{report['metric']} when learned": matrix[i][i],
-            "at the end": last[i],
+            "at the end": last[0][i] if last else None,
             "logit drift": _short(report["logit_drift"].get(task)),
             "bytes": human_bytes(added[task]) if task in added else None,
         }
