@@ -21,6 +21,7 @@ from polymask.bank.commit import files_of
 from polymask.bank.probe import probe_batch, run_probe
 from polymask.bank.store import sweep
 from polymask.calling import as_read, tensors_of
+from polymask.method.checks import refuse_shared
 from polymask.method.contract import Method
 from polymask.method.snapshot import without_base
 from polymask.methods import METHODS
@@ -237,7 +238,9 @@ def open_learner(
         base = {name: attached.base(name).clone() for name in attached.names(*BASE)}
     try:
         method = kind(model, example, head=head, seed=seed, **options)
+        refuse_shared(method)
     except ValueError as error:
+        detach(model)
         raise Refused(str(error)) from error
     if old is not None and (old.tasks or old.removed):
         state = old.learner()
