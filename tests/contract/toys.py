@@ -139,10 +139,10 @@ class Growing(Method):
         if not self.layer:
             return
         had, head = self.sites.base(self.layer), self.sites.tensor(f"{self.head}.weight")
-        width = self.built + 2 * len(self.records)
+        width = self.built + 2 * self.count
         if len(had) < width:
             self.sites.put(self.layer, torch.cat([had, self._drawn(had[: width - len(had)], "grown")]))
-        gate = torch.arange(width, device=had.device)[:, None] >= width - 2 if self.records else None
+        gate = torch.arange(width, device=had.device)[:, None] >= width - 2 if self.count else None
         self.sites.open(self.layer, gate)
         self.sites.put(f"{self.head}.weight", self._drawn(head.new_empty(len(head), width), "head"))
         for name, filling in self.units.items():

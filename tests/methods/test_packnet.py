@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from statistics import mean
 from typing import Any
@@ -204,7 +205,10 @@ def test_arguments_are_checked() -> None:
 def test_more_tasks_than_codes_are_refused() -> None:
     method, todo = drive.make(PackNet, "convnet")
     records = drive.learn(method, todo[:1])
-    method.records = {str(k): records["a"] for k in range(255)}
+    a = records["a"]
+    for k in range(1, 256):
+        masks = {name: replace(packed, level=k) for name, packed in a.masks.items()}
+        method.records[str(k)] = replace(a, masks=masks)
     with pytest.raises(ValueError, match="expected at most 255 tasks"):
         method.begin("b")
 

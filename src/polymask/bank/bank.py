@@ -130,6 +130,11 @@ class Bank:
         return tuple(entry["task"] for entry in self._state["records"])
 
     @property
+    def removed(self) -> tuple[str, ...]:
+        """The tasks that ``remove`` took out, but for those that were learned again."""
+        return tuple(one["task"] for one in self._state.get("removed", ()))
+
+    @property
     def about(self) -> State:
         """What the bank says of itself, as JSON: method, options, builder, head, table of sites, records."""
         return copy.deepcopy(self._state)
@@ -163,6 +168,7 @@ class Bank:
         changed = write_records(self.path, self._state, given, sites)
         kept = [entry for entry in state["records"] if entry["task"] not in changed]
         state["records"] = [changed.pop(entry["task"], entry) for entry in state["records"]] + list(changed.values())
+        state["removed"] = [one for one in state.get("removed", ()) if one["task"] not in records]
         state["owners"] = share(self.path, state, kept, given)
         state["learner"] = None if learner is None else store.write_tensors(self.path, flatten_state(learner))
         self._finish(state)
@@ -171,11 +177,12 @@ class Bank:
         """Forget a task's record; the base, the learner and every other record stay as they are.
 
         Args:
-            task: its name. What it protected of the base stays protected: the learner still knows of it.
+            task: its name. What only it read of the base may learn again once a learner has gone on from the bank.
         """
         self._check_latest()
         entry_of(self._state, task)
         state = {**self._state, "records": [entry for entry in self._state["records"] if entry["task"] != task]}
+        state["removed"] = [*state.get("removed", ()), {"task": task}]
         state["owners"] = share(self.path, state, state["records"], [])
         self._finish(state)
 

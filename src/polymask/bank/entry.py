@@ -15,6 +15,8 @@ from polymask.parts.pack import Packed, Sparse, owners, pack, unpack
 from polymask.task import Meta, TaskRecord
 
 Entry = dict[str, Any]
+Codes = tuple[int, int]
+"""The smallest and the largest code that a mask on a plane of owners reads."""
 
 
 def to_entry(record: TaskRecord) -> tuple[Entry, dict[str, Tensor]]:
@@ -115,21 +117,22 @@ def merge_planes(
         ValueError: if a mask would change.
     """
     merged = dict(planes)
-    views: list[tuple[str, Packed, dict[int, str]]] = [
-        (name, plane, {e["masks"][name]["level"]: e["task"] for e in entries if _is_owned(e, name)})
+    views: list[tuple[str, Packed, dict[Codes, str]]] = [
+        (name, plane, {_codes(e["masks"][name]): e["task"] for e in entries if _is_owned(e, name)})
         for name, plane in planes.items()
     ]
     for record in given:
         for name, packed in record.masks.items():
             if packed.codec == "owners":
                 merged[name] = replace(packed, shape=packed.plane or packed.shape, plane=None)
-                views.append((name, merged[name], {packed.level: record.meta.task}))
+                views.append((name, merged[name], {(packed.least, packed.level): record.meta.task}))
     for name, plane, tasks in views:
         changed = _first_change(plane, merged[name], sorted(tasks))
         if changed is not None:
             raise ValueError(
                 f"expected the new plane of owners of {name!r} to leave the mask of task {tasks[changed]!r} (codes "
-                f"1 to {changed}) as it was, found another: give that task's record as well, with a higher revision"
+                f"{changed[0]} to {changed[1]}) as it was, found another: give that task's record as well, with a "
+                "higher revision"
             )
     used = {name for e in entries for name in e["masks"] if _is_owned(e, name)}
     return {
@@ -143,19 +146,27 @@ def _is_owned(entry: Entry, name: str) -> bool:
     return name in entry["masks"] and entry["masks"][name]["codec"] == "owners"
 
 
-def _first_change(old: Packed, new: Packed, levels: Sequence[int]) -> int | None:
-    """The first level whose mask ``0 < code <= level`` differs between two planes.
+def _codes(mask: Mapping[str, Any]) -> Codes:
+    return mask["least"], mask["level"]
 
-    One comparison for all levels, not one a task: codes are replaced by the rank of the lowest level that reads them.
+
+def _first_change(old: Packed, new: Packed, views: Sequence[Codes]) -> Codes | None:
+    """The first of some views whose mask ``least <= code <= level`` differs between two planes.
+
+    One comparison for all views, not one a task: codes that the same views read count as the same.
     """
-    if not levels or (old.payload is new.payload and old.bits == new.bits):
+    if not views or (old.payload is new.payload and old.bits == new.bits):
         return None
     if len(old.shape) != len(new.shape) or any(a > b for a, b in zip(old.shape, new.shape, strict=True)):
-        return levels[0]
-    rank = torch.bucketize(torch.arange(256), torch.tensor(levels))
-    rank[0] = len(levels)
+        return views[0]
+    least, level = torch.tensor(views).unbind(1)
+    code = torch.arange(256)[:, None]
+    read = (code >= least) & (code <= level) & (code > 0)
+    alike = read.unique(dim=0, return_inverse=True)[1]
     # A plane that has grown holds the older one as its leading block.
     block = tuple(slice(size) for size in old.shape)
-    a, b = (rank[owners(plane)[block].flatten().long()] for plane in (old, new))
-    lower = torch.minimum(a, b)[a != b]
-    return levels[int(lower.min())] if len(lower) else None
+    a, b = (owners(plane)[block].flatten().long() for plane in (old, new))
+    moved = alike[a] != alike[b]
+    changed = torch.stack([a[moved], b[moved]]).unique(dim=1)
+    found = (read[changed[0]] != read[changed[1]]).any(0).nonzero()
+    return views[int(found[0])] if len(found) else None

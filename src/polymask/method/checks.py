@@ -19,6 +19,7 @@ def check_begin(method: Method, task: str, phase: str) -> None:
     refuse_detached(method)
     if phase not in method.phases:
         raise ValueError(f"expected a phase of {', '.join(method.phases)}, found {phase!r}")
+    refuse_shared(method)
     position = method.phases.index(phase)
     if position and (method.task != task or method.phase != method.phases[position - 1]):
         found = f"{method.phase!r} of {method.task!r}" if method.task else "no open task"
@@ -27,6 +28,18 @@ def check_begin(method: Method, task: str, phase: str) -> None:
         )
     if task in method.records and not method.reopens:
         raise RuntimeError(f"expected a new task, found {task!r}, which is finished: give the new task another name")
+
+
+def refuse_shared(method: Method) -> None:
+    """Raise if a method that keeps finished tasks to the bit was told to let what they read go on learning."""
+    options = [f"{option}='shared'" for option, value in vars(method.policy).items() if value == "shared"]
+    names = method.sites.names("shared")
+    if method.exact is True and options and names:
+        raise ValueError(
+            f"expected options under which {method.name} can keep finished tasks to the bit, found "
+            f"{' and '.join(options)}, with which {', '.join(names)} would go on learning: 'private' gives each task "
+            "its own, 'frozen' keeps them as they are"
+        )
 
 
 def check_end(method: Method, task: str) -> None:

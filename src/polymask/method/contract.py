@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from polymask.held import Held
 from polymask.method import cycle, finite, guard, snapshot
 from polymask.method.card import Card, Recipe
 from polymask.method.checks import check_begin, check_end, expect_open, refuse_wrapped, warn_unmoved
+from polymask.method.removal import Removed, remove
 from polymask.parts.pack import Packed, Sparse, pack
 from polymask.sites.roles import Plan, Policy, plan
 from polymask.sites.slots import Scores
@@ -65,6 +66,7 @@ class Method(ABC):
         units = {**self._units(), **wiring.sites, **wiring.echoes}
         self.sites: Sites = attach(model, planned.roles, units, wiring)
         self.records: dict[str, TaskRecord] = {}
+        self.count = 0  # of all tasks that ever ended, the removed ones too
         self.state: dict[str, dict[str, Tensor]] = {}
         self.task: str | None = None
         self.phase: str | None = None
@@ -135,7 +137,7 @@ class Method(ABC):
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All that this phase's optimizer may touch, under the model's own keys; scores as ``<key>.scores``."""
         expect_open(self, "named_parameters")
-        kinds = ("private", "shared") if self.records else ("private", "shared", "first")
+        kinds = ("private", "shared") if self.count else ("private", "shared", "first")
         for name, role in self.sites.roles.items():
             tensor = self.sites.tensor(name)
             if isinstance(tensor, nn.Parameter) and (name in self.sites.opened or role.kind in kinds):
@@ -200,6 +202,7 @@ class Method(ABC):
         with torch.no_grad():
             record = cycle.record_of(self, task, self._close(hard), self._deltas(hard))
         snapshot.clear_sources(self.sites)
+        self.count += task not in self.records
         before, self.records = self.records, {**self.records, task: record}
         issued = {**self._reissue(), task: record}
         self.records.update(issued)
@@ -261,6 +264,15 @@ class Method(ABC):
             raise RuntimeError(f"expected no open task, found {self.task!r} in training: end() or abandon() it first")
         guard.restore(self, bank)
 
+    def remove(self, task: str) -> Removed:
+        """Delete a finished task: what only it read may learn again, every other task stays as it is, to the bit.
+
+        Raises:
+            RuntimeError: while a task is open.
+            KeyError: for a task that is not finished.
+        """
+        return remove(self, task)
+
     def activate(self, task: str | TaskRecord) -> None:
         """Make the model answer as a finished task.
 
@@ -300,21 +312,26 @@ class Method(ABC):
         return snapshot.learner_state(self)
 
     def load_state_dict(
-        self, state: Mapping[str, Any], records: Mapping[str, TaskRecord], held: Held | None = None
+        self,
+        state: Mapping[str, Any],
+        records: Mapping[str, TaskRecord],
+        removed: Collection[str] = (),
+        held: Held | None = None,
     ) -> None:
         """Go on from a state: a method made with the same model and arguments continues as if never stopped.
 
         Args:
             state: what ``state_dict`` returned.
             records: the finished tasks' records, as a bank keeps them.
-            held: what the bank says that they read (``bank.held()``), which spares reading the records.
+            removed: the tasks that a bank was told to remove (``Bank.removed``), maybe since the state was taken.
+            held: what the bank says that finished tasks read (``bank.held()``), which spares reading the records.
 
         Raises:
-            ValueError: if a finished task has no record.
+            ValueError: if a finished task has no record and was not removed.
             AlteredNetwork: if the state says another base than what finished tasks read.
         """
         watch = self.watch if list(self.records) == list(state["finished"]) else guard.Watch()
-        snapshot.load_learner_state(self, state, records)
+        snapshot.load_learner_state(self, state, records, removed)
         self.watch = guard.taken_over(self, watch, held)
         self.sites.latch.shut = self.task is not None
 
@@ -360,6 +377,14 @@ class Method(ABC):
     def _reissue(self) -> dict[str, TaskRecord]:
         """Records of older tasks that are to be expressed anew."""
         return {}
+
+    def _taken(self) -> Mapping[str, Tensor]:
+        """How far finished tasks have taken each entry of a weight, 0 where it is free; of those that could learn."""
+        return {}
+
+    def _forget(self) -> str:
+        """Derive ``state`` anew from the records that are left; in words, what stays reserved of those removed."""
+        return ""
 
     @property
     def scores(self) -> dict[str, nn.Parameter]:

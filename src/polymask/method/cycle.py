@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from polymask.method.heads import fresh_head, width_of
@@ -37,6 +38,7 @@ def record_of(method: Method, task: str, masks: Mapping[str, Packed], deltas: Ma
     sites = method.sites
     private = {name: sites.tensor(name).detach().cpu().clone() for name in sites.names("private")}
     found = reads(sites, {name: unpack(one) for name, one in masks.items()})
-    return TaskRecord(
-        masks, deltas, private, found, Meta(task, method.name, width_of(sites, method.head), method.exact)
-    )
+    meta = Meta(task, method.name, width_of(sites, method.head), method.exact)
+    if task in method.records:
+        meta = replace(meta, revision=method.records[task].meta.revision + 1, reason="learned again")
+    return TaskRecord(masks, deltas, private, found, meta)

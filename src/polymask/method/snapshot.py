@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ class Fold:
     learner: dict[str, Any]
 
 
-LEARNER = ("records", "state", "initial", "watch")
+LEARNER = ("records", "state", "initial", "watch", "count")
 
 
 def before_fold(method: Method) -> Fold:
@@ -182,9 +182,10 @@ def learner_state(method: Method) -> dict[str, Any]:
         "phase": method.phase,
         "steps": method.steps,
         "finished": list(method.records),
+        "count": method.count,
         "tensors": {name: sites.tensor(name).detach() for name in sites.roles},
         "frozen": [name for name in sites.names("masked") if not isinstance(sites.tensor(name), nn.Parameter)]
-        + (sites.names("first") if method.records else []),
+        + (sites.names("first") if method.count else []),
         "opened": sorted(sites.opened),
         "slots": slots,
         "state": method.state,
@@ -198,14 +199,22 @@ def _before_state(before: Before) -> dict[str, Any]:
     return {"state": before.state, "tensors": before.tensors, "slots": filled}
 
 
-def load_learner_state(method: Method, state: Mapping[str, Any], records: Mapping[str, TaskRecord]) -> None:
+def load_learner_state(
+    method: Method, state: Mapping[str, Any], records: Mapping[str, TaskRecord], removed: Collection[str]
+) -> None:
     """Bring a fresh method to a saved state; see ``Method.load_state_dict``."""
-    missing = [name for name in state["finished"] if name not in records]
-    if missing:
+    gone = [name for name in state["finished"] if name not in records]
+    if missing := [name for name in gone if name not in removed]:
         raise ValueError(f"expected a record of every finished task, found none for {', '.join(missing)}")
+    if gone and state["task"] is not None:
+        raise ValueError(
+            f"expected a state between two tasks, found {state['task']!r} open in one that still knows of "
+            f"{', '.join(gone)}, which was removed since: learn {state['task']!r} from its start"
+        )
     sites = method.sites
     state = placed(sites, state, next(method.model.parameters(), torch.zeros(())).device)
-    method.records = {name: records[name] for name in state["finished"]}
+    method.records = {name: records[name] for name in state["finished"] if name in records}
+    method.count = state.get("count", len(state["finished"]))
     for name in state["frozen"]:
         sites.freeze(name)
     for name, value in state["tensors"].items():
@@ -226,6 +235,8 @@ def load_learner_state(method: Method, state: Mapping[str, Any], records: Mappin
         slots = {name: {slot: held.get(slot) for slot in ("mask", "delta")} for name, held in before["slots"].items()}
         method._before = Before(before["state"], before["tensors"], slots)
         let_train(method)
+    elif method.count > len(method.records):
+        method._forget()
     method.steps = state["steps"]
 
 

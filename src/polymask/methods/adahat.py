@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from polymask.method.attention import Anneal, anneal, ends, filled, open_gates, taken, wire, zeros
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
-from polymask.parts.pack import Packed
+from polymask.parts.pack import Packed, unpack
 from polymask.parts.sparsity import capacity_penalty
 from polymask.sites.roles import Norms, Plan, Policy
 from polymask.sites.slots import fill
@@ -122,8 +122,12 @@ class AdaHAT(Method):
             fill(self.sites.weights[name], slot, self._factor(name, self.alpha / (EPSILON + share)))
 
     def _factor(self, name: str, r: float) -> Tensor:
-        relied = ends(self, name, self.state["count"], float(len(self.records)))
+        relied = self._relied(name)
         return torch.where(relied > 0, r / (relied + r), 1.0).to(relied.dtype)
+
+    def _relied(self, name: str) -> Tensor:
+        """How many finished tasks read each entry of a weight, those that were removed no longer among them."""
+        return ends(self, name, self.state["count"], float(len(self.records)))
 
     def _union(self) -> dict[str, Tensor]:
         return {site: (count > 0).to(count.dtype) for site, count in self.state["count"].items()}
@@ -141,3 +145,13 @@ class AdaHAT(Method):
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
         self.state["count"] = {site: old + hard[site].to(old.dtype) for site, old in self.state["count"].items()}
         return super()._close(hard)
+
+    def _taken(self) -> Mapping[str, Tensor]:
+        return {name: self._relied(name) for name in self.sites.weights}
+
+    def _forget(self) -> str:
+        count = zeros(self)
+        for record in self.records.values():
+            count = {site: old + unpack(record.masks[site]).to(old) for site, old in count.items()}
+        self.state["count"] = count
+        return ""

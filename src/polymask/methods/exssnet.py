@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from polymask.calling import as_read, call
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
+from polymask.method.removal import read_by
 from polymask.parts.binarize import kept_count, straight_through, top_k
 from polymask.parts.draw import signed_constant, voted_scores
 from polymask.parts.neighbours import neighbour_accuracy
@@ -100,9 +101,7 @@ class ExSSNeT(Method):
     def _prepare(self) -> None:
         for name in self.sites.weights:
             self.sites.put(name, signed_constant(tuple(self.sites.tensor(name).shape), self.seed, name))
-        self.state["read"] = {
-            name: torch.zeros_like(self.sites.tensor(name), dtype=torch.bool) for name in self.sites.weights
-        }
+        self.state["read"] = read_by(self.sites, ())
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
         if phase == "mask":
@@ -130,6 +129,13 @@ class ExSSNeT(Method):
         masks = {name: site.mask for name, site in self.sites.weights.items() if site.mask is not None}
         self.state["read"] = {name: read | masks[name] for name, read in self.state["read"].items()}
         return {name: pack(mask) for name, mask in masks.items()}
+
+    def _taken(self) -> Mapping[str, Tensor]:
+        return self.state["read"] if self.exclusive else {}
+
+    def _forget(self) -> str:
+        self.state["read"] = read_by(self.sites, self.records.values())
+        return ""
 
     def _related(self, batches: Iterable[Any]) -> str | None:
         """The earlier task whose features tell this task's classes apart best; None if none beats a guess."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from polymask.method.attention import Anneal, anneal, ends, filled, normal, open_gates, positive, taken, wire, zeros
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
-from polymask.parts.pack import Packed
+from polymask.parts.pack import Packed, unpack
 from polymask.parts.sparsity import capacity_penalty
 from polymask.sites.roles import Norms, Plan, Policy
 from polymask.wiring import Wiring
@@ -103,8 +103,7 @@ class HAT(Method):
         return wire(self, planned)
 
     def _prepare(self) -> None:
-        self.state["union"] = zeros(self)
-        self.state["used"] = {name: torch.zeros_like(self.sites.tensor(name)) for name in self.sites.weights}
+        self.state = self._none()
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
         for name, used in self.state["used"].items():
@@ -129,9 +128,30 @@ class HAT(Method):
         return filled(self.state["union"], self.state["used"])
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
-        masks = {site: mask.to(self.state["union"][site].dtype) for site, mask in hard.items()}
-        union = {site: torch.maximum(old, masks[site]) for site, old in self.state["union"].items()}
-        self.state["union"], read = union, union if self.rule == "unions" else masks
-        used = self.state["used"].items()
-        self.state["used"] = {name: torch.maximum(old, ends(self, name, read, 1.0)) for name, old in used}
+        self.state.update(self._joined(self.state, hard))
         return super()._close(hard)
+
+    def _taken(self) -> Mapping[str, Tensor]:
+        return self.state["used"]
+
+    def _forget(self) -> str:
+        state = self._none()
+        for record in self.records.values():
+            state = self._joined(state, {site: unpack(record.masks[site]) for site in state["union"]})
+        self.state.update(state)
+        return ""
+
+    def _none(self) -> dict[str, dict[str, Tensor]]:
+        """What no task uses."""
+        used = {name: torch.zeros_like(self.sites.tensor(name)) for name in self.sites.weights}
+        return {"union": zeros(self), "used": used}
+
+    def _joined(
+        self, state: Mapping[str, Mapping[str, Tensor]], hard: Mapping[str, Tensor]
+    ) -> dict[str, dict[str, Tensor]]:
+        """The units and the entries in use, with those of one more task."""
+        masks = {site: hard[site].to(old) for site, old in state["union"].items()}
+        union = {site: torch.maximum(old, masks[site]) for site, old in state["union"].items()}
+        read = union if self.rule == "unions" else masks
+        used = {name: torch.maximum(old, ends(self, name, read, 1.0)) for name, old in state["used"].items()}
+        return {"union": union, "used": used}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -120,7 +120,7 @@ class PackNet(Method):
         self.state["owner"] = owner
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
-        code = len(self.records) + 1
+        code = self._next
         if code > 255:
             raise ValueError(f"expected at most 255 tasks, the codes of one byte, found task {code}")
         if phase == "train":
@@ -149,8 +149,7 @@ class PackNet(Method):
         """As wide as the last task; wider if nothing is free and the open task has claimed nothing yet."""
         if not self.axes.steps:
             return
-        owners = self.state["owner"]
-        growth = max(self.axes.growth(name, own.shape) for name, own in owners.items() if name in self.axes.steps)
+        owners, growth = self.state["owner"], self._growth
         if not any(((own == 0) | (own == code)).any() for own in owners.values()):
             growth += self.grow
         widen(self.sites, self.axes, growth, (self.seed, str(self.task)))
@@ -158,12 +157,19 @@ class PackNet(Method):
 
     def _claim(self, name: str, mine: Tensor) -> None:
         self.sites.open(name, None if mine.all() else mine)
-        if not self.reuse and self.records:
-            # Free weights are 0, and through layers of nothing but zeros no gradient passes.
-            w = self.sites.tensor(name)
-            bound, draw = 1 / math.sqrt(math.prod(w.shape[1:])), generator(self.seed, str(self.task), name, "weights")
-            self.sites.restore(name, torch.empty(w.shape).uniform_(-bound, bound, generator=draw))
+        # Free weights are 0, and through layers of nothing but zeros no gradient passes.
+        w, removed = self.sites.tensor(name).detach(), self.count > len(self.records)
+        if self.count and not self.reuse:
+            self.sites.restore(name, self._drawn(name))
             self.sites.narrow(name, mine, mine)
+        elif removed and w.ndim > 1:
+            bare = (w == 0).flatten(1).all(1).view(-1, *[1] * (w.ndim - 1))
+            self.sites.restore(name, torch.where(bare, self._drawn(name).to(w), w))
+
+    def _drawn(self, name: str) -> Tensor:
+        shape = self.sites.tensor(name).shape
+        bound, draw = 1 / math.sqrt(math.prod(shape[1:])), generator(self.seed, str(self.task), name, "weights")
+        return torch.empty(shape).uniform_(-bound, bound, generator=draw)
 
     def _prune(self, name: str, owner: Tensor, code: int) -> Tensor:
         mine = owner == code
@@ -174,7 +180,7 @@ class PackNet(Method):
         return owner.masked_fill(smallest(self.sites.base(name), mine, round(share * n)), 0)
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
-        code = len(self.records) + 1
+        code = self._next
         packed = {}
         for name, owner in self.state["owner"].items():
             self.sites.put(name, self.sites.base(name).masked_fill(owner == 0, 0.0))
@@ -184,14 +190,47 @@ class PackNet(Method):
     def _reissue(self) -> dict[str, TaskRecord]:
         planes = list(self.records.values())[-1].masks
         return {
-            task: replace(old, masks={n: self._view(p, old.masks[n].shape, k) for n, p in planes.items()})
-            for k, (task, old) in enumerate(self.records.items(), start=1)
+            task: replace(old, masks={name: self._view(plane, old.masks[name]) for name, plane in planes.items()})
+            for task, old in self.records.items()
         }
 
-    def _view(self, plane: Packed, shape: tuple[int, ...], code: int) -> Packed:
+    def _view(self, plane: Packed, old: Packed) -> Packed:
         """A task's mask, as large as it was, on a plane that may have grown since."""
-        wide = None if shape == plane.shape else plane.shape
-        return replace(plane, level=code, least=self._least(code), shape=shape, plane=wide)
+        wide = None if old.shape == plane.shape else plane.shape
+        return replace(plane, level=old.level, least=old.least, shape=old.shape, plane=wide)
+
+    def _taken(self) -> Mapping[str, Tensor]:
+        return {name: owner > 0 for name, owner in self.state["owner"].items()}
+
+    def _forget(self) -> str:
+        """Free what belonged to removed tasks, but for what a later task reads as well."""
+        left, owners = self._levels, self.state["owner"]
+        read = range(1, self._next) if self.reuse else left
+        free = {name: ~torch.isin(own, own.new_tensor([*read])) for name, own in owners.items()}
+        self.state["owner"] = {name: own.masked_fill(free[name], 0) for name, own in owners.items()}
+        for name, gone in free.items():
+            self.sites.put(name, self.sites.base(name).masked_fill(gone, 0.0))
+        if self.axes.steps and not self.records:
+            widen(self.sites, self.axes, self._growth)
+        kept = [torch.isin(own, own.new_tensor([0, *left]), invert=True) for own in self.state["owner"].values()]
+        count = int(sum(own.sum() for own in kept))
+        return f"{count} weights that later tasks read" if count else ""
+
+    @property
+    def _levels(self) -> list[int]:
+        """The codes of the finished tasks; those of removed ones are missing."""
+        return [next(iter(record.masks.values())).level for record in self.records.values()]
+
+    @property
+    def _next(self) -> int:
+        """The code of the next task; of removed tasks that were the last it is free again."""
+        return max(self._levels, default=0) + 1
+
+    @property
+    def _growth(self) -> int:
+        """How many units every layer that grows has beyond those that it was built with."""
+        owners = self.state["owner"].items()
+        return max(self.axes.growth(name, own.shape) for name, own in owners if name in self.axes.steps)
 
     def _least(self, code: int) -> int:
         return 1 if self.reuse else code

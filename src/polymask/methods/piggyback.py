@@ -151,9 +151,14 @@ class Piggyback(Method):
             self.initial = {**self.initial, **{name: self.sites.tensor(name).detach().clone() for name in inner}}
         return super()._close(hard)
 
+    def _forget(self) -> str:
+        # Its record alone has no masks.
+        first = any(not record.masks for record in self.records.values())
+        return "" if self.backbone == "given" or first else "the weights that the first task trained"
+
     @property
     def _trains_backbone(self) -> bool:
-        return self.backbone == "first-task" and not self.records
+        return self.backbone == "first-task" and not self.count
 
     def _freeze(self) -> None:
         for name in self.sites.weights:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -95,11 +95,10 @@ class TFM(Method):
         return {layer: masks[name].shape[0] for layer, name in names.items()}
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
-        done = len(self.records)
-        widen(self.sites, self.axes, self.growth * done, (self.seed, str(self.task)))
+        widen(self.sites, self.axes, self._wanted(), (self.seed, str(self.task)))
         self._inherit()
         for name in self.sites.weights:
-            gate = self._gate(name, done)
+            gate = self._gate(name)
             if gate is None or gate.any():
                 self.sites.open(name, gate)
             if self.normalise and name in self.axes.bare:
@@ -116,12 +115,44 @@ class TFM(Method):
                 own[tuple(slice(size) for size in last.shape)] = last.to(own)
                 self.sites.put(name, own)
 
-    def _gate(self, name: str, done: int) -> Tensor | None:
-        """Where an edge has a new end, broadcasting to the weight; None: everywhere, for the first task."""
-        if not done:
+    def _wanted(self) -> int:
+        """How many units the next task has above those built: ``growth`` more than the last, or what others left."""
+        return max(self._read + self.growth if self.records else 0, self._grown(self._shapes()))
+
+    @property
+    def _read(self) -> int:
+        """How many of them the last finished task reads; older ones read fewer."""
+        masks = list(self.records.values())[-1].masks
+        return self._grown({name: mask.shape for name, mask in masks.items()})
+
+    def _grown(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        sizes = (self.axes.growth(name, shape) for name, shape in shapes.items() if name in self.axes.steps)
+        return max(sizes, default=0)
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(self.sites.tensor(name).shape) for name in self.sites.weights}
+
+    def _taken(self) -> Mapping[str, Tensor]:
+        found = {}
+        for name in self.sites.weights:
+            w, gate = self.sites.tensor(name), self._gate(name)
+            found[name] = torch.zeros_like(w, dtype=torch.bool) if gate is None else ~gate.expand_as(w)
+        return found
+
+    def _forget(self) -> str:
+        """The records say it all; what is private is as wide as the network, where no task has left its own."""
+        if not self.records:
+            widen(self.sites, self.axes, self._grown(self._shapes()))
+            return ""
+        kept = self._read > self.growth * (len(self.records) - 1)
+        return "the units that removed tasks brought and later ones read" if kept else ""
+
+    def _gate(self, name: str) -> Tensor | None:
+        """Where an edge has an end that no task reads, broadcasting to the weight; None: everywhere, for the first."""
+        if not self.records:
             return None
         w = self.sites.tensor(name)
-        rows, *columns = self.axes.block(name, w.shape, self.growth * (done - 1))
+        rows, *columns = self.axes.block(name, w.shape, self._read)
         gate = (torch.arange(len(w), device=w.device) >= rows).view(-1, *[1] * (w.ndim - 1))
         if w.ndim == 1:
             return gate

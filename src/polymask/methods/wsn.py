@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
+from polymask.method.removal import read_by
 from polymask.parts.binarize import straight_through, top_k
 from polymask.parts.pack import Packed
 from polymask.parts.seeds import generator
@@ -84,9 +85,7 @@ class WSN(Method):
         super().__init__(model, example, policy, head=head, seed=seed)
 
     def _prepare(self) -> None:
-        self.state["used"] = {
-            name: torch.zeros_like(self.sites.tensor(name), dtype=torch.bool) for name in self.sites.weights
-        }
+        self.state["used"] = read_by(self.sites, ())
         self.state["scores"] = {}
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
@@ -109,6 +108,13 @@ class WSN(Method):
         if self.carried:
             self.state["scores"] = {name: scores.detach().clone() for name, scores in self.scores.items()}
         return super()._close(hard)
+
+    def _taken(self) -> Mapping[str, Tensor]:
+        return self.state["used"]
+
+    def _forget(self) -> str:
+        self.state["used"] = read_by(self.sites, self.records.values())
+        return ""
 
 
 def kept_from_ranks(n: int, density: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -17,11 +18,10 @@ from polymask.method.contract import Method
 from polymask.probe import probe_batch
 from polymask.run import folder as files
 from polymask.run.fabric import make_fabric
-from polymask.run.learn import Learned, given_back, method_class, noted, open_learner
+from polymask.run.learn import Learned, earlier_results, given_back, method_class, noted, open_learner
 from polymask.run.load import bank_folder
 from polymask.run.objective import Objective
 from polymask.run.probes import Probes
-from polymask.run.results import Results
 from polymask.run.session import Session, opened
 from polymask.run.training import Training
 from polymask.streams.stream import Task
@@ -46,7 +46,7 @@ def extend(
 
     Args:
         out: the run's folder.
-        task: the new task; inputs of the same shape, another name.
+        task: the new task; inputs of the same shape, another name, or that of a task that was removed.
         model: the network, untrained or not, where the bank does not know how it is built.
         method: the method's class where it is none of ``METHODS``.
         training: epochs, optimizer, device and so on; None: as the run was trained.
@@ -75,7 +75,7 @@ def extend(
     with ExitStack() as stack:
         if fabric.is_global_zero:
             stack.enter_context(files.locked(path))
-        earlier = finished(path, task.name)
+        earlier = finished(path, {task.name, *bank.removed})
         feeds = {task.name: opened(task, earlier["seed"], training, fabric.device)}
         batch = batch_of(bank.path, about["probe"])
         batch = probe_batch(feeds[task.name].example(), earlier["seed"]) if batch is None else batch
@@ -83,8 +83,8 @@ def extend(
         network = fabric._precision.convert_module(built(about["builder"], model).to(fabric.device))
         learner, _ = open_learner(kind, network, batch, about["head"], earlier["seed"], about["options"], path)
         stack.enter_context(given_back(learner))
-        names = list(dict.fromkeys([*earlier["tasks"], task.name]))
-        results = Results.from_json(earlier, names, objective.higher_is_better)
+        removed = [name for name in bank.removed if name != task.name]
+        results = earlier_results(path, [task], learner, objective, removed)
         probes = Probes(batch, noted(path, learner))
         rest: dict[str, Any] = {"about": {key: earlier.get(key) for key in DESCRIBED}, "feeds": feeds}
         writer = bank if fabric.is_global_zero else None
@@ -93,14 +93,14 @@ def extend(
         return Learned(learner, session.run(), bank, builder, about["options"])
 
 
-def finished(path: Path, name: str) -> dict[str, Any]:
+def finished(path: Path, may_miss: Collection[str]) -> dict[str, Any]:
     """What a finished run reports.
 
     Raises:
-        ValueError: if tasks other than ``name`` are missing.
+        ValueError: if tasks other than those that may be missing are.
     """
     earlier = files.read_results(path)
-    missing = [task for task in earlier.get("tasks", ()) if task not in earlier["finished"] and task != name]
+    missing = [task for task in earlier.get("tasks", ()) if task not in (*earlier["finished"], *may_miss)]
     if missing or not earlier:
         raise ValueError(
             f"expected a finished run in {path}, found {', '.join(missing) or 'nothing'} still to be learned: "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from polymask.bank.base import Builder
 from polymask.bank.commit import files_of
 from polymask.bank.store import sweep
 from polymask.calling import as_read, tensors_of
+from polymask.method.checks import refuse_shared
 from polymask.method.contract import Method
 from polymask.method.snapshot import without_base
 from polymask.methods import METHODS
@@ -92,6 +94,7 @@ def learn(
     optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer] | None = None,
     schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
     config: Mapping[str, Any] | None = None,
+    relearn: Collection[str] = (),
 ) -> Learned:
     """Learn a stream of tasks and forget nothing; with ``out``, go on where an earlier call was stopped.
 
@@ -110,6 +113,7 @@ def learn(
         optimizer: ``named parameters -> optimizer``, called anew for every phase, with your own parameter groups.
         schedule: ``(optimizer, steps of the phase) -> schedule``.
         config: what config.yaml says instead of what follows from the other arguments; JSON.
+        relearn: names of tasks to learn again although they were removed from the folder's bank.
 
     Raises:
         ValueError: for options out of range, a folder of another configuration, or data that do not fit.
@@ -127,6 +131,7 @@ def learn(
     training.check_phases(kind.name, kind.phases)
     options = settled(kind, options or {}, len(tasks))
     config = config or arguments(kind, tasks, seed, options, training, head, builder)
+    check_relearn(relearn, tasks)
     about = description(kind.name, tasks, seed, options, objective, "given" if builder is None else builder.name)
     fabric, path = make_fabric(training), None if out is None else Path(out)
     with ExitStack() as stack:
@@ -141,10 +146,13 @@ def learn(
         stack.enter_context(given_back(learner))
         fabric.barrier()
         bank = claimed(path, config, old, learner, builder, options) if path and fabric.is_global_zero else None
-        results = earlier_results(path, tasks, learner, objective)
+        removed = [name for name in old.removed if name not in relearn] if old is not None else []
+        todo = [task for task in tasks if task.name not in removed]
+        warn_removed([task.name for task in tasks if task not in todo], path)
+        results = earlier_results(path, todo, learner, objective, removed)
         probes = Probes(probe_batch(example, seed), noted(path, learner))
         figures = results, probes, path, bank, about
-        session = Session(learner, list(tasks), training, objective, fabric, *figures, optimizer, schedule, feeds)
+        session = Session(learner, todo, training, objective, fabric, *figures, optimizer, schedule, feeds)
         return Learned(learner, session.run(), bank, builder, options)
 
 
@@ -165,15 +173,37 @@ def given_back(method: Method) -> Iterator[None]:
         raise
 
 
-def earlier_results(path: Path | None, tasks: Sequence[Task], method: Method, objective: Objective) -> Results:
-    """The figures of the tasks that an earlier process finished, in the folder's ``results.json``."""
+def check_relearn(names: Iterable[str], tasks: Sequence[Task]) -> None:
+    """Raise a ``ValueError`` unless these are names of tasks."""
+    known = [task.name for task in tasks]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"expected relearn to name tasks of the stream ({', '.join(known)}), found {unknown[0]!r}")
+
+
+def warn_removed(names: Sequence[str], path: Path | None) -> None:
+    """Say once which tasks of a stream are not learned since they were removed."""
+    if names:
+        warnings.warn(
+            f"{', '.join(names)} of the stream will not be learned again, removed from {path} before: ask for it by "
+            "relearn=, on the command line --relearn",
+            stacklevel=3,
+        )
+
+
+def earlier_results(
+    path: Path | None, tasks: Sequence[Task], method: Method, objective: Objective, removed: Sequence[str]
+) -> Results:
+    """The figures of the tasks that an earlier process finished, in the folder's ``results.json``.
+
+    Nothing is left of a task that was removed, also if one of its name is learned again.
+    """
     names, better = [task.name for task in tasks], objective.higher_is_better
     earlier = {} if path is None else files.read_results(path)
     if not earlier:
-        return Results(names, higher_is_better=better)
-    results = Results.from_json(earlier, list(dict.fromkeys([*names, *earlier["tasks"]])), better)
-    results.rows = {after: row for after, row in results.rows.items() if after in method.records}
-    return results
+        return Results(names, higher_is_better=better, removed=removed)
+    order = dict.fromkeys([*method.records, *names, *earlier["tasks"]])
+    results = Results.from_json(earlier, [name for name in order if name not in removed], better)
+    return results.only(method.records, removed)
 
 
 def method_class(method: str | type[Method]) -> type[Method]:
@@ -202,20 +232,23 @@ def open_learner(
     place = None if out is None else out / "bank"
     old = Bank.open(place) if place is not None and (place / "bank.json").exists() else None
     base: dict[str, Tensor] = {}
-    if old is not None and old.tasks:
+    if old is not None and (old.tasks or old.removed):
         # Of a copy: the method is made on the network as built, and grows it again as its state says.
         attached = old.model(copy.deepcopy(model))
         base = {name: attached.base(name).clone() for name in attached.names(*BASE)}
     try:
         method = kind(model, example, head=head, seed=seed, **options)
+        refuse_shared(method)
     except ValueError as error:
+        detach(model)
         raise Refused(str(error)) from error
-    if old is not None and old.tasks:
+    if old is not None and (old.tasks or old.removed):
         state = old.learner()
         # A method may draw its weights when it is made, over those that the finished tasks have trained.
         state["tensors"] = base
-        method.load_state_dict(state, {task: old.record(task) for task in old.tasks})
-        method.activate(old.tasks[-1])
+        method.load_state_dict(state, {task: old.record(task) for task in old.tasks}, old.removed)
+        if old.tasks:
+            method.activate(old.tasks[-1])
     return method, old
 
 

@@ -257,6 +257,6 @@ def _restore(method: Method, kept: dict[str, Tensor]) -> None:
 def _learning(method: Method) -> dict[str, Tensor]:
     """What an epoch changes: all that the optimizer may touch, scores among them, and the statistics that follow."""
     sites = method.sites
-    kinds: tuple[Kind, ...] = ("private", "shared") if method.records else ("private", "shared", "first")
+    kinds: tuple[Kind, ...] = ("private", "shared") if method.count else ("private", "shared", "first")
     statistics = {name: sites.tensor(name) for name in sites.names(*kinds)}
     return {**statistics, **dict(method.named_parameters())}

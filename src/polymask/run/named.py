@@ -46,6 +46,7 @@ def run_named(
     head: str | None = None,
     seed: int = 0,
     out: str | None = None,
+    relearn: list[str] | None = None,
     how: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     training: Training | None = None,
@@ -75,6 +76,7 @@ def run_named(
         head: the name of the head module, where it cannot be found.
         seed: key of every random draw.
         out: the run's folder; without it runs/METHOD-STREAM-SEED.
+        relearn: names of tasks to learn again although they were removed from the folder's bank.
         how: further arguments of the stream, such as degrees.
         options: the method's own arguments.
         training: epochs, optimizer, device and so on; what is None follows the method's recipe.
@@ -111,7 +113,8 @@ def run_named(
         return {**learn_joint(network, made, **own, **common), "out": out}
     if "backbone" in own:
         own["backbone"] = FIRST_TASK if weights == FIRST_TASK else "given"
-    return {**learn(network, made, kind, options=own, builder=builder, **common).report, "out": out}
+    learned = learn(network, made, kind, options=own, builder=builder, relearn=relearn or (), **common)
+    return {**learned.report, "out": out}
 
 
 def default_out(method: str, stream: str, data: Sequence[str] | None, seed: int) -> str:

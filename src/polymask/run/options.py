@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-SEQUENCES = ("--data", "--order", "--size", "--mean", "--std", "--methods", "--seeds", "--shape")
+SEQUENCES = ("--data", "--order", "--size", "--mean", "--std", "--methods", "--seeds", "--shape", "--relearn")
 """Options that always take a list; the shell's words after them are its entries."""
 
 MAYBE = ("--degrees", "--ratio", "--options.ratio", "--packnet.ratio")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class Results:
         drift: the largest change of a logit of each finished task, on the probe, from its end to the end of the run.
         seconds: wall time of each task, its training alone.
         capacity: task -> how far the network was taken after it, of methods that can run out of it.
+        removed: the tasks that were learned once and removed since; there are no figures of them.
     """
 
     tasks: list[str]
@@ -36,6 +37,7 @@ class Results:
     drift: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     capacity: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    removed: Sequence[str] = ()
 
     @property
     def matrix(self) -> list[list[float | None]]:
@@ -59,6 +61,7 @@ class Results:
             "seconds": sum(self.seconds.values()),
             "seconds_per_task": self.seconds,
             **({"capacity": self.capacity} if self.capacity else {}),
+            **({"removed": list(self.removed)} if self.removed else {}),
         }
 
     def _figures(self, done: Sequence[str]) -> dict[str, float | None]:
@@ -68,6 +71,17 @@ class Results:
         if gaps or not done:
             return dict.fromkeys(("average_accuracy", "bwt_gem", "forgetting_chaudhry"))
         return summary(known, self.higher_is_better)
+
+    def only(self, learned: Collection[str], removed: Sequence[str]) -> Results:
+        """The same, but rows and columns of these tasks alone, and nothing of those that were removed."""
+        rows = {
+            after: {on: value for on, value in row.items() if on in learned}
+            for after, row in self.rows.items()
+            if after in learned
+        }
+        seconds = {task: value for task, value in self.seconds.items() if task not in removed}
+        capacity = {task: found for task, found in self.capacity.items() if task not in removed}
+        return replace(self, rows=rows, seconds=seconds, capacity=capacity, removed=removed)
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], tasks: Sequence[str], higher_is_better: bool) -> Results:

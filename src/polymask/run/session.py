@@ -80,7 +80,7 @@ class Session:
         Raises:
             RuntimeError: if an exact method forgot; the report is written nevertheless.
         """
-        self.saved = None if self.out is None else files.load_checkpoint(self.out, self.fabric.device)
+        self.saved = None if self.out is None else self._open_task(files.load_checkpoint(self.out, self.fabric.device))
         self.fabric.barrier()
         with Journal(self.out if self.fabric.is_global_zero else None, self._epochs(), self._is_past) as journal:
             for task in self.tasks:
@@ -146,6 +146,8 @@ class Session:
     def _commit(self, issued: Iterable[str]) -> None:
         if self.bank is not None:
             records = {name: self.method.records[name] for name in issued}
+            if any(name in self.bank.removed for name in records):
+                self.write()  # the file may still tell of the task of this name that was removed
             self.bank.commit(records, self.method.sites, learner=without_base(self.method.state_dict()))
         self.saved_at = time.monotonic()
         self._drop_checkpoint()
@@ -190,6 +192,17 @@ class Session:
                 (row[other.name],) = evaluate(plain, split, judges, feeds.outputs, 512)
         self.results.rows[task] = row
         self.write()
+
+    def _open_task(self, saved: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The checkpoint of the task that a stopped run left open, unless a task that it builds on was removed."""
+        gone = [name for name in saved["method"]["finished"] if name not in self.method.records] if saved else []
+        if saved is None or not gone:
+            return saved
+        warnings.warn(
+            f"task {saved['task']!r} begins anew: {', '.join(gone)}, on top of which it was learned, was removed since",
+            stacklevel=2,
+        )
+        return None
 
     def _resume(self, task: Task, journal: Journal) -> tuple[str | None, Progress]:
         """The phase of a task in which a stopped run goes on, the method brought there; None: from the start."""

@@ -142,10 +142,11 @@ def _role(
 
 
 def _respected(role: Role, spots: list[Place], head: nn.Module) -> Role:
-    """The role, but frozen where the network came with the parameter frozen; masks and heads are ours to train."""
-    place = spots[0]
-    learns = role.kind in ("first", "private", "shared") and not any(spot.module is head for spot in spots)
-    if learns and place.trains and not place.tensor().requires_grad:
+    """The role, but frozen where the network came with the parameter frozen; masked weights and heads are ours."""
+    place, ours = spots[0], any(spot.module is head for spot in spots)
+    if role.kind == "masked":
+        ours = ours or any(is_weight(spot) for spot in spots)
+    if role.kind != "frozen" and not ours and place.trains and not place.tensor().requires_grad:
         return Role("frozen", "frozen when given")
     return role
 

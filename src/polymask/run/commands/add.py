@@ -15,7 +15,7 @@ from polymask.run.parsers import add_run, chosen, regrouped, stream_of
 from polymask.run.training import Training
 from polymask.streams.named import make_stream
 
-SKIPPED = ("method", "seed", "out", "model", "net", "weights", "head")
+SKIPPED = ("method", "seed", "out", "model", "net", "weights", "head", "relearn")
 
 
 def add_parser(argv: list[str]) -> Parser:
@@ -53,9 +53,12 @@ def add(argv: list[str], say: Callable[[str], None]) -> int:
     names = [task.name for task in tasks]
     if wanted is not None:
         chosen("task", wanted, names)
-    todo = [task for task in tasks if task.name not in held.tasks and wanted in (None, task.name)]
+    # A task that was removed is learned again only if it is named.
+    removed = [] if wanted else [name for name in names if name in held.bank.removed]
+    todo = [task for task in tasks if task.name not in (*held.tasks, *removed) and wanted in (None, task.name)]
     if not todo:
-        raise UsageError(f"expected a new task, found {wanted or ', '.join(names)}, which {folder} has already")
+        hint = f"; to learn {removed[0]} again, which was removed, name it with --task" if removed else ""
+        raise UsageError(f"expected a new task, found {wanted or ', '.join(names)}, which {folder} has already{hint}")
     for task in todo:
         report = extend(folder, task, training=_over(trained(folder), values["training"])).report
     for line in summary({**report, "out": str(bank_folder(folder).parent)}):

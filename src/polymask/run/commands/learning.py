@@ -39,12 +39,12 @@ def summary(report: dict[str, Any]) -> list[str]:
     """A finished run in a table and two lines."""
     tasks, matrix = report["tasks"], report["accuracy"]
     added = dict(zip(report["finished"], report["bytes"].get("per_task", ()), strict=False))
-    last = [row for row in matrix if any(value is not None for value in row)][-1]
+    last = [row for row in matrix if any(value is not None for value in row)][-1:]
     rows = [
         {
             "task": task,
             f"{report['metric']} when learned": matrix[i][i],
-            "at the end": last[i],
+            "at the end": last[0][i] if last else None,
             "logit drift": _short(report["logit_drift"].get(task)),
             "bytes": human_bytes(added[task]) if task in added else None,
         }
@@ -72,7 +72,7 @@ def compare_parser(argv: list[str]) -> Parser:
     parser.add_argument("--methods", type=list[str], default=everything, help="Names of methods; joint is one, too.")
     parser.add_argument("--seeds", type=list[int], default=[0], help="Seeds, one run each.")
     parser.add_argument("--out", type=str, default="runs/compare", help="The folder of the comparison.")
-    add_run(parser, run_named, stream_of(argv), skip=("method", "seed", "out"))
+    add_run(parser, run_named, stream_of(argv), skip=("method", "seed", "out", "relearn"))
     for name in methods_of(argv):
         add_options(parser, name, name)
     return parser
