@@ -204,7 +204,9 @@ def without_base(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def broadcast(tensors: Iterable[Tensor]) -> None:
-    """Give every process the first one's values, where there are several."""
+    """Give every process the first one's values, where there are several; as bytes, since not every kind is sent."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         for tensor in tensors:
-            torch.distributed.broadcast(tensor.detach(), 0)
+            values = tensor.detach().contiguous()
+            torch.distributed.broadcast(values.view(-1).view(torch.uint8), 0)
+            tensor.detach().copy_(values)
