@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.method.cycle import let_train
+from polymask.sites.kept import renewed
 from polymask.sites.slots import FeatureSite, Scores, WeightSite, fill
 from polymask.sites.table import Kind, Sites, bake, whole
 from polymask.task import TaskRecord, activate
@@ -51,8 +52,9 @@ def put_back(method: Method, before: Before) -> None:
     for name in sorted(sites.opened):
         sites.drop(name)
     clear_sources(sites)
-    for name, value in before.tensors.items():
-        sites.put(name, value)
+    with renewed(method.model):
+        for name, value in before.tensors.items():
+            sites.put(name, value)
     for name, slots in before.slots.items():
         for slot, content in slots.items():
             setattr(sites.every()[name], slot, content)
@@ -139,6 +141,12 @@ def load_learner_state(method: Method, state: Mapping[str, Any], records: Mappin
     if missing:
         raise ValueError(f"expected a record of every finished task, found none for {', '.join(missing)}")
     sites = method.sites
+    if (own := set(sites.names("private"))) != set(state["initial"]):
+        raise ValueError(
+            f"expected {min(own ^ set(state['initial']))!r} to have the role under which the finished tasks were "
+            "learned, found another: they go on answering from their bank, but learn new tasks in a new folder, or with "
+            "the polymask and the network that the bank was made with"
+        )
     state = placed(sites, state, next(method.model.parameters(), torch.zeros(())).device)
     method.records = {name: records[name] for name in state["finished"]}
     for name in state["frozen"]:

@@ -52,7 +52,7 @@ def twin(model: nn.Module) -> nn.Module:
 def results(model: nn.Module) -> dict[int, Any]:
     """A memo for ``copy.deepcopy``: of every kept tensor that autograd made, its value alone."""
     seen: set[int] = set()
-    tensors = [t for module in model.modules() for t in _tensors_in(vars(module), seen)]
+    tensors = [t for m in model.modules() for t in _tensors_in({**kept_by(m), **m._buffers}, seen)]
     return {id(t): t.detach().clone() for t in tensors if not t.is_leaf}
 
 

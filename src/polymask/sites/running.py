@@ -108,15 +108,21 @@ def changed(model: nn.Module, now: Values) -> Values:
 
 
 @torch.no_grad()
-def other_parameters(model: nn.Module, key: int) -> Values:
+def other_parameters(model: nn.Module) -> Values:
     """Other parameters, near those there are or made of the same entries."""
-    draw, found, values = generator("state", "parameters", key), {}, {}
+    draw = generator("state", "parameters")
+    found: dict[int, Tensor] = {}
+    values = {}
     for name, t in tensors_by_name(model).items():
-        if not (isinstance(t, nn.Parameter) and t.is_floating_point()):
-            continue
-        if id(t) not in found:
-            noise = t.numel() <= SMALL or bool((t == t.flatten()[0]).all())
-            moved = t + (t.abs() * 0.1 + 0.01) * torch.randn(t.shape, generator=draw).to(t) if noise else None
-            found[id(t)] = t.detach().flatten().roll(key + 1).view(t.shape) if moved is None else moved.detach()
-        values[name] = found[id(t)]
+        if isinstance(t, nn.Parameter) and t.is_floating_point():
+            if id(t) not in found:
+                found[id(t)] = _other(t.detach(), draw)
+            values[name] = found[id(t)]
     return values
+
+
+def _other(t: Tensor, draw: torch.Generator) -> Tensor:
+    flat = t.flatten()
+    if len(flat) > SMALL and not (flat[:SMALL] == flat[0]).all():
+        return flat.roll(1).view(t.shape)
+    return t + (t.abs() * 0.1 + 0.01) * torch.randn(t.shape, generator=draw).to(t)

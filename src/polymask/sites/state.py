@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from polymask.sites.running import (
     own_random,
     tensors_by_name,
 )
+from polymask.wiring.cache import key_of
 
 FAR = 10**6
 """How far a single number that evaluation changes is moved, to see whether an answer depends on it."""
@@ -37,6 +39,11 @@ class Moving:
 
     training: frozenset[str] = frozenset()
     evaluation: frozenset[str] = frozenset()
+
+
+MOST = 32
+_KNOWN: dict[Hashable, Moving] = {}
+"""What was found of the last few builds of networks that have nothing of their own beside their tensors' values."""
 
 
 class _RefusedError(Exception):
@@ -60,6 +67,18 @@ def moving(model: nn.Module, example: Any) -> Moving:
     >>> sorted(moving(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), torch.zeros(1, 2)).training)
     ['1.num_batches_tracked', '1.running_mean', '1.running_var']
     """
+    key = key_of(model, example, "", ())
+    if key in _KNOWN:
+        return _KNOWN[key]
+    found = _found(model, example)
+    if key is not None:
+        _KNOWN[key] = found
+    while len(_KNOWN) > MOST:
+        del _KNOWN[next(iter(_KNOWN))]
+    return found
+
+
+def _found(model: nn.Module, example: Any) -> Moving:
     found: Moving | None = None
     failure: Exception | None = None
     with own_random(model):
@@ -90,12 +109,11 @@ class _Trial:
         self.names = {name: first.setdefault(id(t), name) for name, t in tensors_by_name(model).items()}
         self.xs, self.finite, self.model = xs, True, model
         self.used, self.fresh = twin(model), twin(model)
-        before, self.after = [other_parameters(model, key) if disturbed else {} for key in range(2)]
-        for net in (self.used, self.fresh):
-            net.eval()
-            give(net, before)
+        self.after = other_parameters(model) if disturbed else {}
         # The one without a past never sees other parameters than those that both have in the end.
-        give(self.fresh, self.after)
+        for net, values in ((self.used, {}), (self.fresh, self.after)):
+            net.eval()
+            give(net, values)
 
     def run(self) -> Moving:
         """What moves; a refusal, if anything else does."""
