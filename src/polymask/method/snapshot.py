@@ -144,8 +144,8 @@ def load_learner_state(method: Method, state: Mapping[str, Any], records: Mappin
     if (own := set(sites.names("private"))) != set(state["initial"]):
         raise ValueError(
             f"expected {min(own ^ set(state['initial']))!r} to have the role under which the finished tasks were "
-            "learned, found another: they go on answering from their bank, but learn new tasks in a new folder, or with "
-            "the polymask and the network that the bank was made with"
+            "learned, found another: they go on answering from their bank, but learn new tasks in a new folder, "
+            "or with the polymask and the network that the bank was made with"
         )
     state = placed(sites, state, next(method.model.parameters(), torch.zeros(())).device)
     method.records = {name: records[name] for name in state["finished"]}
