@@ -20,6 +20,8 @@ OWN = frozenset(vars(nn.Module()))
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
 _MISSING = object()
+Seen = dict[int, Any]
+"""What has been looked into, by its id; held, or the id would be another's."""
 
 
 def twin(model: nn.Module) -> nn.Module:
@@ -51,18 +53,18 @@ def twin(model: nn.Module) -> nn.Module:
 
 def results(model: nn.Module) -> dict[int, Any]:
     """A memo for ``copy.deepcopy``: of every kept tensor that autograd made, its value alone."""
-    seen: set[int] = set()
+    seen: Seen = {}
     tensors = [t for m in model.modules() for t in _tensors_in({**kept_by(m), **m._buffers}, seen)]
     return {id(t): t.detach().clone() for t in tensors if not t.is_leaf}
 
 
-def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
+def _tensors_in(value: Any, seen: Seen) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
         return
     if isinstance(value, (*PLAIN, *CODE, nn.Module)) or id(value) in seen:
         return
-    seen.add(id(value))
+    seen[id(value)] = value
     if isinstance(value, Mapping):
         parts: Any = value.values()
     elif isinstance(value, (list, tuple, deque, Set)):
@@ -80,7 +82,8 @@ def kept_by(module: nn.Module) -> dict[str, Any]:
 
 def differences(one: nn.Module, other: nn.Module) -> list[str]:
     """The attributes that two copies of a network hold differently, each with its module, as a sentence names them."""
-    others, seen = dict(other.named_modules()), {id(module) for module in one.modules()}
+    others: dict[str, nn.Module] = dict(other.named_modules())
+    seen: Seen = {id(module): module for module in one.modules()}
     found = []
     for path, module in one.named_modules():
         kept, theirs = kept_by(module), kept_by(others[path]) if path in others else {}
@@ -94,7 +97,7 @@ def _named(path: str, module: nn.Module, name: str) -> str:
     return f"attribute {name!r} of {where} ({type(module).__name__})"
 
 
-def alike(a: Any, b: Any, seen: set[int] | None = None) -> bool:
+def alike(a: Any, b: Any, seen: Seen | None = None) -> bool:
     """Whether two copies of anything hold the same: tensors to the bit, off the CPU within rounding.
 
     What can be neither compared nor looked into counts as the same.
@@ -102,7 +105,7 @@ def alike(a: Any, b: Any, seen: set[int] | None = None) -> bool:
     >>> alike({"n": [1, torch.ones(2)]}, {"n": [1, torch.ones(2)]}), alike({"n": 1}, {"n": 2})
     (True, False)
     """
-    seen = set() if seen is None else seen
+    seen = {} if seen is None else seen
     if a is b or isinstance(a, CODE) or id(a) in seen:
         return True
     if type(a) is not type(b):
@@ -111,11 +114,11 @@ def alike(a: Any, b: Any, seen: set[int] | None = None) -> bool:
         return same_tensor(a, b)
     if isinstance(a, PLAIN):
         return bool(a == b or (a != a and b != b))  # NaN is like NaN
-    seen.add(id(a))
+    seen[id(a)] = a
     return _alike_inside(a, b, seen)
 
 
-def _alike_inside(a: Any, b: Any, seen: set[int]) -> bool:
+def _alike_inside(a: Any, b: Any, seen: Seen) -> bool:
     if isinstance(a, np.ndarray):
         return bool(a.shape == b.shape and a.dtype == b.dtype and repr(a.tolist()) == repr(b.tolist()))
     if isinstance(a, Mapping):

@@ -156,7 +156,7 @@ class _Trial:
         answer, other = ask(self.fresh, x, False), ask(self.used, x, False)
         self.finite = bool(answer.isfinite().all())
         if not same_tensor(answer, other):
-            raise _RefusedError(_keeping(differences(self.used, self.fresh), "and with it an answer"))
+            raise _RefusedError(_keeping(self._left(), "and with it an answer"))
         return answer
 
     def _refuse_born(self) -> None:
@@ -172,14 +172,18 @@ class _Trial:
         if not same_tensor(first, ask(self.fresh, x, False)):
             raise _RefusedError(_twice(differences(self.model, self.fresh)))
         ask(self.fresh, x, True)
-        left, others = differences(self.used, self.fresh), tensors_by_name(self.fresh)
-        left += [
-            f"the buffer {name!r} that its forward makes"
+        if left := self._left():
+            raise _RefusedError(_keeping(left, "from call to call"))
+
+    def _left(self) -> list[str]:
+        """What the copies keep differently: buffers that a forward makes, and attributes."""
+        others = tensors_by_name(self.fresh)
+        made = [
+            f"the buffer {name!r}, which a forward makes,"
             for name, t in tensors_by_name(self.used).items()
             if name not in self.names and not (name in others and same_tensor(t, others[name]))
         ]
-        if left:
-            raise _RefusedError(_keeping(left, "from call to call"))
+        return made + differences(self.used, self.fresh)
 
 
 def _counts(name: str, t: Tensor) -> bool:
@@ -227,5 +231,5 @@ def _asking(name: str) -> str:
     where = f"of the module {path!r}" if path else "of the network itself"
     return (
         f"expected tensors that stay as they are in evaluation mode, found that a forward changes {leaf!r} {where} "
-        "there and with it the next answer: finished tasks would change by being asked; change it only if self.training"
+        "there, and so the next answer: finished tasks would change by being asked; change it only if self.training"
     )
