@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
 from polymask.method.contract import Method
-from polymask.method.snapshot import without_base
+from polymask.method.learner import without_base
 from polymask.methods import HAT, METHODS, TFM, WSN, AdaHAT, ExSSNeT, PackNet, Piggyback
 from polymask.parts.pack import unpack
 from polymask.sites.table import BASE

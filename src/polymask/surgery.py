@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from polymask.calling import as_read, call, logits_of
 from polymask.parts.seeds import generator
+from polymask.sites.kept import twin
 from polymask.sites.roles import Plan
 from polymask.sites.table import Sites
 from polymask.sites.trace import Place, places
@@ -139,7 +140,7 @@ def growable(model: nn.Module, example: Any, planned: Plan, growth: int = 1) -> 
         growth: by how many units a copy is widened.
     """
     # In one precision, whatever the network's own.
-    plain = copy.deepcopy(model).float()
+    plain = twin(model).float()
     example, where = as_read(plain, example), places(model)
     masked = [name for name, role in planned.roles.items() if role.kind == "masked"]
     fixed = [name for name, role in planned.roles.items() if role.kind not in ("masked", "private")]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from polymask.parts.binarize import leading, select, select_into
 from polymask.parts.pack import Packed, Sparse, densify, unpack
+from polymask.sites.kept import renewed
 from polymask.sites.slots import fill
 from polymask.sites.table import BASE, Sites
 from polymask.sites.trace import Place
@@ -146,6 +147,11 @@ def activate(sites: Sites, record: TaskRecord | Mixture) -> None:
     mixture = [(1.0, record)] if isinstance(record, TaskRecord) else list(record)
     for _, one in mixture:
         check_fits(sites, one)
+    with renewed(sites.model):
+        _fill(sites, mixture)
+
+
+def _fill(sites: Sites, mixture: Mixture) -> None:
     for name, site in sites.every().items():
         device = sites.tensor(name).device if name in sites.weights else next(sites.model.parameters()).device
         mask = _mix([(alpha, unpack(one.masks[name]) if name in one.masks else None) for alpha, one in mixture], 1.0)
@@ -178,6 +184,11 @@ def switch(plain: nn.Module, sites: Sites, record: TaskRecord) -> None:
         ValueError: if the record does not fit the network.
     """
     check_fits(sites, record)
+    with renewed(plain):
+        _write_task(plain, sites, record)
+
+
+def _write_task(plain: nn.Module, sites: Sites, record: TaskRecord) -> None:
     for name in sites.weights:
         w, base = plain.get_parameter(name), sites.base(name)
         mask = unpack(record.masks[name]).to(w.device) if name in record.masks else None

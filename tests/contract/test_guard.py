@@ -453,7 +453,7 @@ def test_finiteness_has_teeth(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_undone_end_has_teeth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract.snapshot, "unfold", lambda method, fold: None)
+    monkeypatch.setattr(contract.fold, "unfold", lambda method, fold: None)
     with pytest.raises(AssertionError):
         test_a_failing_close_is_undone()
 

@@ -13,7 +13,7 @@ from tests.contract.conftest import DEFAULT, SMALL, Case
 from tests.contract.toys import Anchored, UnitGates
 from torch import Tensor, nn
 
-from polymask.method import snapshot
+from polymask.method import learner
 from polymask.method.contract import Method
 from polymask.methods import HAT, TFM, WSN, ExSSNeT, LinearProbe, PackNet, Piggyback, SupSup
 from polymask.parts import binarize
@@ -141,13 +141,13 @@ def drop_scores_from_state_dict(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def drop_scores_from_learner_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = snapshot.learner_state
+    real = learner.learner_state
 
     def without(method: Method) -> dict[str, Any]:
         state = real(method)
         return {**state, "slots": {k: {s: t for s, t in v.items() if s != "scores"} for k, v in state["slots"].items()}}
 
-    monkeypatch.setattr(snapshot, "learner_state", without)
+    monkeypatch.setattr(learner, "learner_state", without)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.held import Held
-from polymask.method import cycle, finite, guard, snapshot
+from polymask.method import cycle, finite, fold, guard, learner, snapshot
 from polymask.method.card import Card, Recipe
 from polymask.method.checks import check_begin, check_end, expect_open, refuse_wrapped, warn_unmoved
 from polymask.method.removal import Removed, remove
@@ -72,7 +72,7 @@ class Method(ABC):
         self.phase: str | None = None
         self.initial: dict[str, Tensor] = {}
         self._before: snapshot.Before | None = None
-        self._fold: snapshot.Fold | None = None
+        self._fold: fold.Fold | None = None
         self.watch, self.warned = guard.Watch(), set[str]()
         self.versions: dict[str, int] = {}
         self.steps = 0
@@ -179,7 +179,7 @@ class Method(ABC):
         finite.refuse_infinite(self)
         guard.enforce(self, f"end({task!r})", self.plain)
         warn_unmoved(self)
-        self._fold = snapshot.before_fold(self)
+        self._fold = fold.before_fold(self)
         try:
             issued = self._folded(task)
         except BaseException:
@@ -220,7 +220,7 @@ class Method(ABC):
     def abandon(self) -> None:
         """Forget the open task, if there is one: every tensor is as it was before its ``begin``."""
         if self._fold is not None:
-            snapshot.unfold(self, self._fold)
+            fold.unfold(self, self._fold)
         if self._before is not None:
             snapshot.put_back(self, self._before)
         self.task = self.phase = self._before = self._fold = None
@@ -309,7 +309,7 @@ class Method(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """All of the learner's state at any moment, also inside a phase; records are kept apart."""
-        return snapshot.learner_state(self)
+        return learner.learner_state(self)
 
     def load_state_dict(
         self,
@@ -331,7 +331,7 @@ class Method(ABC):
             AlteredNetwork: if the state says another base than what finished tasks read.
         """
         watch = self.watch if list(self.records) == list(state["finished"]) else guard.Watch()
-        snapshot.load_learner_state(self, state, records, removed)
+        learner.load_learner_state(self, state, records, removed)
         self.watch = guard.taken_over(self, watch, held)
         self.sites.latch.shut = self.task is not None
 

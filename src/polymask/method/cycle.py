@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from polymask.method.heads import fresh_head, width_of
 from polymask.parts.pack import Packed, Sparse, unpack
+from polymask.sites.kept import renewed
 from polymask.task import Meta, TaskRecord, reads
 
 if TYPE_CHECKING:
@@ -18,9 +19,10 @@ def start(method: Method, task: str, outputs: int | None) -> None:
     """Take every mask off, put private tensors back to where tasks start, and give the task a head."""
     sites = method.sites
     sites.clear()
-    for name, value in method.initial.items():
-        sites.put(name, value)
-    fresh_head(sites, method.head, outputs, (method.seed, task))
+    with renewed(method.model):
+        for name, value in method.initial.items():
+            sites.put(name, value)
+        fresh_head(sites, method.head, outputs, (method.seed, task))
 
 
 def let_train(method: Method) -> None:

@@ -39,7 +39,11 @@ def fresh_head(sites: Sites, head: str, outputs: int | None, key: tuple[object, 
                 f"{outputs}: leave outputs out, or untie the head"
             )
         return
-    private = [name for name in names if sites.roles[name].kind == "private"]
+    private = [
+        name
+        for name in names
+        if sites.roles[name].kind == "private" and isinstance(sites.tensor(name), torch.nn.Parameter)
+    ]
     if not private:
         if outputs is not None and width and outputs > width:
             raise ValueError(

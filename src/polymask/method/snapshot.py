@@ -1,19 +1,19 @@
-"""A learner's state at one moment: what a begun task can be taken back to, what a stopped one goes on from."""
+"""What a begun task can be taken back to, and copies that answer as a finished one."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from polymask.method.cycle import let_train
-from polymask.sites.slots import FeatureSite, Scores, WeightSite, fill
+from polymask.sites.kept import renewed
+from polymask.sites.slots import Scores
 from polymask.sites.table import Kind, Sites, whole
-from polymask.sites.trace import effective, is_marked, mark, strip
+from polymask.sites.trace import effective, strip
 from polymask.task import TaskRecord, activate
 
 if TYPE_CHECKING:
@@ -46,77 +46,15 @@ def take(method: Method) -> Before:
     return Before({key: dict(value) for key, value in method.state.items()}, tensors, slots)
 
 
-@dataclass(frozen=True)
-class Fold:
-    """What ``end`` changes on its way, all of it, so that an interruption can be undone.
-
-    Args:
-        homes: modules with their parameters, buffers, own ``train`` and mode, and the leaves that never learn again.
-        kept: masked weight -> what it held and under which gate.
-        opened: the weights that learned.
-        learner: the learner's own references: records, state, initial, watch.
-    """
-
-    homes: list[tuple[nn.Module, dict[str, Any], dict[str, Any], Any, bool, set[str]]]
-    kept: dict[str, tuple[Tensor | None, Tensor | None]]
-    opened: set[str]
-    learner: dict[str, Any]
-
-
-LEARNER = ("records", "state", "initial", "watch", "count")
-
-
-def before_fold(method: Method) -> Fold:
-    """Note everything that ending a task may change."""
-    sites = method.sites
-    modules = {id(spot.module): spot.module for name in sites.roles for spot in sites.spots(name)}
-    holders = [part for module in modules.values() for part in (module, *_stacks(module))]
-    homes = [
-        (each, dict(each._parameters), dict(each._buffers), vars(each).get("train"), each.training, set(_frozen(each)))
-        for each in holders
-    ]
-    kept = {name: (None if site.kept is None else site.kept.clone(), site.gate) for name, site in sites.weights.items()}
-    return Fold(homes, kept, set(sites.opened), {name: getattr(method, name) for name in LEARNER})
-
-
-@torch.no_grad()
-def unfold(method: Method, fold: Fold) -> None:
-    """Back to the moment before ``end``; values of what trained are left to ``put_back``."""
-    sites = method.sites
-    for module, parameters, buffers, train, training, frozen in fold.homes:
-        for place, content in ((module._parameters, parameters), (module._buffers, buffers)):
-            place.clear()
-            place.update(content)
-        module.__dict__.pop("train", None)
-        if train is not None:
-            module.__dict__["train"] = train
-        module.training = training
-        _frozen(module).intersection_update(frozen)
-    for name, (was, gate) in fold.kept.items():
-        sites.weights[name].kept, sites.weights[name].gate = was, gate
-        if was is not None and name not in fold.opened:
-            sites.tensor(name).copy_(was)
-    sites.opened = set(fold.opened)
-    for name, value in fold.learner.items():
-        setattr(method, name, value)
-
-
-def _stacks(module: nn.Module) -> list[nn.Module]:
-    return list(module.get_submodule("parametrizations").children()) if "parametrizations" in module._modules else []
-
-
-def _frozen(module: nn.Module) -> set[str]:
-    return mark(module).frozen if is_marked(module) else set()
-
-
 def put_back(method: Method, before: Before) -> None:
     """Undo whatever happened since ``take``."""
     sites = method.sites
     for name in sorted(sites.opened):
         sites.drop(name)
     clear_sources(sites)
-    for name, value in before.tensors.items():
-        sites.put(name, value)
+    with renewed(method.model):
+        for name, value in before.tensors.items():
+            sites.put(name, value)
     for name, slots in before.slots.items():
         for slot, content in slots.items():
             setattr(sites.every()[name], slot, content)
@@ -168,119 +106,10 @@ def collect(model: nn.Module, trained: nn.Module) -> None:
         value.copy_(whole(theirs[name]))
 
 
-def learner_state(method: Method) -> dict[str, Any]:
-    """Everything that the learner needs to go on, as nested mappings of tensors and JSON values."""
-    sites, before = method.sites, method._before
-    slots: dict[str, dict[str, Tensor]] = {}
-    for name, site in sites.every().items():
-        held: dict[str, Tensor] = {slot: getattr(site, slot) for slot in SLOTS if getattr(site, slot, None) is not None}
-        if isinstance(site.source, Scores):
-            held["scores"] = site.source.scores.detach()
-        slots[name] = held
-    return {
-        "task": method.task,
-        "phase": method.phase,
-        "steps": method.steps,
-        "finished": list(method.records),
-        "count": method.count,
-        "tensors": {name: sites.tensor(name).detach() for name in sites.roles},
-        "frozen": [name for name in sites.names("masked") if not isinstance(sites.tensor(name), nn.Parameter)]
-        + (sites.names("first") if method.count else []),
-        "opened": sorted(sites.opened),
-        "slots": slots,
-        "state": method.state,
-        "initial": method.initial,
-        "before": None if before is None else _before_state(before),
-    }
-
-
-def _before_state(before: Before) -> dict[str, Any]:
-    filled = {name: {slot: t for slot, t in slots.items() if t is not None} for name, slots in before.slots.items()}
-    return {"state": before.state, "tensors": before.tensors, "slots": filled}
-
-
-def load_learner_state(
-    method: Method, state: Mapping[str, Any], records: Mapping[str, TaskRecord], removed: Collection[str]
-) -> None:
-    """Bring a fresh method to a saved state; see ``Method.load_state_dict``."""
-    gone = [name for name in state["finished"] if name not in records]
-    if missing := [name for name in gone if name not in removed]:
-        raise ValueError(f"expected a record of every finished task, found none for {', '.join(missing)}")
-    if gone and state["task"] is not None:
-        raise ValueError(
-            f"expected a state between two tasks, found {state['task']!r} open in one that still knows of "
-            f"{', '.join(gone)}, which was removed since: learn {state['task']!r} from its start"
-        )
-    sites = method.sites
-    state = placed(sites, state, next(method.model.parameters(), torch.zeros(())).device)
-    method.records = {name: records[name] for name in state["finished"] if name in records}
-    method.count = state.get("count", len(state["finished"]))
-    for name in state["frozen"]:
-        sites.freeze(name)
-    for name, value in state["tensors"].items():
-        sites.put(name, value)
-    method.state = {key: dict(value) for key, value in state["state"].items()}
-    method.initial = dict(state["initial"])
-    if state["task"] is not None:
-        method.task, method.phase, sites.opened = state["task"], state["phase"], set(state["opened"])
-        method._open(state["phase"], None)
-    sites.opened = set(state["opened"])
-    for name, held in state["slots"].items():
-        _put_slots(sites.every()[name], held)
-    for name, value in state["tensors"].items():
-        sites.restore(name, value)
-    method.state = {key: dict(value) for key, value in state["state"].items()}
-    if state["task"] is not None:
-        before = state["before"]
-        slots = {name: {slot: held.get(slot) for slot in ("mask", "delta")} for name, held in before["slots"].items()}
-        method._before = Before(before["state"], before["tensors"], slots)
-        let_train(method)
-    elif method.count > len(method.records):
-        method._forget()
-    method.steps = state["steps"]
-
-
-def placed(sites: Sites, value: Any, device: torch.device, named: bool = False) -> Any:
-    """A state on the model's devices: what is under a tensor's name lies where that tensor does; a file does not know.
-
-    Args:
-        sites: the model's.
-        value: a tensor, a mapping of values, or anything else, which stays.
-        device: of what is under no tensor's name.
-        named: whether it already is under one; then its keys are slots.
-    """
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if not isinstance(value, Mapping):
-        return value
-    found = {}
-    for key, item in value.items():
-        home = not named and key in sites.roles
-        found[key] = placed(sites, item, sites.tensor(key).device if home else device, named or home)
-    return found
-
-
-@torch.no_grad()
-def _put_slots(site: WeightSite | FeatureSite, held: Mapping[str, Tensor]) -> None:
-    for slot in SLOTS if isinstance(site, WeightSite) else ("mask",):
-        fill(site, slot, held.get(slot))
-    if isinstance(site.source, Scores) and "scores" in held:
-        site.source.scores.copy_(held["scores"])
-
-
-def without_base(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A learner's state between two tasks less what a bank's base and records hold; the rest goes on from those.
-
-    Raises:
-        ValueError: if a task is open.
-    """
-    if state["task"] is not None:
-        raise ValueError(f"expected no open task, found {state['task']!r}: only a whole state can go on from it")
-    return {**state, "tensors": {}, "slots": {}}
-
-
 def broadcast(tensors: Iterable[Tensor]) -> None:
-    """Give every process the first one's values, where there are several."""
+    """Give every process the first one's values, where there are several; as bytes, since not every kind is sent."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         for tensor in tensors:
-            torch.distributed.broadcast(tensor.detach(), 0)
+            values = tensor.detach().contiguous()
+            torch.distributed.broadcast(values.view(-1).view(torch.uint8), 0)
+            tensor.detach().copy_(values)

@@ -151,7 +151,7 @@ class ExSSNeT(Method):
     @torch.no_grad()
     def _features(self, task: str, looked: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """What the head of an earlier task reads of some batches, a row an example; and their labels."""
-        plain, seen = self.plain(task).eval(), []
+        plain, seen = self.plain(task), []
         head = plain.get_submodule(self.head)
         head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1).cpu()))
         for x, _ in looked:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from polymask.calling import call, leaves_of, logits_of
 from polymask.mixed.forms import Form, apart, form_of
 from polymask.mixed.layout import Layout, layouts, probes, signature
 from polymask.mixed.own import own_of, own_tensors, refuse_weight_masks
+from polymask.sites.kept import twin
 from polymask.sites.slots import Scores
 from polymask.sites.table import Sites, detach
 from polymask.sites.trace import places
@@ -64,7 +64,8 @@ class Mixed:
             check_fits(sites, record)
             refuse_weight_masks(sites, record)
         self.tasks = {task: place for place, task in enumerate(records)}
-        self.model = detach(copy.deepcopy(sites.model)).eval().requires_grad_(False)
+        self.model = detach(twin(sites.model)).requires_grad_(False)
+        self.model.eval()
         self._refuse_infinite()
         self._layouts: dict[tuple[tuple[torch.Size, torch.dtype], ...], dict[str, list[Layout]]] = {}
         self._current: dict[str, list[Layout]] = {}

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from polymask.mixed.own import Own, padded
+from polymask.sites.kept import renewed
 
 PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -126,6 +127,8 @@ def apart(module: nn.Module, own: Own) -> Form:
         parts = []
         for task, rows in zip(present.tolist(), order.split(counts.tolist()), strict=True):
             tensors = {leaf: each[task] for leaf, each in own.tensors.items()}
+            with renewed(plain):  # what it has cached is the last task's
+                pass
             parts.append(functional_call(plain, tensors, (x[rows],)))
             if not isinstance(parts[-1], Tensor):
                 raise ValueError(

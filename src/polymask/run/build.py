@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from polymask.nets import NETS, build_net
 from polymask.parts.seeds import seed_of
-from polymask.sites.roles import Policy, plan
+from polymask.sites.roles import head_of
 
 RANDOM, PRETRAINED = "random", "pretrained"
 
@@ -97,7 +97,7 @@ def load_weights(model: nn.Module, path: str | Path, example: Any, head: str | N
         ValueError: it is no state dict of this network.
     """
     state, own = read_state(Path(path).expanduser()), model.state_dict()
-    inside = f"{plan(model, example, Policy('frozen', 'frozen', 'frozen', 'frozen'), head).head}."
+    inside = f"{head_of(model, example, head)}."
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
     wrong = [name for name in {**own, **state} if name not in fitting and not name.startswith(inside)]
     if wrong:

@@ -22,12 +22,11 @@ from polymask.run.results import Results
 from polymask.run.session import opened
 from polymask.run.training import Training
 from polymask.run.union import Union, learn_union
-from polymask.sites.roles import Policy, plan
+from polymask.sites.roles import head_of
 from polymask.streams.prepare import Feeds
 from polymask.streams.stream import Task
 
 RECIPE = Recipe()
-FROZEN = Policy("frozen", "frozen", "frozen", "frozen")
 
 
 def learn_joint(
@@ -85,7 +84,7 @@ def learn_joint(
         fabric = make_fabric(training)
         feeds = [opened(task, seed, training, fabric.device) for task in tasks]
         example = feeds[0].example() if example is None else example
-        place = plan(model.to(fabric.device), example, FROZEN, head).head
+        place = head_of(model.to(fabric.device), example, head)
         results = Results(names, higher_is_better=objective.higher_is_better)
         if path is not None:
             files.claim(path, config or about)

@@ -18,11 +18,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.bank.commit import files_of
-from polymask.bank.store import sweep
+from polymask.bank.store import as_json, sweep
 from polymask.calling import as_read, tensors_of
 from polymask.method.checks import refuse_shared
 from polymask.method.contract import Method
-from polymask.method.snapshot import without_base
+from polymask.method.learner import without_base
 from polymask.methods import METHODS
 from polymask.probe import probe_batch, run_probe
 from polymask.run import folder as files
@@ -242,6 +242,8 @@ def open_learner(
     except ValueError as error:
         detach(model)
         raise Refused(str(error)) from error
+    if old is not None:
+        check_roles(old, method)
     if old is not None and (old.tasks or old.removed):
         state = old.learner()
         # A method may draw its weights when it is made, over those that the finished tasks have trained.
@@ -250,6 +252,27 @@ def open_learner(
         if old.tasks:
             method.activate(old.tasks[-1])
     return method, old
+
+
+def check_roles(bank: Bank, method: Method) -> None:
+    """Raise unless a learner does with every tensor and unit what the one did that began a bank.
+
+    Raises:
+        Refused: if it does not; it names the first tensor or layer.
+    """
+    about, sites = bank.about, method.sites
+    wiring = as_json(sites.wiring.to_json(), "the wiring") if sites.wiring.sites else None
+    then: dict[str, Any] = {line["name"]: line["kind"] for line in about["sites"]} | about["units"]
+    now: dict[str, Any] = {name: role.kind for name, role in sites.roles.items()}
+    now |= {path: site.axis for path, site in sites.units.items()}
+    other = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    if not other and wiring != about["wiring"]:
+        other = ["the wiring"]
+    if other:
+        raise Refused(
+            f"expected the roles and the wiring under which {bank.path} was begun, found another for {other[0]} (an "
+            "earlier polymask, or another network): its tasks go on answering, but learn new ones in a new folder"
+        )
 
 
 def claimed(

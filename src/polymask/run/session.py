@@ -19,7 +19,7 @@ from polymask.bank.bank import Bank
 from polymask.calling import as_read
 from polymask.method.card import Recipe
 from polymask.method.contract import Method
-from polymask.method.snapshot import without_base
+from polymask.method.learner import without_base
 from polymask.probe import run_probe
 from polymask.run import folder as files
 from polymask.run.journal import Journal

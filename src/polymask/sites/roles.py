@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -13,16 +12,20 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from polymask.calling import call, logits_of, two_rows
-from polymask.sites.table import Kind, Role, attach
-from polymask.sites.trace import Place, places
+from polymask.sites.kept import twin
+from polymask.sites.state import Moving, moving
+from polymask.sites.table import MOVES, MOVES_ALONE, STATISTIC, Kind, Role, attach
+from polymask.sites.trace import Place, can_seal, places
 
 Norms = Literal["frozen", "private", "first", "statistics", "shared", "masked"]
 Biases = Literal["frozen", "private", "first", "none", "shared", "masked"]
 Heads = Literal["private", "masked"]
 
+HEAD = "the head"
 _HELD_AT_0 = Role("frozen", "held at 0", held=0.0)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""What norms call their statistics; by another name, they are known by their changes in a forward."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def is_weight(place: Place) -> bool:
 
 
 def plan(model: nn.Module, example: Any, policy: Policy, head: str | None = None) -> Plan:
-    """Give every parameter and every statistic of a model its role.
+    """Give every parameter and every buffer of a model its role; of buffers in no state dict, those that move.
 
     Args:
         model: a plain model.
@@ -86,26 +89,24 @@ def plan(model: nn.Module, example: Any, policy: Policy, head: str | None = None
 
     Raises:
         ValueError: if the example does not pass, no weight can be masked, a weight that was asked for is never read,
-            the head cannot be found, or the model carries a weight or spectral norm.
+            the head cannot be found, the model carries a weight or spectral norm, or an answer depends on more than
+            its parameters, its buffers and its input.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> policy = Policy(weights="masked", others="frozen", norms="frozen", biases="first")
     >>> {name: role.kind for name, role in plan(net, torch.zeros(1, 4), policy).roles.items()}
     {'0.weight': 'masked', '0.bias': 'first', '2.weight': 'private', '2.bias': 'private'}
     """
-    refuse_norm_hooks(model)
-    where = places(model)
-    weights = [name for name, spots in where.items() if any(is_weight(spot) for spot in spots)]
-    read, wide = read_tensors(model, example, [name for name, spots in where.items() if spots[0].trains])
-    head_name = head or _find_head(model, where, [name for name in read if name in weights], wide)
-    if head_name not in dict(model.named_modules()):
-        raise ValueError(f"expected head= to name a module of the model, found {head!r}")
-    wanted = _wanted(policy.masked, weights, read)
+    where, weights, read, head_name = _looked_at(model, example, head)
+    wanted, moves = _wanted(policy.masked, weights, read), moving(model, example)
     roles = {}
     for name, spots in where.items():
-        role = _role(name, spots, policy, read, wanted, model.get_submodule(head_name))
+        role = _role(name, spots, policy, read, wanted, model.get_submodule(head_name), moves)
         if role is not None:
-            roles[name] = _respected(role, spots, model.get_submodule(head_name))
+            role = _respected(role, spots, model.get_submodule(head_name))
+        role = _kept_apart(role, name, spots, moves)
+        if role is not None:
+            roles[name] = role
     if policy.weights == "masked" and not any(role.kind == "masked" for role in roles.values()):
         raise ValueError(
             "expected a model with at least one matrix or kernel weight before its head, found none to mask: "
@@ -114,8 +115,33 @@ def plan(model: nn.Module, example: Any, policy: Policy, head: str | None = None
     return Plan(roles, head_name)
 
 
+def head_of(model: nn.Module, example: Any, head: str | None = None) -> str:
+    """The name of the module that is a model's head; see ``plan``."""
+    return _looked_at(model, example, head)[-1]
+
+
+def _looked_at(
+    model: nn.Module, example: Any, head: str | None
+) -> tuple[dict[str, list[Place]], list[str], list[str], str]:
+    """Where every tensor stands, the weights, what a forward reads, and the head."""
+    refuse_norm_hooks(model)
+    where = places(model)
+    weights = [name for name, spots in where.items() if any(is_weight(spot) for spot in spots)]
+    read, wide = read_tensors(model, example, [name for name, spots in where.items() if spots[0].trains])
+    head_name = head or _find_head(model, where, [name for name in read if name in weights], wide)
+    if head_name not in dict(model.named_modules()):
+        raise ValueError(f"expected head= to name a module of the model, found {head!r}")
+    return where, weights, read, head_name
+
+
 def _role(
-    name: str, spots: list[Place], policy: Policy, read: list[str], wanted: set[str] | None, head: nn.Module
+    name: str,
+    spots: list[Place],
+    policy: Policy,
+    read: list[str],
+    wanted: set[str] | None,
+    head: nn.Module,
+    moves: Moving,
 ) -> Role | None:
     place = spots[0]
     if place.trains and name not in read:
@@ -125,7 +151,7 @@ def _role(
     if in_head and not embedded:
         return _head_role(place, policy)
     if any(is_norm(spot.module) for spot in spots):
-        return _norm_role(place, policy.norms)
+        return _norm_role(place, policy.norms, _is_statistic(name, spots, moves))
     if not place.trains:
         return None if place.leaf in place.module._non_persistent_buffers_set else Role("frozen", "a constant")
     if any(is_weight(spot) for spot in spots):
@@ -153,21 +179,40 @@ def _respected(role: Role, spots: list[Place], head: nn.Module) -> Role:
 
 def _head_role(place: Place, policy: Policy) -> Role:
     if policy.heads == "private":
-        return Role("private", "the head")
+        return Role("private", HEAD)
     if is_weight(place):
         return Role("masked", "the head, one for all tasks")
     return _HELD_AT_0 if "bias" in place.leaf else Role("frozen", "the head")
 
 
-def _norm_role(place: Place, norms: Norms) -> Role:
-    statistic = place.leaf in STATISTICS
+def _is_statistic(name: str, spots: list[Place], moves: Moving) -> bool:
+    """Whether a norm's statistic stands here: a buffer that training changes, or one that is called as torch's are."""
+    known = name in moves.training or spots[0].leaf in STATISTICS
+    return known and not spots[0].trains and any(is_norm(spot.module) for spot in spots)
+
+
+def _kept_apart(role: Role | None, name: str, spots: list[Place], moves: Moving) -> Role | None:
+    """The role, but private where a forward changes the tensor; a norm's mode can keep its statistics from that."""
+    place, kind = spots[0], None if role is None else role.kind
+    if kind == "private" and not place.trains:
+        return role
+    if _is_statistic(name, spots, moves):
+        if name not in moves.evaluation and (kind == "shared" or all(can_seal(spot.module) for spot in spots)):
+            return role
+    elif name not in moves.training | moves.evaluation or (role is not None and role.why == HEAD):
+        return role
+    learns = not place.trains or (kind in ("masked", "private", "first", "shared") and place.tensor().requires_grad)
+    return Role("private", MOVES if learns else MOVES_ALONE)
+
+
+def _norm_role(place: Place, norms: Norms, statistic: bool) -> Role:
     if norms == "statistics":
         if statistic:
-            return Role("private", "a norm's statistics")
+            return Role("private", STATISTIC)
         return _HELD_AT_0 if "bias" in place.leaf else Role("frozen", "held at 1", held=1.0)
     if norms == "masked" and statistic:
-        return Role("private", "a norm's statistics")
-    return Role(norms, "a norm's statistics" if statistic else "a norm's affine part")
+        return Role("private", STATISTIC)
+    return Role(norms, STATISTIC if statistic else "a norm's affine part")
 
 
 def _wanted(patterns: Sequence[str] | None, weights: list[str], read: list[str]) -> set[str] | None:
@@ -199,7 +244,7 @@ def read_tensors(model: nn.Module, example: Any, names: list[str]) -> tuple[list
     Raises:
         ValueError: if the model refuses the example.
     """
-    probe = copy.deepcopy(model)
+    probe = twin(model)
     roles = {name: Role("masked" if name in names else "frozen", "") for name in places(probe)}
     sites = attach(probe, roles)
     seen: list[str] = []

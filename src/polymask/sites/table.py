@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from polymask.parts.gate import hold
+from polymask.sites.kept import renewed, results, twin
 from polymask.sites.slots import FeatureSite, WeightSite, fill
 from polymask.sites.trace import Latch, Place, add_units, effective, held, is_marked, places, strip
 from polymask.wiring.table import Wiring
@@ -18,6 +19,11 @@ from polymask.wiring.table import Wiring
 Kind = Literal["masked", "private", "frozen", "first", "shared"]
 BASE: tuple[Kind, ...] = ("masked", "frozen", "first", "shared")
 """The roles whose tensors all tasks share: what a bank keeps once."""
+STATISTIC = "a norm's statistics"
+"""Why a norm's statistics have their role; where they are frozen, their norm stays in evaluation mode."""
+MOVES = "changes in forward"
+MOVES_ALONE = f"{MOVES}, and by nothing else"
+"""Why a tensor is private: no optimizer is offered the latter."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +183,17 @@ class Sites:
         value, site = self.base(name).clone(), self.weights.get(name)
         for place in self._places[name]:
             place.freeze(value)
+        if self.roles[name].kind in ("frozen", "first") and self.roles[name].why == STATISTIC:
+            for place in self._places[name]:
+                place.seal()
         if site is not None:
             site.kept = site.gate = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sites:
+        memo.update(results(self.model))
+        memo[id(self)] = new = object.__new__(Sites)
+        new.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return new
 
     def _home(self, name: str) -> tuple[Tensor, Place]:
         if name not in self._places:
@@ -240,7 +255,7 @@ def attach(
             sites.weights[name] = site = WeightSite()
             for place in where[name]:
                 place.parametrize(site)
-        elif role.kind == "frozen":
+        elif role.kind == "frozen" or role.why == MOVES_ALONE:
             sites.freeze(name)
     for name, axis in (units or {}).items():
         sites.units[name] = add_units(model.get_submodule(name), axis)
@@ -252,7 +267,8 @@ def detach(model: nn.Module) -> nn.Module:
 
     Private tensors keep the values of the task that was active. The model is returned for convenience.
     """
-    strip(model, held)
+    with renewed(model):
+        strip(model, held)
     return model
 
 
@@ -268,6 +284,8 @@ def bake(model: nn.Module) -> nn.Module:
     >>> type(plain) is nn.Linear, plain.weight[0, 1].item()
     (True, 0.0)
     """
-    plain = copy.deepcopy(model)
-    strip(plain, effective)
-    return plain.eval()
+    plain = twin(model)
+    with renewed(plain):
+        strip(plain, effective)
+    plain.eval()
+    return plain

@@ -87,7 +87,10 @@ class Place:
         if leaf in holder._parameters:
             del holder._parameters[leaf]
             holder.register_buffer(leaf, value.detach())
-        if leaf == "running_mean":
+
+    def seal(self) -> None:
+        """Keep the norm that stands here in evaluation mode, if nothing but it follows."""
+        if can_seal(self.module):
             _seal(self.module)
 
     def parametrize(self, site: WeightSite) -> None:
@@ -319,15 +322,25 @@ def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return new
 
 
+def can_seal(module: nn.Module) -> bool:
+    """Whether a norm may be kept in evaluation mode: it has no other work, as torch's own, or no module of the user's.
+
+    >>> can_seal(nn.BatchNorm1d(2)), can_seal(nn.Sequential(nn.BatchNorm1d(2)))
+    (True, False)
+    """
+    own = {"units", "parametrizations"} if is_marked(module) else set()
+    return isinstance(module, nn.modules.batchnorm._NormBase) or not set(module._modules) - own
+
+
 def _seal(module: nn.Module) -> None:
     """Keep a norm whose statistics are frozen in evaluation mode, or they would go on moving."""
     mark(module)
     module.train = MethodType(_stay_frozen, module)  # type: ignore[method-assign]
-    module.train(False)
+    module.training = False
 
 
 def _stay_frozen(module: nn.Module, mode: bool = True) -> nn.Module:
-    nn.Module.train(module, False)
-    if "units" in module._modules:
-        module.get_submodule("units").train(mode)
+    # What stands in it follows the mode, and what its class does besides is done.
+    type(module).train(module, mode)
+    module.training = False
     return module

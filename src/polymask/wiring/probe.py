@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from polymask.calling import as_read, call, logits_of, tensors_of, two_rows
 from polymask.parts.seeds import generator
+from polymask.sites.kept import twin
 from polymask.wiring.disturb import Disturbance
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -59,7 +59,8 @@ class Probe:
     """
 
     def __init__(self, model: nn.Module, example: Any, key: object = 0) -> None:
-        self.model = copy.deepcopy(model).cpu().float().eval()
+        self.model = twin(model).cpu().float()
+        self.model.eval()
         self.draw = generator("wiring", key)
         self.modules = dict(self.model.named_modules())
         self.example = as_read(self.model, tensors_of(example, lambda t: t[:1].cpu() if t.ndim else t.cpu()))

@@ -1,0 +1,77 @@
+"""Everything that ending a task changes, noted before it does, so that an interruption can be undone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from polymask.sites.trace import is_marked, mark
+
+if TYPE_CHECKING:
+    from polymask.method.contract import Method
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What ``end`` changes on its way, all of it, so that an interruption can be undone.
+
+    Args:
+        homes: modules with their parameters, buffers, own ``train`` and mode, and the leaves that never learn again.
+        kept: masked weight -> what it held and under which gate.
+        opened: the weights that learned.
+        learner: the learner's own references: records, state, initial, watch.
+    """
+
+    homes: list[tuple[nn.Module, dict[str, Any], dict[str, Any], Any, bool, set[str]]]
+    kept: dict[str, tuple[Tensor | None, Tensor | None]]
+    opened: set[str]
+    learner: dict[str, Any]
+
+
+LEARNER = ("records", "state", "initial", "watch", "count")
+
+
+def before_fold(method: Method) -> Fold:
+    """Note everything that ending a task may change."""
+    sites = method.sites
+    modules = {id(spot.module): spot.module for name in sites.roles for spot in sites.spots(name)}
+    holders = [part for module in modules.values() for part in (module, *_stacks(module))]
+    homes = [
+        (each, dict(each._parameters), dict(each._buffers), vars(each).get("train"), each.training, set(_frozen(each)))
+        for each in holders
+    ]
+    kept = {name: (None if site.kept is None else site.kept.clone(), site.gate) for name, site in sites.weights.items()}
+    return Fold(homes, kept, set(sites.opened), {name: getattr(method, name) for name in LEARNER})
+
+
+@torch.no_grad()
+def unfold(method: Method, fold: Fold) -> None:
+    """Back to the moment before ``end``; values of what trained are left to ``put_back``."""
+    sites = method.sites
+    for module, parameters, buffers, train, training, frozen in fold.homes:
+        for place, content in ((module._parameters, parameters), (module._buffers, buffers)):
+            place.clear()
+            place.update(content)
+        module.__dict__.pop("train", None)
+        if train is not None:
+            module.__dict__["train"] = train
+        module.training = training
+        _frozen(module).intersection_update(frozen)
+    for name, (was, gate) in fold.kept.items():
+        sites.weights[name].kept, sites.weights[name].gate = was, gate
+        if was is not None and name not in fold.opened:
+            sites.tensor(name).copy_(was)
+    sites.opened = set(fold.opened)
+    for name, value in fold.learner.items():
+        setattr(method, name, value)
+
+
+def _stacks(module: nn.Module) -> list[nn.Module]:
+    return list(module.get_submodule("parametrizations").children()) if "parametrizations" in module._modules else []
+
+
+def _frozen(module: nn.Module) -> set[str]:
+    return mark(module).frozen if is_marked(module) else set()
