@@ -167,7 +167,7 @@ class Method(ABC):
     def end(self, task: str) -> dict[str, TaskRecord]:
         """Close the open task: fold what it learned, freeze it, and return its record (and any reissued ones).
 
-        What is refused leaves the task open; an interruption on the way abandons it. Nothing is ever half folded.
+        Whatever is refused or interrupted leaves the task open: nothing is ever half folded.
 
         Raises:
             RuntimeError: if another task or none is open, phases are missing, or ``on_step`` was never called although
@@ -175,15 +175,16 @@ class Method(ABC):
             NotFinite: if something that trained, statistics too, is NaN or infinite.
             AlteredNetwork: if what finished tasks read, or what the last one answers, was changed.
         """
+        self._unfold()
         check_end(self, task)
         finite.refuse_infinite(self)
-        guard.enforce(self, f"end({task!r})", self.plain)
+        guard.enforce(self, f"end({task!r})")
         warn_unmoved(self)
         self._fold = fold.before_fold(self)
         try:
             issued = self._folded(task)
         except BaseException:
-            self.abandon()
+            self._unfold()
             raise
         # No call from here on: an interruption finds the task either open or finished.
         self.task = self.phase = self._before = self._fold = None
@@ -201,6 +202,7 @@ class Method(ABC):
         snapshot.broadcast([self.sites.tensor(name) for name in self.sites.names("private", "first", "shared")])
         with torch.no_grad():
             record = cycle.record_of(self, task, self._close(hard), self._deltas(hard))
+        guard.enforce(self, f"end({task!r})", self._as_in_place, base=False)
         snapshot.clear_sources(self.sites)
         self.count += task not in self.records
         before, self.records = self.records, {**self.records, task: record}
@@ -212,19 +214,24 @@ class Method(ABC):
         return issued
 
     def _as_in_place(self, task: str) -> nn.Module:
-        """The model itself, as a finished task: no copy, where the next task starts it anew anyway."""
+        """The model itself, as a finished task: no copy, where all slots are filled anew afterwards."""
         self.sites.clear()
         activate(self.sites, self.record(task))
         return self.model
 
     def abandon(self) -> None:
         """Forget the open task, if there is one: every tensor is as it was before its ``begin``."""
-        if self._fold is not None:
-            fold.unfold(self, self._fold)
+        self._unfold()
         if self._before is not None:
             snapshot.put_back(self, self._before)
-        self.task = self.phase = self._before = self._fold = None
+        self.task = self.phase = self._before = None
         self.sites.latch.shut = False
+
+    def _unfold(self) -> None:
+        """Open the task again that ``end`` was about to fold, if it was stopped on the way."""
+        if self._fold is not None:
+            fold.unfold(self, self._fold)
+        self._fold = None
 
     def check(self) -> None:
         """Compare what finished tasks read, and what the last one answers, with what was noted when it ended.

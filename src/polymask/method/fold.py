@@ -21,16 +21,21 @@ class Fold:
     Args:
         homes: modules with their parameters, buffers, own ``train`` and mode, and the leaves that never learn again.
         kept: masked weight -> what it held and under which gate.
+        slots: site -> its mask, its correction and its scores.
+        private: the tensors of the open task.
         opened: the weights that learned.
         learner: the learner's own references: records, state, initial, watch.
     """
 
     homes: list[tuple[nn.Module, dict[str, Any], dict[str, Any], Any, bool, set[str]]]
     kept: dict[str, tuple[Tensor | None, Tensor | None]]
+    slots: dict[str, dict[str, Any]]
+    private: dict[str, Tensor]
     opened: set[str]
     learner: dict[str, Any]
 
 
+SLOTS = ("mask", "delta", "source")
 LEARNER = ("records", "state", "initial", "watch", "count")
 
 
@@ -44,12 +49,18 @@ def before_fold(method: Method) -> Fold:
         for each in holders
     ]
     kept = {name: (None if site.kept is None else site.kept.clone(), site.gate) for name, site in sites.weights.items()}
-    return Fold(homes, kept, set(sites.opened), {name: getattr(method, name) for name in LEARNER})
+    slots = {
+        name: {slot: getattr(site, slot) for slot in (SLOTS if name in sites.weights else ("mask", "source"))}
+        for name, site in sites.every().items()
+    }
+    private = {name: sites.tensor(name).detach().clone() for name in sites.names("private")}
+    learner = {name: getattr(method, name) for name in LEARNER}
+    return Fold(homes, kept, slots, private, set(sites.opened), learner)
 
 
 @torch.no_grad()
 def unfold(method: Method, fold: Fold) -> None:
-    """Back to the moment before ``end``; values of what trained are left to ``put_back``."""
+    """Back to the moment before ``end``, the task open; may be begun again if it is interrupted itself."""
     sites = method.sites
     for module, parameters, buffers, train, training, frozen in fold.homes:
         for place, content in ((module._parameters, parameters), (module._buffers, buffers)):
@@ -64,6 +75,11 @@ def unfold(method: Method, fold: Fold) -> None:
         sites.weights[name].kept, sites.weights[name].gate = was, gate
         if was is not None and name not in fold.opened:
             sites.tensor(name).copy_(was)
+    for name, slots in fold.slots.items():
+        for slot, content in slots.items():
+            setattr(sites.every()[name], slot, content)
+    for name, value in fold.private.items():
+        sites.tensor(name).copy_(value)
     sites.opened = set(fold.opened)
     for name, value in fold.learner.items():
         setattr(method, name, value)

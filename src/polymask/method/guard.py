@@ -178,16 +178,17 @@ def rebuilt(method: Method, held: Held | None = None) -> Watch:
     return watched(method, now, task, method.plain(task))
 
 
-def compare(method: Method, network: Callable[[str], nn.Module] | None) -> tuple[dict[str, str], list[str]]:
+def compare(method: Method, network: Callable[[str], nn.Module] | None, base: bool) -> tuple[dict[str, str], list[str]]:
     """What is not as it was when the last task ended: tensor -> what it is now; and in phrases what else.
 
     Args:
         method: the learner.
         network: ``task -> a network that answers as it``; None: behaviour is not compared.
+        base: whether tensors are compared.
     """
     watch, loose = method.watch, method.sites.loose()
-    found, words = altered(watch.held, method.sites, checksum), list[str]()
-    for name, was in watch.loose.items():
+    found, words = altered(watch.held, method.sites, checksum) if base else {}, list[str]()
+    for name, was in watch.loose.items() if base else ():
         now = difference(was, loose[name], checksum) if name in loose else "gone"
         if now is not None:
             found[name] = now
@@ -206,7 +207,7 @@ def _is_real(record: TaskRecord) -> bool:
     return any(packed.codec == "real" for packed in record.masks.values())
 
 
-def enforce(method: Method, verb: str, network: Callable[[str], nn.Module] | None) -> None:
+def enforce(method: Method, verb: str, network: Callable[[str], nn.Module] | None = None, base: bool = True) -> None:
     """Raise where finished tasks are harmed; of what explains nothing, warn once.
 
     While a task is open only exact methods hold what earlier tasks read. Collective: where there are several processes,
@@ -217,10 +218,12 @@ def enforce(method: Method, verb: str, network: Callable[[str], nn.Module] | Non
     """
     if not method.records or (method.task is not None and method.exact is not True):
         return
-    found, words = compare(method, network)
+    found, words = compare(method, network, base)
     sentence = _sentence(method, verb, found, words) if found or words else None
     if agreed(sentence is not None, method):
         raise AlteredNetwork(sentence or f"{verb}: another process found that what finished tasks read was changed")
+    if network is None:
+        return
     if new := [change for change in differing(method.watch.forms, forms(method.model)) if change not in method.warned]:
         method.warned.update(new)
         warnings.warn(
