@@ -394,9 +394,12 @@ def test_an_interrupted_end_leaves_the_task_open_or_no_trace_of_it(name: str, fi
     whole.during(trained(counted))
     hits = 0
     for place in torch.linspace(2, 0.8 * whole.calls, PLACES).long().tolist():
-        hits += Stop(place, again=True).during(trained(method))
+        if not Stop(place, again=True).during(trained(method)):
+            break  # it made fewer calls than the first one did
         method.abandon()
-        hits += Stop(place).during(trained(method))
+        if not Stop(place).during(trained(method)):
+            break
+        hits += 1
         assert method.task in (None, todo[finished].name)
         method.abandon()
         assert list(method.records) == list(answers)
@@ -405,8 +408,9 @@ def test_an_interrupted_end_leaves_the_task_open_or_no_trace_of_it(name: str, fi
         assert not [key for key in differing if ".mask" not in key and not key.endswith((".gate", ".kept"))]
         for task, was in answers.items():
             assert torch.equal(was, drive.answer(method.plain(task), drive.probe(method)))
-    assert hits > PLACES
-    trained(method)()
+    else:
+        trained(method)()
+    assert hits > PLACES // 2
     assert list(method.records) == [*answers, todo[finished].name]
 
 

@@ -110,7 +110,7 @@ class WeightSite(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         """The weight as the active task reads it."""
         if self.gate is not None and self.kept is not None:
-            w = hold(self.kept, w, self.gate)
+            w = self.kept if _is_shut(self.gate) else hold(self.kept, w, self.gate)
         if self.rate is not None:
             w = w.detach() + (w - w.detach()) * self.rate
         if self.source is not None:
@@ -118,6 +118,11 @@ class WeightSite(nn.Module):
         elif self.mask is not None:
             w = select(w, self.mask)
         return w if self.delta is None else w + self.delta
+
+
+def _is_shut(gate: Tensor) -> bool:
+    """Whether a gate is shut for a whole weight, where that can be asked without waiting and outside of a graph."""
+    return gate.ndim == 0 and gate.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(gate)
 
 
 class FeatureSite(nn.Module):
