@@ -32,7 +32,14 @@ KINDS: dict[str, type[Method]] = {
     "first-task-units": variant(Piggyback, backbone="first-task", granularity="unit"),
     "first-task-probe": variant(METHODS["linear_probe"], backbone="first-task"),
 }
-every = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+BANKED = ("packnet", "no-reuse", "growing-packnet", "wsn", "exssnet", "hat", "tfm", "first-task", "toy_penalty")
+
+
+def some(*default: str) -> pytest.MarkDecorator:
+    """All kinds, of which the default suite takes some."""
+    full = pytest.mark.full
+    kinds = [pytest.param(k, id=name, marks=() if name in default else full) for name, k in KINDS.items()]
+    return pytest.mark.parametrize("kind", kinds)
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +81,7 @@ def assert_kept(method: Method, before: dict[str, Tensor], *, learned_since: boo
         assert not drive.differing(kept, {task: now[task] for task in kept})
 
 
-@every
+@some(*KINDS)
 def test_all_other_tasks_stay_as_they_are(kind: type[Method]) -> None:
     method = learned(kind)
     before = answers(method)
@@ -101,7 +108,7 @@ def test_all_other_tasks_stay_as_they_are(kind: type[Method]) -> None:
     assert method.count == 8
 
 
-@every
+@some(*BANKED)
 def test_a_removal_in_the_bank_alone_is_the_same(kind: type[Method], tmp_path: Path) -> None:
     method = learned(kind)
     bank = into_a_bank(method, tmp_path / "bank", SMALL)
@@ -134,10 +141,9 @@ def reopened(kind: type[Method], folder: Path) -> Method:
     return method
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("gone", ["a", "b", "d", "ad", "bcd"])
 @pytest.mark.parametrize("backbone", ["convnet", "timm_resnet", "encoder"])
-@every
+@some()
 def test_whatever_is_removed_from_whatever_network(kind: type[Method], backbone: str, gone: str) -> None:
     method = learned(kind, backbone=backbone)
     before = answers(method)

@@ -53,7 +53,7 @@ def summary(report: dict[str, Any]) -> list[str]:
     average, seconds = report["average_accuracy"], report["seconds"]
     words = "not measured" if average is None else f"{average:.4f}"
     return [
-        table(rows, floatfmt=".4f"),
+        *([table(rows, floatfmt=".4f")] if rows else []),
         f"{report['method']}: average {report['metric']} {words}, bwt {_short(report['bwt_gem']) or '-'}, "
         f"largest logit drift {_short(report['max_logit_drift']) or '-'}, {seconds:.1f} s",
         f"Files: {report['out']}",
