@@ -27,8 +27,8 @@ from polymask.run.load import load
 from polymask.run.objective import Objective
 from polymask.run.results import Forgot
 from polymask.run.training import Training, make_optimizer
-from polymask.sites.roles import norms_of
 from polymask.sites import roles
+from polymask.sites.roles import norms_of
 from polymask.sites.state import Moving
 from polymask.streams.classic import one_per_dataset
 
