@@ -35,9 +35,9 @@ class Body(nn.Module):
 class Centre(nn.Module):
     """A running mean that is taken off, and is no norm."""
 
-    def __init__(self, persistent: bool = True) -> None:
+    def __init__(self, width: int = 8, persistent: bool = True) -> None:
         super().__init__()
-        self.register_buffer("centre", torch.zeros(8), persistent)
+        self.register_buffer("centre", torch.zeros(width), persistent)
 
     def forward(self, h: Tensor) -> Tensor:
         if self.training:
@@ -134,11 +134,12 @@ class Covariance(Body):
         return h @ (torch.eye(8) + self.covariance)
 
 
-class Spectral(nn.Linear):
+class Spectral(nn.Module):
     """A layer that divides by an estimate of its weight's largest singular value."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs)
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(outputs, inputs)), nn.Parameter(torch.zeros(outputs))
         self.register_buffer("u", F.normalize(torch.randn(outputs), dim=0))
 
     def forward(self, x: Tensor) -> Tensor:

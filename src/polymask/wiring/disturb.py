@@ -38,8 +38,8 @@ class Disturbance:
                 self.variances.append((var, var.clone()))
         known = {id(t) for t in moving} | {id(var) for var, _ in self.variances}
         others = {name: later[name] for name, t in model.named_buffers() if name in later and id(t) not in known}
-        give(model, others)
-        self.buffers = [(t, others[name]) for name, t in model.named_buffers() if name in others]
+        # By name, each time: a forward in training mode may have put another tensor in its place.
+        self.model, self.later = model, others
         self.small = [(t, _spread(t)) for t in moving if t.numel() <= LARGE]
         self.large = [t for t in moving if t.numel() > LARGE]
         for t in self.large:
@@ -55,12 +55,13 @@ class Disturbance:
                 t.neg_()
         for var, start in self.variances:
             var.copy_(start.clamp(min=0.1) * (0.5 + torch.rand(var.shape, generator=self.draw)).to(var.dtype))
-        for t, value in self.buffers:
-            if t.is_floating_point():
-                t.copy_(self._other(value.to(t)))
+        if self.later:
+            give(self.model, {name: self._other(value) for name, value in self.later.items()})
 
     def _other(self, value: Tensor) -> Tensor:
         """A buffer as it may be another time: of both signs, but for what looks like a variance or a covariance."""
+        if not value.is_floating_point():
+            return value
         square = value.ndim == 2 and value.shape[0] == value.shape[1]
         if (value >= 0).all() and (value > 0).any():
             return value * (0.5 + torch.rand(value.shape, generator=self.draw)).to(value)
