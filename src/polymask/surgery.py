@@ -144,7 +144,8 @@ def growable(model: nn.Module, example: Any, planned: Plan, growth: int = 1) -> 
     example, where = as_read(plain, example), places(model)
     masked = [name for name, role in planned.roles.items() if role.kind == "masked"]
     fixed = [name for name, role in planned.roles.items() if role.kind not in ("masked", "private")]
-    wiring, probe = ask(plain, example, planned.head, masked).traced(), Probe(plain, example)
+    wiring = ask(plain, example, planned.head, masked, planned.later).traced()
+    probe = Probe(plain, example, later=planned.later)
     found: dict[tuple[str, ...], Steps] = {}
     left: dict[str, str] = {}
     for sites in _together(wiring):

@@ -66,7 +66,8 @@ def wire(method: Method, planned: Plan, *kinds: Kind) -> Wiring:
     Where ``masked=`` names weights, the units of their layers alone.
     """
     names = [name for name, role in planned.roles.items() if role.kind in (kinds or ("masked",))]
-    wiring, patterns = ask(method.model, method.example, planned.head, names), method.policy.masked
+    wiring = ask(method.model, method.example, planned.head, names, planned.later)
+    patterns = method.policy.masked
     if patterns is None:
         return wiring
     rows = {layer: site for layer, site in wiring.rows.items() if any(fnmatch(f"{layer}.weight", p) for p in patterns)}

@@ -13,6 +13,7 @@ from polymask.method.contract import Method
 from polymask.parts.pack import Packed, pack_block
 from polymask.sites.roles import Policy, plan
 from polymask.sites.slots import Scores
+from polymask.sites.table import MOVES
 from polymask.surgery import growable, widen
 
 
@@ -105,12 +106,12 @@ class TFM(Method):
                 self.give_scores(name, Scores(self._gains(name), _scaled, torch.clone))
 
     def _inherit(self) -> None:
-        """Private tensors but the head go on from the last task's; those of new units are as they were made."""
+        """Private tensors but the head go on from the last task's; new units, and what moves, are as they were made."""
         if not self.records:
             return
         head = self.sites.inside(self.head)
         for name, last in list(self.records.values())[-1].private.items():
-            if name not in head:
+            if name not in head and not self.sites.roles[name].why.startswith(MOVES):
                 own = self.sites.tensor(name).detach().clone()
                 own[tuple(slice(size) for size in last.shape)] = last.to(own)
                 self.sites.put(name, own)

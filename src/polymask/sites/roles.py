@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from polymask.calling import call, logits_of, two_rows
@@ -52,10 +52,17 @@ class Policy:
 
 @dataclass(frozen=True)
 class Plan:
-    """The roles of a network's tensors, and the name of the module that is its head."""
+    """What becomes of a network's tensors.
+
+    Args:
+        roles: tensor -> role.
+        head: the name of the module that is its head.
+        later: buffers that a forward changes -> what they may look like later.
+    """
 
     roles: dict[str, Role]
     head: str
+    later: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -112,7 +119,7 @@ def plan(model: nn.Module, example: Any, policy: Policy, head: str | None = None
             "expected a model with at least one matrix or kernel weight before its head, found none to mask: "
             "name weights with masked=, or use another method"
         )
-    return Plan(roles, head_name)
+    return Plan(roles, head_name, moves.later)
 
 
 def head_of(model: nn.Module, example: Any, head: str | None = None) -> str:

@@ -92,9 +92,9 @@ def give(model: nn.Module, values: Mapping[str, Tensor]) -> None:
             continue
         path, _, leaf = name.rpartition(".")
         if isinstance(t, nn.Parameter):
-            modules[path]._parameters[leaf] = nn.Parameter(value.clone(), t.requires_grad)
+            modules[path]._parameters[leaf] = nn.Parameter(value.to(t, copy=True), t.requires_grad)
         else:
-            modules[path]._buffers[leaf] = value.clone()
+            modules[path]._buffers[leaf] = value.to(t, copy=True)
 
 
 def changed(model: nn.Module, now: Values) -> Values:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,13 +35,15 @@ class Moving:
     Args:
         training: in training mode.
         evaluation: in evaluation mode, where no answer depends on them.
+        later: those of them that are buffers -> what they may look like later.
     """
 
     training: frozenset[str] = frozenset()
     evaluation: frozenset[str] = frozenset()
+    later: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-MOST = 32
+MOST = 16
 _KNOWN: dict[Hashable, Moving] = {}
 """What was found of the last few builds of networks that have nothing of their own beside their tensors' values."""
 
@@ -107,6 +109,7 @@ class _Trial:
     def __init__(self, model: nn.Module, xs: list[Any], disturbed: bool) -> None:
         first: dict[int, str] = {}
         self.names = {name: first.setdefault(id(t), name) for name, t in tensors_by_name(model).items()}
+        self.parameters = {name for name, t in tensors_by_name(model).items() if isinstance(t, nn.Parameter)}
         self.xs, self.finite, self.model = xs, True, model
         self.used, self.fresh = twin(model), twin(model)
         self.after = other_parameters(model) if disturbed else {}
@@ -134,8 +137,13 @@ class _Trial:
         ask(self.used, here, True)
         trained |= set(changed(self.used, now))
         self._refuse_left(first, here)
+        known = {n for n in {*trained, *asked} & {*self.names} if n not in self.parameters}
+        later = {self.names[n]: now[n].cpu() for n in known}
         trained |= _late(self.used, there, [n for n in trained if _counts(n, now[n])])
-        return Moving(*(frozenset(self.names[n] for n in found if n in self.names) for found in (trained, asked)))
+        training, evaluation = (
+            frozenset(self.names[n] for n in found if n in self.names) for found in (trained, {*asked})
+        )
+        return Moving(training, evaluation, later)
 
     def _matters(self, asked: Values, now: Values, x: Any) -> bool:
         """Whether an answer depends on tensors that evaluation has changed; a single number is moved far besides."""
@@ -214,8 +222,8 @@ def _first(what: list[str]) -> str:
 def _keeping(what: list[str], how: str) -> str:
     return (
         "expected a network that keeps nothing from one call to the next but parameters and buffers, found that "
-        f"{_first(what)} changes {how}: register it as a buffer, so that every task has its own, or compute it in "
-        "each call (a cache may live until train() or eval() drops it)"
+        f"{_first(what)} changes {how}: register it as a buffer with a value from the start, so that every task "
+        "has its own, or compute it in each call (a cache may live until train() or eval() drops it)"
     )
 
 

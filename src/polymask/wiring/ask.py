@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,9 @@ CRASHES = (LookupError, RuntimeError, ValueError, ArithmeticError, AssertionErro
 """What a network raises when it is asked for the NaN-th row of a table."""
 
 
-def ask(model: nn.Module, example: Any, head: str, masked: Iterable[str]) -> Wiring:
+def ask(
+    model: nn.Module, example: Any, head: str, masked: Iterable[str], later: Mapping[str, Tensor] | None = None
+) -> Wiring:
     """Find the sites of a network and what they shut.
 
     A layer's units are masked at its own output, or at that of the BatchNorm which alone reads it. A layer becomes a
@@ -35,6 +37,7 @@ def ask(model: nn.Module, example: Any, head: str, masked: Iterable[str]) -> Wir
         example: an input that it accepts.
         head: the name of its head.
         masked: the weights that a method gates.
+        later: buffers that a forward changes -> what they may look like later.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> found = ask(net, torch.zeros(1, 4), "2", ["0.weight"])
@@ -46,8 +49,8 @@ def ask(model: nn.Module, example: Any, head: str, masked: Iterable[str]) -> Wir
         key = cache.key_of(model, example, head, names)
         known = cache.known(key)
         if known is not None:
-            return doubted(known, Probe(model, example))
-        question = prepared(model, example, head, names)
+            return doubted(known, Probe(model, example, later=later))
+        question = prepared(Probe(model, example, later=later), head, names)
         found = _found(question, head)
         cache.keep(key, found)
         return doubted(found, question.probe)

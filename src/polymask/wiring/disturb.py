@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
+
+from polymask.sites.running import give
 
 LARGE = 1 << 16
 """Entries from which on a tensor is drawn once and then only changes its sign: its columns have both signs anyway."""
@@ -18,10 +22,11 @@ class Disturbance:
     Args:
         model: a network that may be changed.
         draw: where random numbers come from.
+        later: buffers that a forward changes -> what they may look like later; they too are 0 by accident.
     """
 
     @torch.no_grad()
-    def __init__(self, model: nn.Module, draw: torch.Generator) -> None:
+    def __init__(self, model: nn.Module, draw: torch.Generator, later: Mapping[str, Tensor]) -> None:
         self.draw = draw
         moving = [parameter.data for parameter in model.parameters() if parameter.is_floating_point()]
         self.spread: list[Tensor] = []
@@ -31,6 +36,10 @@ class Disturbance:
             if isinstance(mean, Tensor) and isinstance(var, Tensor):
                 moving.append(mean)
                 self.variances.append((var, var.clone()))
+        known = {id(t) for t in moving} | {id(var) for var, _ in self.variances}
+        others = {name: later[name] for name, t in model.named_buffers() if name in later and id(t) not in known}
+        # By name, each time: a forward in training mode may have put another tensor in its place.
+        self.model, self.later = model, others
         self.small = [(t, _spread(t)) for t in moving if t.numel() <= LARGE]
         self.large = [t for t in moving if t.numel() > LARGE]
         for t in self.large:
@@ -46,6 +55,19 @@ class Disturbance:
                 t.neg_()
         for var, start in self.variances:
             var.copy_(start.clamp(min=0.1) * (0.5 + torch.rand(var.shape, generator=self.draw)).to(var.dtype))
+        if self.later:
+            give(self.model, {name: self._other(value) for name, value in self.later.items()})
+
+    def _other(self, value: Tensor) -> Tensor:
+        """A buffer as it may be another time: of both signs, but for what looks like a variance or a covariance."""
+        if not value.is_floating_point():
+            return value
+        square = value.ndim == 2 and value.shape[0] == value.shape[1]
+        if (value >= 0).all() and (value > 0).any():
+            return value * (0.5 + torch.rand(value.shape, generator=self.draw)).to(value)
+        if square and (value - value.T).abs().max() <= 1e-5 * value.abs().max() and (value.diagonal() >= 0).all():
+            return value * (0.5 + torch.rand((), generator=self.draw)).to(value)
+        return self._noise(value) * (value.abs() * 0.7 + 0.3)
 
     def _noise(self, t: Tensor) -> Tensor:
         return torch.randn(t.shape, generator=self.draw).to(t.dtype)

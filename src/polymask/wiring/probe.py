@@ -56,15 +56,18 @@ class Probe:
         model: any plain module.
         example: an input that it accepts.
         key: of the random draws.
+        later: buffers that a forward changes -> what they may look like later.
     """
 
-    def __init__(self, model: nn.Module, example: Any, key: object = 0) -> None:
+    def __init__(
+        self, model: nn.Module, example: Any, key: object = 0, *, later: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.model = twin(model).cpu().float()
         self.model.eval()
         self.draw = generator("wiring", key)
         self.modules = dict(self.model.named_modules())
         self.example = as_read(self.model, tensors_of(example, lambda t: t[:1].cpu() if t.ndim else t.cpu()))
-        self._disturbance = Disturbance(self.model, self.draw)
+        self._disturbance = Disturbance(self.model, self.draw, later or {})
         self._outputs: dict[str, dict[Any, Any]] = {}
         self._redrawn = 0
         self.redraw()

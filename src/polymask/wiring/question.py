@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations, islice
 from math import comb
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,9 +92,9 @@ class Question:
         return never, {reader: (times > 0) & (times < draws) for reader, times in count.items()}
 
 
-def prepared(model: nn.Module, example: Any, head: str, masked: Iterable[str]) -> Question:
-    """Copy a network, and see which of its layers and norms are at work both in learning and in answering."""
-    probe, names = Probe(model, example), set(masked)
+def prepared(probe: Probe, head: str, masked: Iterable[str]) -> Question:
+    """See which layers and norms of a network are at work both in learning and in answering."""
+    names = set(masked)
     own = {
         path: module for path, module in probe.modules.items() if isinstance(module._parameters.get("weight"), Tensor)
     }
