@@ -45,10 +45,10 @@ class Disturbance:
             if torch.rand((), generator=self.draw) < 0.5:
                 t.neg_()
         for var, start in self.variances:
-            var.copy_(start.clamp(min=0.1) * (0.5 + torch.rand(var.shape, generator=self.draw)).to(var.dtype))
+            var.copy_(start.clamp(min=0.1) * (0.5 + torch.rand(var.shape, generator=self.draw)).to(var))
 
     def _noise(self, t: Tensor) -> Tensor:
-        return torch.randn(t.shape, generator=self.draw).to(t.dtype)
+        return torch.randn(t.shape, generator=self.draw).to(t)
 
 
 def _spread(t: Tensor) -> Tensor:
