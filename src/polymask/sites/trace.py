@@ -151,7 +151,7 @@ def effective(module: nn.Module, leaf: str) -> Tensor:
     """A masked weight as the active task reads it."""
     w: Tensor = getattr(module, leaf)
     units = module._modules.get("units")
-    return units.along(w, 0) if isinstance(units, FeatureSite) else w
+    return units.rows(w) if isinstance(units, FeatureSite) else w
 
 
 @torch.no_grad()
@@ -187,7 +187,7 @@ def _value(module: nn.Module, leaf: str, read: Reader) -> Tensor:
     found: Tensor = getattr(module, leaf)
     units = module._modules.get("units")
     if isinstance(units, FeatureSite) and read is effective:
-        return units.along(found, 0)
+        return units.rows(found)
     return found
 
 
