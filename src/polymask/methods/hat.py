@@ -104,7 +104,8 @@ class HAT(Method):
 
     def _prepare(self) -> None:
         self.state["union"] = zeros(self)
-        self.state["used"] = {name: torch.zeros_like(self.sites.tensor(name)) for name in self.sites.weights}
+        tensors = {name: self.sites.tensor(name) for name in self.sites.weights}
+        self.state["used"] = {name: torch.zeros_like(w, dtype=w.dtype.to_real()) for name, w in tensors.items()}
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
         for name, used in self.state["used"].items():

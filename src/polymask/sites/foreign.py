@@ -39,7 +39,7 @@ def refuse_foreign(model: nn.Module) -> None:
             )
 
 
-def disturbed(sites: Sites) -> str | None:
+def disturbed(sites: Sites, learned: bool = False) -> str | None:
     """What was put on an attached model since, in one sentence; None if nothing was.
 
     A parametrization, a norm or a pruning beside our sites, or a parameter assigned over a frozen tensor, would be
@@ -47,6 +47,7 @@ def disturbed(sites: Sites) -> str | None:
 
     Args:
         sites: the attached model's.
+        learned: whether a task is finished, so that what learns with the first one is frozen as well.
 
     >>> from polymask.sites.table import Role, attach
     >>> net = nn.Linear(2, 2)
@@ -65,7 +66,7 @@ def disturbed(sites: Sites) -> str | None:
                 f"expected {path!r} as it was attached, found another parametrization, a norm or a pruning on it: "
                 "take it off again, or put it on before a method is made and remove it there (prune.remove keeps zeros)"
             )
-    for name in sites.names("frozen"):
+    for name in sites.names("frozen", "first") if learned else sites.names("frozen"):
         if isinstance(sites.tensor(name), nn.Parameter):
             return (
                 f"expected {name!r} to stay frozen, found a parameter assigned in its place: write into the tensor "

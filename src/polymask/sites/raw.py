@@ -80,7 +80,7 @@ class Watch(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names = {_memory(tensor): name for name, tensor in tensors.items() if _memory(tensor)}
         self.seen: set[str] = set()
 

@@ -16,7 +16,7 @@ class Scores(nn.Module):
     """Real scores, and the rule by which a weight is read under them; lives inside the module that it masks.
 
     Args:
-        scores: the initial scores; broadcasts to the weight.
+        scores: the initial scores; broadcasts to the weight. Of a complex weight's, the real part.
         read: ``(w, scores) -> masked w``, differentiable in both.
         mask: ``scores -> mask``, the mask that the task keeps.
     """
@@ -25,7 +25,7 @@ class Scores(nn.Module):
         self, scores: Tensor, read: Callable[[Tensor, Tensor], Tensor], mask: Callable[[Tensor], Tensor]
     ) -> None:
         super().__init__()
-        self.scores = nn.Parameter(scores)
+        self.scores = nn.Parameter(scores.real.clone() if scores.is_complex() else scores)
         self.read, self.hard = read, mask
 
     def forward(self, w: Tensor) -> Tensor:

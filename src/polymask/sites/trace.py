@@ -84,6 +84,7 @@ class Place:
         # The class was made by torch for this one module, so changing it reaches no other.
         type(self.module).__getstate__ = _refuse_pickle  # type: ignore[method-assign]
         type(self.module).__deepcopy__ = _copy  # type: ignore[attr-defined]
+        type(self.module).register_parameter = _refuse_assignment  # type: ignore[method-assign, assignment]
 
     def mark(self, tied: str) -> None:
         """Note what the module was."""
@@ -273,6 +274,16 @@ def _no_pickle(cls: type[nn.Module]) -> RuntimeError:
         f"expected a plain model to pickle, found {cls.__name__} with masks attached: pickle bake(model) "
         "(the active task alone) or detach(model) (the base), or save the records with polymask.Bank"
     )
+
+
+def _refuse_assignment(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+    # A pruning puts ``weight_orig`` in the place of ``weight``.
+    if any(parametrize.is_parametrized(module, leaf) for leaf in (name, name.removesuffix("_orig"))):
+        raise ValueError(
+            f"expected {name.removesuffix('_orig')!r} of {mark(module).cls.__name__} to be left to its site, found a "
+            "parameter assigned to it or a pruning: detach(model) first, or load a state dict while a task is open"
+        )
+    nn.Module.register_parameter(module, name, param)
 
 
 def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
