@@ -130,7 +130,8 @@ class Trial:
                 continue
             size = torch.Size([wiring.sizes[name] if name in wiring.sizes else _rows(self.sites.model, name)])
             mask = _mask(name, size, turn) if name in units else torch.ones(size, dtype=torch.bool)
-            found[name] = mask * torch.rand(size, generator=generator("real", name, turn)) if self.real else mask
+            gains = torch.rand(size, generator=generator("gains", name, turn)) if name in units else torch.ones(size)
+            found[name] = mask * gains if self.real else mask
         return {**found, **wiring.echoed({name: found[name] for name in wiring.sites})}
 
 
