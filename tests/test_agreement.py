@@ -141,11 +141,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "lora": (partial(mlp, Lora), set()),
     "wide_lora": (partial(mlp, WideLora), {"2"}),
     "auto_dec": (AutoDec, {"e"}),
-    "shifted_norm": (partial(normed, Shifted), {"0", "1"}),
+    "shifted_norm": (partial(normed, Shifted), {"0"}),
     "std_conv": (partial(of_timm, "StdConv2d"), set()),
     "scaled_std_conv": (partial(of_timm, "ScaledStdConv2d"), set()),
 }
-"""Name -> builder, and the layers of which no unit is masked."""
+"""Name -> builder, and the layers whose units are not masked since masking their rows is another thing."""
 
 
 def example_of(name: str) -> Tensor:
@@ -161,9 +161,17 @@ def learned(method: Callable[..., Method], name: str) -> tuple[Method, nn.Module
     return made, fresh
 
 
+QUICK = {("adahat", "wide_lora"), ("piggyback", "gate"), ("soft", "tanh"), ("tfm", "lora"), ("packnet", "auto_dec")}
+CASES = [
+    pytest.param(method, name, marks=() if method == "hat" or (method, name) in QUICK else (pytest.mark.full,))
+    for method in {**UNITS, **OTHERS}
+    for name in NETWORKS
+    if method != "soft" or "conv" not in name  # a gain on every row is standardised away: no site is left
+]
+
+
 @told
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("method", ["hat", "soft", "adahat", "piggyback", "tfm", "packnet", "wsn"])
+@pytest.mark.parametrize(("method", "name"), CASES)
 def test_trained_activated_baked_and_on_disk_are_one_answer(method: str, name: str, tmp_path: Path) -> None:
     made, fresh = learned({**UNITS, **OTHERS}[method], name)
     x = drive.Task("probe", made.example).inputs(7)
@@ -177,17 +185,25 @@ def test_trained_activated_baked_and_on_disk_are_one_answer(method: str, name: s
     assert bank.verify(fresh).ok
 
 
+def unchecked(*args: Any) -> Any:
+    """A method that opens all sites, as if nothing had to be compared."""
+    _, _, _, units, wiring, _ = args
+    return {**units, **wiring.sites, **wiring.echoes}, wiring
+
+
 @told
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_site_is_opened_where_rows_are_outputs_and_nowhere_else(name: str) -> None:
+def test_only_sites_whose_rows_are_not_their_outputs_are_shut(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     build, shut = NETWORKS[name]
     torch.manual_seed(0)
     wiring = HAT(build(), example_of(name)).sites.wiring
-    assert not shut & {*wiring.sites, *wiring.rows}
     assert all("masking its rows is not masking its output" in wiring.told(f"{layer}.weight") for layer in shut)
-    layers = {path for path, module in build().named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
-    mixed = {"auto_dec": {"m"}, "shifted_norm": set()}.get(name, set())
-    assert {*wiring.rows} == layers - shut - mixed - {max(layers) if name != "auto_dec" else "head"}
+    monkeypatch.setattr("polymask.method.contract.settled", unchecked)
+    torch.manual_seed(0)
+    every = HAT(build(), example_of(name)).sites.wiring
+    assert {*wiring.sites} == {*every.sites} - shut
+    assert {*every.sites} >= shut
+    assert not shut & {*wiring.rows.values()}
 
 
 @told
@@ -195,6 +211,9 @@ def test_soft_masks_multiply_so_more_is_shut() -> None:
     torch.manual_seed(0)
     assert "2" in HAT(mlp(Tanh), torch.zeros(2, 6)).sites.wiring.sites
     assert "2" not in HAT(mlp(Tanh), torch.zeros(2, 6), soft=True).sites.wiring.sites
+    assert HAT(of_timm("StdConv2d"), example_of("conv")).sites.wiring.sites
+    with pytest.raises(ValueError, match="expected a layer whose units can be masked, found none"):
+        HAT(of_timm("StdConv2d"), example_of("conv"), soft=True)
 
 
 @told
@@ -204,12 +223,6 @@ def test_no_site_left_is_refused(method: str) -> None:
     with pytest.raises(ValueError, match="expected a layer whose units can be masked, found none: of '0', '2'"):
         UNITS[method](net, torch.zeros(2, 6))
     assert not any("_polymask" in module.__dict__ for module in net.modules())
-
-
-def unchecked(*args: Any) -> Any:
-    """A method that opens all sites, as if nothing had to be compared."""
-    _, _, _, units, wiring, _ = args
-    return {**units, **wiring.sites, **wiring.echoes}, wiring
 
 
 @told
@@ -291,7 +304,7 @@ KEPT = [a_list, a_mapping, a_closure, a_default, a_partial, a_view, a_buffer, an
 
 
 @pytest.mark.parametrize("keep", KEPT)
-@pytest.mark.parametrize("method", ["packnet", "hat", "piggyback"])
+@pytest.mark.parametrize("method", ["packnet", pytest.param("hat", marks=pytest.mark.full), "piggyback"])
 def test_a_parameter_that_is_read_past_its_site_is_named(method: str, keep: Any) -> None:
     with pytest.raises(ValueError, match=r"expected every read of 'a\.(weight|bias)' to be of the module's attribute"):
         METHODS[method](Twice(keep), torch.zeros(2, 6))

@@ -276,7 +276,7 @@ def _no_pickle(cls: type[nn.Module]) -> RuntimeError:
     )
 
 
-def _refuse_assignment(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+def _refuse_assignment(module: nn.Module, name: str, param: Any) -> None:
     # A pruning puts ``weight_orig`` in the place of ``weight``.
     if any(parametrize.is_parametrized(module, leaf) for leaf in (name, name.removesuffix("_orig"))):
         raise ValueError(
