@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+T = TypeVar("T")
+REFUSALS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
+"""What a network raises when it is called with what it does not take."""
 
 
 def call(model: nn.Module, x: Any) -> Any:
@@ -74,6 +78,68 @@ def leaves_of(x: Any) -> list[Tensor]:
 def two_rows(x: Any) -> Any:
     """An example brought to two rows, so that batch statistics exist."""
     return tensors_of(x, lambda t: torch.cat([t[:1], t[:1]]) if t.ndim else t)
+
+
+def as_accepted(example: Any, run: Callable[[Any], T]) -> T:
+    """What ``run`` returns of an example at two rows, or of the example's own batch where these are refused.
+
+    Two rows are cheap, and batch statistics exist; but the tensors of a graph have no common batch to cut, and a queue
+    takes whole batches alone.
+
+    Raises:
+        ValueError: if both are refused.
+
+    >>> as_accepted(torch.zeros(3, 2), len), as_accepted(torch.zeros(3, 2), lambda x: x[2].tolist())
+    (2, [0.0, 0.0])
+    """
+    try:
+        return run(two_rows(example))
+    except REFUSALS:
+        pass
+    try:
+        return run(example)
+    except REFUSALS as error:
+        raise ValueError(
+            f"expected an example that the model accepts, found one that it refuses ({error}): "
+            "pass an example of one input batch, a tuple of arguments or a mapping of keyword arguments"
+        ) from error
+
+
+@torch.no_grad()
+def accepted(model: nn.Module, example: Any) -> Any:
+    """The example as a model takes it in training and in evaluation mode: at two rows, else as it was given.
+
+    Args:
+        model: a copy that may run forward; it ends in evaluation mode.
+        example: an input: a tensor, a tuple of arguments or a mapping of keyword arguments.
+
+    Raises:
+        ValueError: if the model refuses it.
+
+    >>> accepted(nn.Linear(2, 1), torch.zeros(3, 2)).shape
+    torch.Size([2, 2])
+    """
+
+    def run(x: Any) -> Any:
+        with torch.random.fork_rng():
+            for mode in (True, False):
+                call(model.train(mode), x)
+        return x
+
+    return as_accepted(example, run)
+
+
+def drawn(example: Any, draw: torch.Generator) -> Any:
+    """An example whose fractions are standard normal; integers and flags stay.
+
+    >>> drawn((torch.zeros(1), torch.tensor([3])), torch.Generator().manual_seed(0))
+    (tensor([1.5410]), tensor([3]))
+    """
+
+    def fresh(t: Tensor) -> Tensor:
+        return torch.randn(t.shape, generator=draw).to(t) if t.is_floating_point() else t
+
+    return tensors_of(example, fresh)
 
 
 def as_read(model: nn.Module, x: Any) -> Any:

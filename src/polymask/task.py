@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from polymask.parts.binarize import leading, select, select_into
 from polymask.parts.pack import Packed, Sparse, densify, unpack
 from polymask.sites.kept import renewed
-from polymask.sites.slots import fill
+from polymask.sites.slots import fill, has_rows
 from polymask.sites.table import BASE, Sites
 from polymask.sites.trace import Place
 
@@ -106,7 +106,7 @@ def entries(sites: Sites, masks: Mapping[str, Tensor]) -> dict[str, Tensor | Non
             found[name] = sites.wiring.ends(name, shape, units, True)
             continue
         rows = masks.get(name.rpartition(".")[0]) if sites.units else None
-        if rows is not None:
+        if rows is not None and has_rows(sites.base(name), len(rows)):
             live = (rows != 0).view(-1, *[1] * (len(shape) - 1))
             mask = live if mask is None else live & (mask != 0)
         found[name] = mask
@@ -210,7 +210,7 @@ def _switch_rows(plain: nn.Module, sites: Sites, record: TaskRecord, path: str, 
     """Mask the rows of a layer's parameters as its units are; what an earlier task masked comes back."""
     for name in [name for name in sites.inside(path) if _place(plain, name).trains]:
         rows = _place(plain, name).tensor() if name in sites.weights else record.private.get(name, sites.base(name))
-        if live is not None:
+        if live is not None and has_rows(rows, len(live)):
             live = live.to(rows) if live.is_floating_point() else live.to(rows.device)
             rows = select(rows, live.view(-1, *[1] * (rows.ndim - 1)))
         _write(plain, name, rows)

@@ -22,6 +22,7 @@ from polymask.method import contract, finite, guard
 from polymask.method.contract import Method
 from polymask.method.finite import NotFinite
 from polymask.methods import HAT, METHODS, PackNet, Piggyback
+from polymask.sites.table import detach
 
 EXACT = [name for name, kind in METHODS.items() if kind.card.exact is True]
 KINDS: dict[str, Callable[..., Method]] = {
@@ -95,7 +96,6 @@ CHANGES = {
         (another_activation, "module '2' was replaced"),
         (another_eps, "eps of '1' went from 1e-05 to 0.1"),
         (a_hook, "hooks came or went on '2'"),
-        (a_spectral_norm, "a parametrization that is not ours"),
         (another_precision, "another precision"),
         (a_wrapped_forward, "attribute forward"),
     )
@@ -115,6 +115,18 @@ def test_what_a_user_does_to_the_model_between_tasks_is_said_at_begin(name: str,
     assert method.task is None
     with pytest.raises(AlteredNetwork, match=r"check\(\)"):
         method.check()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(a_spectral_norm, "another parametrization, a norm or a pruning on it"), (detach, r"without \(detach\?\)")],
+)
+def test_sites_taken_off_and_others_put_on_are_said(change: Callable[[nn.Module], object], words: str) -> None:
+    method, net, todo = start("packnet")
+    drive.learn(method, todo[:1])
+    change(net)
+    with pytest.raises((ValueError, RuntimeError), match=words):
+        method.begin("b")
 
 
 def frozen_bias(net: nn.Module) -> None:

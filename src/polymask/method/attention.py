@@ -78,7 +78,7 @@ def zeros(method: Method) -> dict[str, Tensor]:
     """A zero for every unit of every site."""
     like = next(method.model.parameters())
     sizes = method.sites.wiring.sizes.items()
-    return {site: torch.zeros(size, dtype=like.dtype, device=like.device) for site, size in sizes}
+    return {site: torch.zeros(size, dtype=like.dtype.to_real(), device=like.device) for site, size in sizes}
 
 
 def open_gates(method: Method, s_max: float, soft: bool = False, draw: Draw = normal) -> None:
@@ -126,6 +126,7 @@ def filled(union: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> dict[str,
 
 
 def ends(method: Method, name: str, values: Mapping[str, Tensor], always: float) -> Tensor:
-    """``Wiring.ends`` in the shape and dtype of the tensor itself."""
+    """``Wiring.ends`` in the shape of the tensor itself, and in its dtype, or the real one of a complex tensor."""
     tensor = method.sites.tensor(name)
-    return method.sites.wiring.ends(name, tensor.shape, values, always).to(tensor).expand(tensor.shape)
+    found = method.sites.wiring.ends(name, tensor.shape, values, always)
+    return found.to(tensor.device, tensor.dtype.to_real()).expand(tensor.shape)

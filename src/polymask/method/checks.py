@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from polymask.sites.foreign import disturbed
 from polymask.sites.trace import is_marked
 
 if TYPE_CHECKING:
@@ -74,13 +75,15 @@ def warn_unmoved(method: Method) -> None:
 
 
 def refuse_detached(method: Method) -> None:
-    """Raise if the sites were taken off the model: what is read and what learns would no longer be told apart."""
+    """Raise if sites were taken off the model, or others put on: what is read is then not what is held."""
     off = [name for name in method.sites.roles if not all(is_marked(spot.module) for spot in method.sites.spots(name))]
     if off:
         raise RuntimeError(
             f"expected the model with its sites, found {off[0]!r} without (detach?): make the method anew on the plain "
             "network, and go on from a bank or from state_dict() and records"
         )
+    if (found := disturbed(method.sites, learned=method.count > 0)) is not None:
+        raise ValueError(found)
 
 
 def refuse_wrapped(model: nn.Module) -> None:

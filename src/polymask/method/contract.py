@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from polymask.held import Held
 from polymask.method import cycle, finite, fold, guard, learner, snapshot
+from polymask.method.agreement import same_answer, settled
 from polymask.method.card import Card, Recipe
 from polymask.method.checks import check_begin, check_end, expect_open, refuse_wrapped, warn_unmoved
 from polymask.method.removal import Removed, remove
@@ -34,7 +35,7 @@ class Method(ABC):
     opens. ``_prepare``, ``_close``, ``on_step`` and ``penalty`` are empty until a method needs them. What it shares
     between tasks lives in ``state``, replaced and never changed in place, so that it can be taken back. What it does
     differently it declares: ``anneals`` (needs ``on_step``), ``reopens`` (finished names may begin again), ``grows``
-    (layers get wider), ``slows`` (used weights still move, by a small factor).
+    (layers get wider), ``slows`` (used weights still move, by a small factor), ``soft`` (masks on units stay real).
 
     Args:
         model: any module; sites are attached to it in place.
@@ -52,6 +53,7 @@ class Method(ABC):
     reopens: ClassVar[bool] = False
     grows: bool = False
     slows: ClassVar[bool] = False
+    soft: bool = False
 
     def __init__(
         self, model: nn.Module, example: Any, policy: Policy, *, head: str | None = None, seed: int = 0
@@ -62,8 +64,7 @@ class Method(ABC):
         self.model, self.example, self.seed = model, example, seed
         self.policy, self.head = policy, planned.head
         self.exact: bool | float | None = type(self).card.exact
-        wiring = self._wiring(planned)
-        units = {**self._units(), **wiring.sites, **wiring.echoes}
+        units, wiring = settled(model, example, planned, self._units(), self._wiring(planned), self.soft)
         self.sites: Sites = attach(model, planned.roles, units, wiring)
         self.records: dict[str, TaskRecord] = {}
         self.count = 0  # of all tasks that ever ended, the removed ones too
@@ -209,6 +210,8 @@ class Method(ABC):
         issued = {**self._reissue(), task: record}
         self.records.update(issued)
         activate(self.sites, self.records[task])
+        if (wrong := same_answer(self.sites, self.records[task], self.probe)) is not None:
+            raise RuntimeError(wrong)
         held = guard.noted(self, before, issued)
         self.watch = guard.watched(self, held, task, self.model)
         return issued

@@ -156,7 +156,8 @@ class _StraightThrough(torch.autograd.Function):
         (grad,) = grads
         w, scores, mask = ctx.saved_tensors
         to_w = select(grad, mask) if ctx.needs_input_grad[0] else None
-        to_scores = (grad * w).sum_to_size(scores.shape).to(scores.dtype)
+        product = (grad * w.conj()).real if w.is_complex() else grad * w
+        to_scores = product.sum_to_size(scores.shape).to(scores.dtype)
         return to_w, to_scores if ctx.signed else to_scores * scores.sign(), None, None
 
 

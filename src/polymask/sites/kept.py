@@ -52,10 +52,12 @@ def twin(model: nn.Module) -> nn.Module:
 
 
 def results(model: nn.Module) -> dict[int, Any]:
-    """A memo for ``copy.deepcopy``: of every kept tensor that autograd made, its value alone."""
+    """A memo for ``copy.deepcopy``: of every kept tensor that autograd made, but for views, its value alone."""
     seen: Seen = {}
+    views = {p.untyped_storage().data_ptr() for p in model.parameters() if p.device.type != "meta"}
     tensors = [t for m in model.modules() for t in _tensors_in({**kept_by(m), **m._buffers}, seen)]
-    return {id(t): t.detach().clone() for t in tensors if not t.is_leaf}
+    made = [t for t in tensors if not t.is_leaf and t.untyped_storage().data_ptr() not in views]
+    return {id(t): t.detach().clone() for t in made}
 
 
 def _tensors_in(value: Any, seen: Seen) -> Iterator[Tensor]:

@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from polymask.calling import call, logits_of, two_rows
-from polymask.sites.kept import twin
+from polymask.calling import REFUSALS, as_accepted, call, drawn, logits_of
+from polymask.parts.seeds import generator
+from polymask.sites.foreign import refuse_foreign
+from polymask.sites.raw import Watch, copied, decides, renewed
 from polymask.sites.state import Moving, moving
 from polymask.sites.table import MOVES, MOVES_ALONE, STATISTIC, Kind, Role, attach
 from polymask.sites.trace import Place, can_seal, places
+from polymask.wiring.disturb import Disturbance
 
 Norms = Literal["frozen", "private", "first", "statistics", "shared", "masked"]
 Biases = Literal["frozen", "private", "first", "none", "shared", "masked"]
@@ -104,16 +106,17 @@ def plan(model: nn.Module, example: Any, policy: Policy, head: str | None = None
     >>> {name: role.kind for name, role in plan(net, torch.zeros(1, 4), policy).roles.items()}
     {'0.weight': 'masked', '0.bias': 'first', '2.weight': 'private', '2.bias': 'private'}
     """
-    where, weights, read, head_name = _looked_at(model, example, head)
-    wanted, moves = _wanted(policy.masked, weights, read), moving(model, example)
+    where, weights, found, head_name = _looked_at(model, example, head)
+    wanted, moves = _wanted(policy.masked, weights, found.order), moving(model, example)
     roles = {}
     for name, spots in where.items():
-        role = _role(name, spots, policy, read, wanted, model.get_submodule(head_name), moves)
+        role = _role(name, spots, policy, found.order, wanted, model.get_submodule(head_name), moves)
         if role is not None:
             role = _respected(role, spots, model.get_submodule(head_name))
         role = _kept_apart(role, name, spots, moves)
         if role is not None:
             roles[name] = role
+    refuse_past([name for name in found.past if roles[name].kind in ("masked", "frozen", "first")])
     if policy.weights == "masked" and not any(role.kind == "masked" for role in roles.values()):
         raise ValueError(
             "expected a model with at least one matrix or kernel weight before its head, found none to mask: "
@@ -127,18 +130,18 @@ def head_of(model: nn.Module, example: Any, head: str | None = None) -> str:
     return _looked_at(model, example, head)[-1]
 
 
-def _looked_at(
-    model: nn.Module, example: Any, head: str | None
-) -> tuple[dict[str, list[Place]], list[str], list[str], str]:
+def _looked_at(model: nn.Module, example: Any, head: str | None) -> tuple[dict[str, list[Place]], list[str], Read, str]:
     """Where every tensor stands, the weights, what a forward reads, and the head."""
-    refuse_norm_hooks(model)
+    refuse_foreign(model)
     where = places(model)
     weights = [name for name, spots in where.items() if any(is_weight(spot) for spot in spots)]
-    read, wide = read_tensors(model, example, [name for name, spots in where.items() if spots[0].trains])
-    head_name = head or _find_head(model, where, [name for name in read if name in weights], wide)
+    found = read_tensors(model, example, [name for name, spots in where.items() if spots[0].trains])
+    read = found.order
+    refuse_past([name for name in found.past if name not in read])
+    head_name = head or _find_head(model, where, [name for name in read if name in weights], found.width)
     if head_name not in dict(model.named_modules()):
         raise ValueError(f"expected head= to name a module of the model, found {head!r}")
-    return where, weights, read, head_name
+    return where, weights, found, head_name
 
 
 def _role(
@@ -242,36 +245,78 @@ def _wanted(patterns: Sequence[str] | None, weights: list[str], read: list[str])
     return found
 
 
+@dataclass(frozen=True)
+class Read:
+    """What a forward reads.
+
+    Args:
+        order: the tensors read both in train and in eval mode, in the order of reading.
+        width: of the logits.
+        past: the parameters whose memory decides the answer although a site no longer reads it.
+    """
+
+    order: list[str]
+    width: int
+    past: list[str]
+
+
 @torch.no_grad()
-def read_tensors(model: nn.Module, example: Any, names: list[str]) -> tuple[list[str], int]:
-    """The tensors that a forward reads both in train and in eval mode, in the order of reading; the logits' width.
+def read_tensors(model: nn.Module, example: Any, names: list[str]) -> Read:
+    """See which tensors a forward reads, and which of them past their sites.
 
     Asked of a copy, with the example at two rows and the random state forked, so that nothing is left behind.
 
     Raises:
-        ValueError: if the model refuses the example.
+        ValueError: if the model refuses the example, or a copy of it reads the model's own parameters.
     """
-    probe = twin(model)
-    roles = {name: Role("masked" if name in names else "frozen", "") for name in places(probe)}
-    sites = attach(probe, roles)
+    probe, where = copied(model), places(model)
+    was = renewed(probe, names)
+    sites = attach(probe, {name: Role("masked" if name in names else "frozen", "") for name in where})
     seen: list[str] = []
     for name, site in sites.weights.items():
         site.register_forward_hook(lambda *_, name=name: seen.append(name))
-    orders = []
-    with torch.random.fork_rng():
-        for mode in (True, False):
-            seen.clear()
-            probe.train(mode)
-            try:
-                width = logits_of(call(probe, two_rows(example))).shape[-1]
-            except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-                raise ValueError(
-                    f"expected an example that the model accepts, found one that it refuses ({error}): "
-                    "pass an example of one input batch, a tuple of arguments or a mapping of keyword arguments"
-                ) from error
-            orders.append(list(seen))
-    last = {name: place for place, name in enumerate(orders[1])}
-    return [name for name in sorted(last, key=last.__getitem__) if name in orders[0]], width
+    own, kept = Watch({name: where[name][0].tensor() for name in names}), Watch(was)
+
+    def answer(x: Any, mode: bool) -> tuple[Any, list[str]]:
+        seen.clear()
+        with torch.random.fork_rng():
+            return call(probe.train(mode), x), list(seen)
+
+    def run(x: Any) -> tuple[Any, Any, list[str], list[str]]:
+        try:
+            with own, kept:
+                (_, learning), (output, answering) = answer(x, True), answer(x, False)
+        except REFUSALS:  # of the network, or of what cannot be watched
+            (_, learning), (output, answering) = answer(x, True), answer(x, False)
+        return x, output, learning, answering
+
+    x, output, learning, answering = as_accepted(example, run)
+    refuse_past(sorted(own.seen))
+    past = sorted(kept.seen)
+    if past:
+        draw = generator("past")
+        Disturbance(probe, draw).redraw()
+        x = drawn(x, draw)
+        past = [
+            name for name in past if decides(was[name], lambda: [logits_of(answer(x, m)[0]) for m in (True, False)])
+        ]
+    last = {name: place for place, name in enumerate(answering)}
+    order = [name for name in sorted(last, key=last.__getitem__) if name in learning]
+    return Read(order, logits_of(output).shape[-1], past)
+
+
+def refuse_past(names: list[str]) -> None:
+    """Raise if some parameters, which sites replace, are read past them."""
+    if names:
+        raise ValueError(_past(names[0]))
+
+
+def _past(name: str) -> str:
+    return (
+        f"expected every read of {name!r} to be of the module's attribute, found one of the parameter itself, past its "
+        "site: the network keeps it, or a module that has it, in a list, a closure, a partial or a view; read it as "
+        "module.weight in forward instead"
+    )
 
 
 def _find_head(model: nn.Module, where: dict[str, list[Place]], read: list[str], wide: int) -> str:
@@ -287,14 +332,3 @@ def _find_head(model: nn.Module, where: dict[str, list[Place]], read: list[str],
             "name the head's module with head="
         )
     return path
-
-
-def refuse_norm_hooks(model: nn.Module) -> None:
-    """Raise if a module computes its weight from others (weight norm, spectral norm, a foreign parametrization)."""
-    for path, module in model.named_modules():
-        old = [leaf for leaf in module._parameters if leaf.endswith(("_g", "_v", "_orig"))]
-        if parametrize.is_parametrized(module) or (old and module._forward_pre_hooks):
-            raise ValueError(
-                f"expected plain weights, found a weight or spectral norm or another parametrization on {path!r}: take "
-                "it off first (torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.remove_weight_norm)"
-            )

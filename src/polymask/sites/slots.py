@@ -16,7 +16,7 @@ class Scores(nn.Module):
     """Real scores, and the rule by which a weight is read under them; lives inside the module that it masks.
 
     Args:
-        scores: the initial scores; broadcasts to the weight.
+        scores: the initial scores; broadcasts to the weight. Of a complex weight's, the real part.
         read: ``(w, scores) -> masked w``, differentiable in both.
         mask: ``scores -> mask``, the mask that the task keeps.
     """
@@ -25,7 +25,7 @@ class Scores(nn.Module):
         self, scores: Tensor, read: Callable[[Tensor, Tensor], Tensor], mask: Callable[[Tensor], Tensor]
     ) -> None:
         super().__init__()
-        self.scores = nn.Parameter(scores)
+        self.scores = nn.Parameter(scores.real.clone() if scores.is_complex() else scores)
         self.read, self.hard = read, mask
 
     def forward(self, w: Tensor) -> Tensor:
@@ -76,7 +76,11 @@ class Echo(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """Channels along the last axis, gated."""
-        return _gated(y, self.combine({site: source.gate() for site, source in self.sources.items()}))
+        return _gated(y, self.gate())
+
+    def gate(self) -> Tensor:
+        """The gates as they are now (channels,)."""
+        return self.combine({site: source.gate() for site, source in self.sources.items()})
 
 
 def _gated(y: Tensor, gate: Tensor) -> Tensor:
@@ -140,14 +144,34 @@ class FeatureSite(nn.Module):
         """The output with its masked units at zero."""
         return self.along(y, self.axis)
 
+    def rows(self, w: Tensor) -> Tensor:
+        """A parameter of the layer with the rows of masked units at zero; as it is, if it has not a row for each."""
+        return self.along(w, 0) if has_rows(w, self._size()) else w
+
+    def _size(self) -> int | None:
+        if isinstance(self.source, Scores):
+            return len(self.source.scores)
+        if isinstance(self.source, Echo):
+            return len(self.source.gate())
+        return None if self.mask is None else len(self.mask)
+
     def along(self, y: Tensor, axis: int) -> Tensor:
-        """A tensor with its masked units at zero, the units lying along ``axis``: an output, or a weight's rows."""
+        """A tensor with its masked units at zero, the units lying along ``axis``."""
         if self.source is not None:
             masked: Tensor = self.source(y.movedim(axis, -1))
             return masked.movedim(-1, axis)
         shape = [1] * y.ndim
         shape[axis] = -1
         return y if self.mask is None else _gated(y, self.mask.view(shape))
+
+
+def has_rows(w: Tensor, units: int | None) -> bool:
+    """Whether a parameter of a layer has a row for every one of its units; a scale of the whole layer has not.
+
+    >>> has_rows(torch.ones(3, 2), 3), has_rows(torch.ones(1), 3), has_rows(torch.ones(()), 1)
+    (True, False, False)
+    """
+    return w.ndim > 0 and len(w) == units
 
 
 def fill(site: nn.Module, slot: str, value: Tensor | None) -> None:

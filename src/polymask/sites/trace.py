@@ -99,6 +99,7 @@ class Place:
         # The class was made by torch for this one module, so changing it reaches no other.
         type(self.module).__getstate__ = _refuse_pickle  # type: ignore[method-assign]
         type(self.module).__deepcopy__ = _copy  # type: ignore[attr-defined]
+        type(self.module).register_parameter = _refuse_assignment  # type: ignore[method-assign, assignment]
 
     def mark(self, tied: str, latch: Latch) -> None:
         """Note what the module was."""
@@ -167,7 +168,7 @@ def effective(module: nn.Module, leaf: str) -> Tensor:
     """A masked weight as the active task reads it."""
     w: Tensor = getattr(module, leaf)
     units = module._modules.get("units")
-    return units.along(w, 0) if isinstance(units, FeatureSite) else w
+    return units.rows(w) if isinstance(units, FeatureSite) else w
 
 
 @torch.no_grad()
@@ -204,7 +205,7 @@ def _value(module: nn.Module, leaf: str, read: Reader) -> Tensor:
     found: Tensor = getattr(module, leaf)
     units = module._modules.get("units")
     if isinstance(units, FeatureSite) and read is effective:
-        return units.along(found, 0)
+        return units.rows(found)
     return found
 
 
@@ -312,6 +313,16 @@ def _no_pickle(cls: type[nn.Module]) -> RuntimeError:
         f"expected a plain model to pickle, found {cls.__name__} with masks attached: pickle bake(model) "
         "(the active task alone) or detach(model) (the base), or save the records with polymask.Bank"
     )
+
+
+def _refuse_assignment(module: nn.Module, name: str, param: Any) -> None:
+    # A pruning puts ``weight_orig`` in the place of ``weight``.
+    if any(parametrize.is_parametrized(module, leaf) for leaf in (name, name.removesuffix("_orig"))):
+        raise ValueError(
+            f"expected {name.removesuffix('_orig')!r} of {mark(module).cls.__name__} to be left to its site, found a "
+            "parameter assigned to it or a pruning: detach(model) first, or load a state dict while a task is open"
+        )
+    nn.Module.register_parameter(module, name, param)
 
 
 def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:

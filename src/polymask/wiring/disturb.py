@@ -26,8 +26,8 @@ class Disturbance:
     """
 
     @torch.no_grad()
-    def __init__(self, model: nn.Module, draw: torch.Generator, later: Mapping[str, Tensor]) -> None:
-        self.draw = draw
+    def __init__(self, model: nn.Module, draw: torch.Generator, later: Mapping[str, Tensor] | None = None) -> None:
+        self.draw, later = draw, later or {}
         moving = [parameter.data for parameter in model.parameters() if parameter.is_floating_point()]
         self.spread: list[Tensor] = []
         self.variances: list[tuple[Tensor, Tensor]] = []
@@ -54,7 +54,7 @@ class Disturbance:
             if torch.rand((), generator=self.draw) < 0.5:
                 t.neg_()
         for var, start in self.variances:
-            var.copy_(start.clamp(min=0.1) * (0.5 + torch.rand(var.shape, generator=self.draw)).to(var.dtype))
+            var.copy_(start.clamp(min=0.1) * (0.5 + torch.rand(var.shape, generator=self.draw)).to(var))
         if self.later:
             give(self.model, {name: self._other(value) for name, value in self.later.items()})
 
@@ -70,7 +70,7 @@ class Disturbance:
         return self._noise(value) * (value.abs() * 0.7 + 0.3)
 
     def _noise(self, t: Tensor) -> Tensor:
-        return torch.randn(t.shape, generator=self.draw).to(t.dtype)
+        return torch.randn(t.shape, generator=self.draw).to(t)
 
 
 def _spread(t: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class Probe:
         self.draw = generator("wiring", key)
         self.modules = dict(self.model.named_modules())
         self.example = as_read(self.model, tensors_of(example, lambda t: t[:1].cpu() if t.ndim else t.cpu()))
-        self._disturbance = Disturbance(self.model, self.draw, later or {})
+        self._disturbance = Disturbance(self.model, self.draw, later)
         self._outputs: dict[str, dict[Any, Any]] = {}
         self._redrawn = 0
         self.redraw()

@@ -101,7 +101,9 @@ class Wiring:
         top = torch.as_tensor(always, device=like.device).to(like.dtype)
         if not shape:
             return top
-        rows = values[self.rows[path]] if path in self.rows else top.expand(shape[0])
+        # Of what a layer has beside its weight and bias, nobody knows that row ``i`` is read by unit ``i`` alone.
+        rowed = path in self.rows and leaf in ("weight", "bias") and len(values[self.rows[path]]) == shape[0]
+        rows = values[self.rows[path]] if rowed else top.expand(shape[0])
         rows = rows.view(-1, *[1] * (len(shape) - 1))
         if leaf != "weight" or path not in self.feeds:
             return rows

@@ -1,0 +1,240 @@
+"""One answer: masking a layer's rows must be masking its output, and a baked copy must answer as the masked one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polymask.calling import as_accepted, call, drawn, logits_of
+from polymask.parts.seeds import generator
+from polymask.sites.raw import copied
+from polymask.sites.roles import Plan
+from polymask.sites.slots import fill
+from polymask.sites.table import Sites, attach, bake
+from polymask.task import TaskRecord
+from polymask.wiring import Wiring
+from polymask.wiring.disturb import Disturbance
+
+DENSITIES = (0.8, 0.5)
+"""How many units, and entries of a weight, are open in each pattern of masks."""
+UNLIKE = "masking its rows is not masking its output: it does more than the product, or its weight is read elsewhere"
+POOL = 65_521
+"""Entries from which on a drawn mask repeats itself: a prime, so that it does not row by row."""
+Masks = dict[str, Tensor]
+
+
+def same(a: Tensor, b: Tensor, real: bool) -> bool:
+    """Whether two answers agree: to the bit under masks that select, within rounding under those that multiply.
+
+    >>> same(torch.tensor([1.0]), torch.tensor([1.0 + 1e-6]), True), same(torch.ones(1), torch.ones(1) + 1e-6, False)
+    (True, False)
+    """
+    if a.shape != b.shape:
+        return False
+    if not real:
+        return torch.equal(a, b) or (a.is_floating_point() and torch.allclose(a, b, 0.0, 0.0, equal_nan=True))
+    size = float(b.abs().nan_to_num().amax()) if b.numel() else 0.0
+    return torch.allclose(a, b, rtol=1e-5, atol=1e-6 * max(1.0, size), equal_nan=True)
+
+
+@torch.no_grad()
+def answer(model: nn.Module, x: Any) -> Tensor:
+    """A model's logits in evaluation mode, computed in the one way that two models have in common."""
+    with torch.random.fork_rng(), _evenly(model):
+        return logits_of(call(model.eval(), x)).clone()
+
+
+@contextmanager
+def _evenly(model: nn.Module) -> Iterator[None]:
+    """Switch off what makes torch round the same product differently, and put it and the modes back.
+
+    Hooks switch its fused transformer layers off; and it folds a batch otherwise where a weight requires a gradient,
+    which a computed one does not.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    grads = [(p, p.requires_grad) for p in model.parameters()]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        for p, _ in grads:
+            p.requires_grad_(False)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module, mode in modes:
+            module.training = mode
+        for p, grad in grads:
+            p.requires_grad_(grad)
+
+
+def same_answer(sites: Sites, record: TaskRecord, batch: Any) -> str | None:
+    """Why a baked copy does not answer as the attached model, on which a record is active; None if it does.
+
+    Args:
+        sites: the attached model's.
+        record: the record that is active.
+        batch: what both are asked, as the model takes it.
+    """
+    real = any(packed.codec == "real" for packed in record.masks.values())
+    baked = bake(sites.model)
+    masked, plain = answer(sites.model, batch), answer(baked, batch)
+    if same(masked, plain, real) or not same(masked, answer(sites.model, batch), real):
+        return None
+    gap = float((masked - plain).abs().max()) if masked.shape == plain.shape else float("inf")
+    return (
+        f"expected a baked copy to answer task {record.meta.task!r} as the masked network does, found logits that "
+        f"differ by {gap:.2g}: does a module keep what it computed from a weight, or read one past its attribute?"
+    )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An attached copy of a network, on which drawn masks are tried.
+
+    Args:
+        sites: the copy's.
+        x: what it is asked.
+        real: whether masks on units multiply.
+    """
+
+    sites: Sites
+    x: Any
+    real: bool
+
+    def agrees(self, units: Collection[str], weights: Collection[str]) -> bool:
+        """Whether masks on some units and weights, the others being open, leave a baked copy with the same answer."""
+        return self._once(units, weights, 0) and not (units and not self._once(units, [], 1))
+
+    @torch.no_grad()
+    def _once(self, units: Collection[str], weights: Collection[str], turn: int) -> bool:
+        for name, site in self.sites.weights.items():
+            shape, device = self.sites.tensor(name).shape, self.sites.tensor(name).device
+            fill(site, "mask", _mask(name, shape, turn).to(device) if name in weights else None)
+        device = next(self.sites.model.parameters(), torch.zeros(())).device
+        for name, mask in self._on_units(units, turn).items():
+            fill(self.sites.units[name], "mask", mask.to(device))
+        baked = bake(self.sites.model)
+        masked, plain = answer(self.sites.model, self.x), answer(baked, self.x)
+        # What answers itself differently cannot be compared.
+        return same(masked, plain, self.real) or not same(masked, answer(self.sites.model, self.x), self.real)
+
+    def _on_units(self, units: Collection[str], turn: int) -> Masks:
+        wiring, found = self.sites.wiring, {}
+        for name in self.sites.units:
+            if name in wiring.echoes and name not in wiring.sites:
+                continue
+            size = torch.Size([wiring.sizes[name] if name in wiring.sizes else _rows(self.sites.model, name)])
+            mask = _mask(name, size, turn) if name in units else torch.ones(size, dtype=torch.bool)
+            gains = torch.rand(size, generator=generator("gains", name, turn)) if name in units else torch.ones(size)
+            found[name] = mask * gains if self.real else mask
+        return {**found, **wiring.echoed({name: found[name] for name in wiring.sites})}
+
+
+def _rows(model: nn.Module, path: str) -> int:
+    return len(next(iter((*model.get_submodule(path).parameters(), *model.get_submodule(path).buffers()))))
+
+
+def _mask(name: str, shape: torch.Size, turn: int) -> Tensor:
+    """A drawn mask, of which one entry at least is open and one is shut where there are two."""
+    draw = generator("agreement", name, turn)
+    count = shape.numel()
+    flat = (torch.rand(min(count, POOL), generator=draw) < DENSITIES[turn]).repeat(-(-count // POOL))[:count]
+    if count > 1:
+        flat[turn % count], flat[(turn + 1) % count] = True, False
+    return flat.view(shape)
+
+
+def prepared(
+    model: nn.Module, example: Any, planned: Plan, units: Mapping[str, int], wiring: Wiring, real: bool
+) -> Trial:
+    """A copy of a network with sites, its parameters and its input drawn anew so that no zero hides a difference.
+
+    Where the network does not take such an input, or answers nothing finite, it is asked more gently.
+    """
+    for moved, fresh in ((True, True), (True, False), (False, False)):
+        probe, draw = copied(model), generator("agreement")
+        if moved:
+            Disturbance(probe, draw, planned.later).redraw()
+
+        def asked(x: Any, probe: nn.Module = probe, fresh: bool = fresh, draw: torch.Generator = draw) -> Any:
+            x = drawn(x, draw) if fresh else x
+            if fresh and not torch.isfinite(answer(probe, x)).any():
+                raise ValueError("expected finite logits, found none")
+            return x
+
+        try:
+            x = as_accepted(example, asked)
+        except ValueError:
+            continue
+        break
+    return Trial(attach(probe, planned.roles, units, wiring), x, real)
+
+
+def settled(
+    model: nn.Module, example: Any, planned: Plan, units: Mapping[str, int], wiring: Wiring, real: bool = False
+) -> tuple[dict[str, int], Wiring]:
+    """The units that may be masked: those of layers where masking the rows is masking the output.
+
+    All are tried at once on a copy, and halved only where the copy baked does not answer as the copy masked.
+
+    Args:
+        model: a plain network; it stays as it is.
+        example: an input that it accepts.
+        planned: its roles.
+        units: module -> axis, of those that a method would mask beside the sites of its wiring.
+        wiring: the sites on units, and what they feed.
+        real: whether masks on units stay real numbers, which multiply.
+
+    Returns:
+        Module -> axis of all that are masked; and their wiring.
+
+    Raises:
+        ValueError: if a masked weight is read in another way than a plain network's, or no unit is left.
+    """
+    every = {**units, **wiring.sites, **wiring.echoes}
+    trial = prepared(model, example, planned, every, wiring, real)
+    names, weights = [*units, *wiring.sites], list(trial.sites.weights)
+    if trial.agrees(names, weights):
+        return every, wiring
+    guilty = _guilty(lambda some: trial.agrees(some, []), names)
+    left = [name for name in names if name not in guilty]
+    if names and not left:
+        raise ValueError(
+            f"expected a layer whose units can be masked, found none: of {', '.join(map(repr, names))}, {UNLIKE}; use "
+            "a method that masks weights, or write the layer as a plain one and what it does beside as a module"
+        )
+    for name in _guilty(lambda some: trial.agrees(left, some), weights)[:1]:
+        raise ValueError(
+            f"expected a network that reads {name!r} under a mask as a plain one reads what the mask leaves, found "
+            "another answer: leave it out of masked=, or let forward read the weight anew in every call"
+        )
+    wiring = _without(wiring, guilty)
+    return {**{path: axis for path, axis in units.items() if path in left}, **wiring.sites, **wiring.echoes}, wiring
+
+
+def _guilty(agrees: Callable[[list[str]], bool], names: list[str]) -> list[str]:
+    """The names that do not agree, found by halving; all, where only together they do not."""
+    found = _halved(agrees, names)
+    return found if agrees([name for name in names if name not in found]) else names
+
+
+def _halved(agrees: Callable[[list[str]], bool], names: list[str]) -> list[str]:
+    if not names or agrees(names):
+        return []
+    if len(names) == 1:
+        return names
+    half = len(names) // 2
+    return [*_halved(agrees, names[:half]), *_halved(agrees, names[half:])]
+
+
+def _without(wiring: Wiring, guilty: Collection[str]) -> Wiring:
+    """The wiring without some sites, and why their layers have none."""
+    rows = {layer: site for layer, site in wiring.rows.items() if site in guilty}
+    notes = dict.fromkeys([*rows, *(site for site in wiring.sites if site in guilty)], UNLIKE)
+    kept = wiring.only([site for site in wiring.sites if site not in guilty])
+    return replace(kept, notes={**kept.notes, **notes})
