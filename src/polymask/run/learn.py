@@ -16,8 +16,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
-from polymask.bank.commit import files_of
-from polymask.bank.store import sweep
 from polymask.calling import as_read, tensors_of
 from polymask.method.contract import Method
 from polymask.method.snapshot import without_base
@@ -229,9 +227,10 @@ def claimed(
 ) -> Bank:
     """The bank in a run's folder, which is written first now: the method has accepted its options and the network."""
     files.claim(path, config)
-    bank = bank or make_bank(path / "bank", method, builder, options)
+    if bank is None:
+        return make_bank(path / "bank", method, builder, options)
     # A run that was killed right after a commit had no time to.
-    sweep(bank.path, files_of(bank.about))
+    bank.sweep()
     return bank
 
 
