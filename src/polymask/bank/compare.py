@@ -95,9 +95,9 @@ def check_answer(reader: Reader, entry: Entry, copied: Sites, batch: Any, loose:
         words, same = f"it refuses the probe ({error})", False
     if not same:
         raise AlteredNetwork(
-            f"expected task {task!r} to answer the probe as the bank in {reader.path} holds it, found that its weights are "
-            f"what they were and the network is not ({words}): {cause} since that task ended; put it back as it was, "
-            "nothing was written"
+            f"expected task {task!r} to answer the probe as the bank in {reader.path} holds it, found that what it "
+            f"reads is as it was and the network is not ({words}): {cause} since that task ended; put it back, nothing "
+            "was written"
         )
 
 
