@@ -159,9 +159,9 @@ class Bank:
             ValueError: if a record says another thing than the base, or than its earlier self of the same revision.
         """
         with self._changing():
-            head, free = commit(self._reader, records, sites, learner)
+            head, free, given = commit(self._reader, records, sites, learner)
             self._finish(head, free)
-        self._reader.known.update(records)
+            self._reader.know(given)
 
     def remove(self, task: str) -> None:
         """Forget a task's record; every other one and the base stay, to the bit.

@@ -55,7 +55,7 @@ def fresh(reader: Reader, records: Mapping[str, TaskRecord]) -> list[TaskRecord]
         ValueError: if one is under another name than its own, or its name is no text.
     """
     known = reader.known
-    given = [(task, record) for task, record in records.items() if known.get(task) is not record]
+    given = [(task, record) for task, record in records.items() if task not in known or known[task]() is not record]
     for task, record in given:
         if task != record.meta.task:
             raise ValueError(
@@ -97,7 +97,7 @@ def drafts(reader: Reader, given: Sequence[TaskRecord]) -> list[Draft]:
 
 def commit(
     reader: Reader, records: Mapping[str, TaskRecord], sites: Sites, learner: Mapping[str, Any] | None
-) -> tuple[Head, set[str]]:
+) -> tuple[Head, set[str], list[TaskRecord]]:
     """Check everything, then write all files of a commit but ``bank.json``.
 
     Args:
@@ -107,7 +107,7 @@ def commit(
         learner: what the method needs to go on learning.
 
     Returns:
-        What ``bank.json`` is to say, and the files that it does not need any more.
+        What ``bank.json`` is to say, the files that it does not need any more, and the records that were looked at.
     """
     folder, said = reader.path, reader.head.said
     given = fresh(reader, records)
@@ -137,7 +137,7 @@ def commit(
     gone = [draft.before for draft in new if draft.before is not None]
     free = reader.freed(told, gone, entries)
     reader.note(entries, told["held"], after)
-    return replace(head, said=told), free
+    return replace(head, said=told), free, given
 
 
 def _planes(reader: Reader, given: Sequence[TaskRecord], replaced: Collection[str]) -> dict[str, Packed] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from torch import Tensor, nn
 
@@ -42,7 +42,7 @@ class Reader:
         self._union: tuple[str | None, Union] | None = None
         self._lost: str | None = None
         self.last: tuple[str, TaskRecord, Tensor | None] | None = None
-        self.known: WeakValueDictionary[str, TaskRecord] = WeakValueDictionary()
+        self.known: dict[str, ref[TaskRecord]] = {}
         self.settle(head)
 
     def settle(self, head: Head) -> None:
@@ -130,8 +130,13 @@ class Reader:
     def record(self, task: str) -> TaskRecord:
         """A task's record, checked."""
         found = self.latest(lambda: read_record(self.path, self.now.said["owners"], self.entry(task)))
-        self.known.setdefault(task, found)
+        if task not in self.known or self.known[task]() is None:
+            self.know([found])
         return found
+
+    def know(self, records: Sequence[TaskRecord]) -> None:
+        """Note records that the bank holds as they are, as long as somebody else holds them too."""
+        self.known |= {record.meta.task: ref(record) for record in records}
 
     def logits(self, task: str) -> Tensor | None:
         """The stored logits of a task's probe, if it has any."""
