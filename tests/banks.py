@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
+from polymask.bank.lock import LOCK
 from polymask.nets.mlp import MLP
 from polymask.parts.pack import Packed, pack, pack_owners, sparsify, unpack
 from polymask.parts.seeds import generator
@@ -129,8 +130,8 @@ def logits(plain: nn.Module, x: Tensor = EXAMPLE) -> Tensor:
 
 
 def on_disk(path: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
-    return {file.name: file.read_bytes() for file in sorted(path.iterdir())}
+    """Every file of a folder but the lock, which holds nothing."""
+    return {file.name: file.read_bytes() for file in sorted(path.iterdir()) if file.name != LOCK}
 
 
 def flat(sizes: dict[str, Any]) -> int:

@@ -15,7 +15,7 @@ import torch
 from tests.banks import filled, make, on_disk, record
 from torch import Tensor
 
-from polymask.bank import store
+from polymask.bank import head, store
 from polymask.bank.bank import Bank
 
 
@@ -36,8 +36,9 @@ def flipped(file: Path, place: int, bits: int) -> bytes:
 
 def test_a_flipped_byte_in_any_file_is_found(tmp_path: Path) -> None:
     filled(tmp_path / "bank")
-    files = sorted((tmp_path / "bank").iterdir())
-    assert len(files) == 14  # json, base, three entries, three records, planes, learner, probe and three times logits
+    files = [tmp_path / "bank" / name for name in on_disk(tmp_path / "bank")]
+    # Json, base, three entries, three records, planes, learner, held, probe and three times logits.
+    assert len(files) == 15
     assert whole(tmp_path / "bank")
     for file in files:
         size = file.stat().st_size
@@ -53,10 +54,10 @@ def test_no_byte_of_a_file_is_unguarded(tmp_path: Path, bits: int) -> None:
     tensors = {"a": torch.arange(5, dtype=torch.int16), "b": torch.ones(2, 2, dtype=torch.bool), "c": torch.zeros(0, 3)}
     digest = store.write_tensors(tmp_path, tensors)
     file = store.path_of(tmp_path, digest)
-    store.write_json(tmp_path / store.COMMIT, {"tasks": ["a"], "size": 0.5}, 1)
+    head.write_json(tmp_path / store.COMMIT, '{"tasks": ["a"], "size": 0.5}', 1)
     for path, read in (
         (file, lambda: store.read_tensors(tmp_path, digest)),
-        (tmp_path / store.COMMIT, lambda: store.read_json(tmp_path / store.COMMIT, 1)),
+        (tmp_path / store.COMMIT, lambda: head.read_json(tmp_path / store.COMMIT, 1)),
     ):
         for place in range(path.stat().st_size):
             data = flipped(path, place, bits)
@@ -100,8 +101,8 @@ def test_a_newer_format_is_refused_in_its_own_words(tmp_path: Path) -> None:
     filled(tmp_path / "bank")
     file = tmp_path / "bank" / "bank.json"
     text = json.loads(file.read_text())
-    file.write_text(json.dumps({**text, "format": 2, "bank": {"quite": "another"}}))
-    with pytest.raises(ValueError, match=r"expected a bank of format 1 or older .*found 2: update polymask") as failure:
+    file.write_text(json.dumps({**text, "format": 3, "bank": {"quite": "another"}}))
+    with pytest.raises(ValueError, match=r"expected a bank of format 2 or older .*found 3: update polymask") as failure:
         Bank.open(tmp_path / "bank")
     assert not isinstance(failure.value, store.DamagedBank)
     for text in ("", "{", "[]", '{"format": 1}', '{"format": "1", "bank": {}}', '{"format": 1, "bank": []}'):
@@ -120,7 +121,7 @@ class Fuse:
         path_open, unlink = Path.open, Path.unlink
         written = self.guard(path_open)
         monkeypatch.setattr(
-            Path, "open", lambda path, mode="r", *a: (written if mode == "wb" else path_open)(path, mode)
+            Path, "open", lambda path, mode="r", *a: (written if mode == "xb" else path_open)(path, mode)
         )
         monkeypatch.setattr(Path, "unlink", lambda path, **kw: None if self.dead else unlink(path, **kw))
 
@@ -151,13 +152,13 @@ def test_whatever_fails_leaves_the_last_good_state(tmp_path: Path, error: BaseEx
     before = filled(tmp_path / "good").about
     _, sites = make(tmp_path / "other")
     new = {"d": record(sites, "d", 2)}
-    for step in range(21):
+    for step in range(25):
         path = shutil.copytree(tmp_path / "good", tmp_path / str(step))
         bank = Bank.open(path)
         with pytest.MonkeyPatch.context() as patch:
             fuse = Fuse(patch, step, error)
-            # Record, logits, entry, learner and json: each is opened, synced, renamed, and its folder synced.
-            if step < 20:
+            # Record, logits, entry, learner, held and json: each is opened, synced, renamed, and its folder synced.
+            if step < 24:
                 with pytest.raises(type(error)) as failure:
                     bank.commit(new, sites, learner={"step": 4})
                 assert fuse.dead or failure.match(r"expected to write .*No space left on device.*make room")
@@ -165,10 +166,10 @@ def test_whatever_fails_leaves_the_last_good_state(tmp_path: Path, error: BaseEx
                 bank.commit(new, sites, learner={"step": 4})
         assert fuse.dead or not list(path.glob(".*.tmp"))
         again = Bank.open(path)
-        assert again.tasks == ("a", "b", "c", "d") if step >= 19 else again.about == before
+        assert again.tasks == ("a", "b", "c", "d") if step >= 23 else again.about == before
         assert again.verify().ok
         again.commit(new, sites, learner={"step": 4})
-        assert len(on_disk(path)) == 17
+        assert len(on_disk(path)) == 18
 
 
 def test_a_full_disk_at_creation_leaves_no_bank(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_a_full_disk_at_creation_leaves_no_bank(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"expected to write \d+ bytes to .*, found: No space left .* make room"):
             make(tmp_path / "bank")
     make(tmp_path / "bank")
-    assert sorted(file.suffix for file in (tmp_path / "bank").iterdir()) == [".json", ".safetensors"]
+    assert sorted(Path(name).suffix for name in on_disk(tmp_path / "bank")) == [".json", ".safetensors"]
 
 
 def test_a_second_writer_is_told_to_open_again(tmp_path: Path) -> None:

@@ -109,13 +109,15 @@ def test_adding_a_task_touches_no_other_tasks_file(tmp_path: Path, monkeypatch: 
     bank, sites = make(tmp_path / "bank")
     bank.commit({f"task {k}": record(sites, f"task {k}") for k in range(4)}, sites)
     before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "bank").iterdir()}
+    held = bank.outline["held"]
     opened: list[str] = []
     read = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: opened.append(self.name) or read(self))
     bank.commit({"new": record(sites, "new")}, sites)
     after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "bank").iterdir()}
     assert {name for name in after if after[name] != before.get(name)} - before.keys() == after.keys() - before.keys()
-    assert [name for name in before if after[name] != before[name]] == ["bank.json"]
+    assert [name for name in before if name in after and after[name] != before[name]] == ["bank.json"]
+    assert before.keys() - after.keys() == {f"{held}.safetensors"}  # what all tasks read, in one file
     assert len(after) == len(before) + 3
     assert opened == ["bank.json"]
 

@@ -51,16 +51,20 @@ def _range(example: Tensor) -> tuple[Any, Any]:
     if not values.numel():
         return 0, 0
     values = values.to(torch.float64 if values.dtype.is_floating_point else torch.int64)
-    return values.min().item(), values.max().item()
+    low, high = values.min().item(), values.max().item()
+    if low == high and values.dtype.is_floating_point and example.ndim and values.numel() == example.numel():
+        # Zeros stand for any input; a probe that is one number everywhere would see little.
+        return low - 1, high + 1
+    return low, high
 
 
-def draw(spec: Spec, seed: int, rows: int = 8, name: str = "") -> Any:
+def draw(spec: Spec, seed: int, rows: int | None = 8, name: str = "") -> Any:
     """Draw the batch of a spec: uniform within the range, entry by entry.
 
     Args:
         spec: from ``describe``.
         seed: the seed; every tensor has a draw of its own.
-        rows: the batch's size; the first axis of every tensor.
+        rows: the batch's size; the first axis of every tensor. None: as many as the example had.
         name: where in the batch the spec stands.
     """
     if "items" in spec:
@@ -69,7 +73,8 @@ def draw(spec: Spec, seed: int, rows: int = 8, name: str = "") -> Any:
         return tuple(draw(value, seed, rows, f"{name}/{place}") for place, value in enumerate(spec["list"]))
     if "value" in spec:
         return spec["value"]
-    shape, dtype = [rows, *spec["shape"][1:]] if spec["shape"] else [], getattr(torch, spec["dtype"])
+    own, dtype = spec["shape"], getattr(torch, spec["dtype"])
+    shape = [rows, *own[1:]] if own and rows is not None else own
     key = generator(seed, name, "probe")
     if not dtype.is_floating_point:
         return torch.randint(int(spec["low"]), int(spec["high"]) + 1, shape, generator=key).to(dtype)

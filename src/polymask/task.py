@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polymask.fits import misfit
 from polymask.parts.binarize import leading, select, select_into
 from polymask.parts.pack import Packed, Sparse, densify, unpack
 from polymask.sites.kept import renewed
@@ -247,19 +248,5 @@ def check_fits(sites: Sites, record: TaskRecord) -> None:
     Raises:
         ValueError: if it does not; it names the first part that does not.
     """
-    task = record.meta.task
-    for name, packed in record.masks.items():
-        if name not in sites.weights and name not in sites.units:
-            raise ValueError(f"expected a site {name!r} for the mask of task {task!r}, found none: another network?")
-        if name in sites.weights and len(packed.shape) != sites.tensor(name).ndim:
-            raise ValueError(
-                f"expected a mask of {sites.tensor(name).ndim} axes for {name!r} of task {task!r}, found {packed.shape}"
-            )
-        if name in sites.weights and any(a > b for a, b in zip(packed.shape, sites.tensor(name).shape, strict=True)):
-            raise ValueError(
-                f"expected a mask for {tuple(sites.tensor(name).shape)} in {name!r} of task {task!r}, "
-                f"found {packed.shape}: another network?"
-            )
-    for name in record.private:
-        if name not in sites.roles:
-            raise ValueError(f"expected a tensor {name!r} for task {task!r}, found none: another network?")
+    if wrong := misfit(sites, record):
+        raise ValueError(f"expected of task {record.meta.task!r} {wrong}: another network, or a damaged record?")

@@ -24,6 +24,7 @@ from polymask.bank import store
 from polymask.bank.bank import Bank
 from polymask.methods import METHODS
 from polymask.nets import build_net
+from polymask.run import folder
 from polymask.run.learn import learn
 from polymask.run.objective import Objective
 from polymask.run.training import Training
@@ -139,15 +140,15 @@ def test_killed_between_the_commit_and_the_results(
 
 
 def test_killed_while_the_last_commit_tidies_up(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected, out, sweep = never_stopped("packnet", home), tmp_path / "run", store.sweep
+    expected, out, free = never_stopped("packnet", home), tmp_path / "run", store.free
 
-    def stop(folder: Path, keep: Any) -> None:
+    def stop(folder: Path, digests: Any) -> None:
         if len(Bank.open(folder).tasks) == 3:
             kill()
-        sweep(folder, keep)
+        free(folder, digests)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "sweep", stop)
+        patch.setattr(store, "free", stop)
         assert not survives(partial(small.run, "packnet", out))
     assert len(small.files(out / "bank")) > len(small.files(expected / "bank"))
     small.run("packnet", out)
@@ -177,9 +178,8 @@ def kill_when(process: subprocess.Popen[bytes], moment: Callable[[], bool]) -> N
 
 def in_phase(out: Path, task: str, phase: str) -> bool:
     """Whether the checkpoint is of a phase of a task."""
-    path = out / "checkpoint.pt"
     try:
-        saved = torch.load(path, weights_only=True) if path.exists() else {}
+        saved = folder.load_checkpoint(out, torch.device("cpu")) or {}
     except FileNotFoundError:
         return False
     return (saved.get("task"), saved.get("phase")) == (task, phase)

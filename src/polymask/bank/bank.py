@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from polymask.bank import store
-from polymask.bank.base import Builder, check_network, restore, table_of, write_base
-from polymask.bank.commit import State, entry_of, files_of, read_record, share, write_records
-from polymask.bank.nest import flatten_state, nest_state
-from polymask.bank.probe import ask, batch_of
+from polymask.bank.base import Builder, axes_of, check_network, table_of
+from polymask.bank.commit import commit
+from polymask.bank.first import first, refuse_another
+from polymask.bank.head import Head, State, read_head, write_head
+from polymask.bank.lock import writing
+from polymask.bank.probe import ask
+from polymask.bank.proofs import prove_all
+from polymask.bank.reader import Reader
+from polymask.bank.release import files_of, files_of_entry
+from polymask.bank.remove import without
 from polymask.bank.sizes import sizes_of
-from polymask.bank.store import DamagedBank
-from polymask.bank.verify import Verification, check_task
+from polymask.bank.verify import Verification
+from polymask.held import Held
 from polymask.sites.table import Sites, bake
-from polymask.task import TaskRecord, activate
-from polymask.wiring import Wiring
-
-FORMAT = 1
+from polymask.task import TaskRecord
 
 
 class Bank:
     """A base, its tasks and their proofs in one folder; made by ``create``, opened by ``open``.
 
     Tensors lie in files named by what they hold; ``bank.json``, renamed last, is the only commit: whatever happens on
-    the way, the folder holds the last good state. One process may write, any number may read.
+    the way, the folder holds the last good state. One process writes at a time, any number may read.
 
     >>> import tempfile, torch
     >>> from polymask.parts.pack import pack
@@ -50,8 +54,8 @@ class Bank:
     0.0
     """
 
-    def __init__(self, path: Path, state: State) -> None:
-        self.path, self._state = path, state
+    def __init__(self, path: Path, head: Head, tidy: bool = False) -> None:
+        self.path, self._reader, self._tidy = path, Reader(path, head), tidy
 
     @classmethod
     def create(
@@ -88,114 +92,112 @@ class Bank:
             FileExistsError: if there is a bank already.
         """
         path = Path(path)
-        if (path / store.COMMIT).exists():
-            raise FileExistsError(f"expected no bank at {path}, found one: Bank.open it, or choose another folder")
-        table, units = table_of(sites), {name: site.axis for name, site in sites.units.items()}
         if builder is not None:
-            check_network(builder.build(), table, units)
-        path.mkdir(parents=True, exist_ok=True)
-        state: State = {
+            check_network(builder.build(), table_of(sites), axes_of(sites))
+        told: State = {
             "method": method,
             "options": store.as_json(dict(options or {}), "options"),
             "head": head,
             "builder": builder and store.as_json({"name": builder.name, "args": dict(builder.args)}, "builder args"),
-            "sites": table,
-            "units": units,
-            "wiring": sites.wiring.to_json() if sites.wiring.sites else None,
-            "base": write_base(path, {"kind": base, "drawn": dict(drawn or {})}, sites),
-            "probe": ask(path, example, probe, seed),
-            "owners": {"file": None, "planes": {}, "added": {}},
-            "records": [],
-            "learner": None,
         }
-        bank = cls(path, state)
-        bank._finish(state)
+        asked = ask(sites.model, example, probe, seed)
+        refuse_another(path)
+        path.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            refuse_another(path)
+            bank = cls(path, first(path, sites, told, {"kind": base, "drawn": dict(drawn or {})}, asked, probe))
+            bank._sweep()
         return bank
 
     @classmethod
     def open(cls, path: Path | str) -> Bank:
-        """Open a bank; only its json files are read.
+        """Open a bank; of one in the present format ``bank.json`` alone is read, whatever else when it is used.
 
         Args:
             path: the bank's own folder.
         """
-        path = Path(path)
-        head = store.read_json(path / store.COMMIT, FORMAT)
-        entries = [{**store.read_entry(path, file), "file": file} for file in head["records"]]
-        return cls(path, {**head, "records": entries})
+        return cls(Path(path), read_head(Path(path)))
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks, in order of learning."""
-        return tuple(entry["task"] for entry in self._state["records"])
+        return tuple(self._reader.head.records)
 
     @property
     def removed(self) -> tuple[str, ...]:
-        """The tasks that ``remove`` took out, but for those that were learned again."""
-        return tuple(one["task"] for one in self._state.get("removed", ()))
+        """The tasks that were removed and not learned again."""
+        return self._reader.head.removed
+
+    @property
+    def outline(self) -> State:
+        """What ``bank.json`` says, as JSON: method, options, builder, head, table of sites, where the records lie."""
+        head = self._reader.head
+        return {**copy.deepcopy(head.said), "records": [asdict(line) for line in head.records.values()]}
 
     @property
     def about(self) -> State:
-        """What the bank says of itself, as JSON: method, options, builder, head, table of sites, records."""
-        return copy.deepcopy(self._state)
+        """What the bank says of itself, as JSON: the outline, and every record's entry, which is read."""
+        entries = [copy.deepcopy(self._reader.entry(task)) for task in self.tasks]
+        return {**copy.deepcopy(self._reader.head.said), "records": entries}
 
     def commit(self, records: Mapping[str, TaskRecord], sites: Sites, learner: Mapping[str, Any] | None = None) -> None:
         """Add new records, replace reissued ones, and bring the base up to date, in one step.
 
-        Only what is new is written. A newer plane of owners takes the place of the older one for all records that
-        share it, once it is sure that none of their masks changes.
+        First the base is compared with what finished tasks read, and the last of them answers the probe. Then only
+        what is new is written. A newer plane of owners takes the place of the older one for all records that share
+        it, once it is sure that none of their masks changes.
 
         Args:
-            records: task name -> record, in order of learning.
+            records: task name -> record, in order of learning; records that are committed already are skipped.
             sites: the attached model that holds the base.
             learner: what the method needs to go on learning; None: there is none, also if there was one before.
 
         Raises:
+            AlteredNetwork: if the network is not what finished tasks of an exact method read; nothing is written.
             OSError: if the disk is full; the last commit stands.
-            RuntimeError: if another process has committed since this bank was opened.
+            RuntimeError: if another process has committed since this bank was opened, or is writing for a minute.
             ValueError: if a record says another thing than the base, or than its earlier self of the same revision.
         """
-        self._check_latest()
-        wrong = [
-            f"{task!r} of task {record.meta.task!r}" for task, record in records.items() if task != record.meta.task
-        ]
-        if wrong:
-            raise ValueError(f"expected every record under the name of its task, found {wrong[0]}")
-        given = [records[task] for task in self.tasks if task in records]
-        given += [record for task, record in records.items() if task not in self.tasks]
-        state = {**self._state, "sites": table_of(sites, self._state["sites"])}
-        state["base"] = write_base(self.path, state["base"], sites)
-        changed = write_records(self.path, self._state, given, sites)
-        kept = [entry for entry in state["records"] if entry["task"] not in changed]
-        state["records"] = [changed.pop(entry["task"], entry) for entry in state["records"]] + list(changed.values())
-        state["removed"] = [one for one in state.get("removed", ()) if one["task"] not in records]
-        state["owners"] = share(self.path, state, kept, given)
-        state["learner"] = None if learner is None else store.write_tensors(self.path, flatten_state(learner))
-        self._finish(state)
+        with self._changing():
+            head, free, given = commit(self._reader, records, sites, learner)
+            self._finish(head, free)
+            self._reader.know(given)
 
     def remove(self, task: str) -> None:
-        """Forget a task's record; the base, the learner and every other record stay as they are.
+        """Forget a task's record; every other one and the base stay, to the bit.
+
+        The learner's state stays too, and still knows of the task: ``Method.remove`` tells it.
 
         Args:
-            task: its name. What only it read of the base may learn again once a learner has gone on from the bank.
+            task: its name; it may be learned again.
         """
-        self._check_latest()
-        entry_of(self._state, task)
-        state = {**self._state, "records": [entry for entry in self._state["records"] if entry["task"] != task]}
-        state["removed"] = [*state.get("removed", ()), {"task": task}]
-        state["owners"] = share(self.path, state, state["records"], [])
-        self._finish(state)
+        with self._changing():
+            self._finish(*without(self._reader, task))
+
+    def sweep(self) -> None:
+        """Delete what an interrupted commit left in the folder; nothing while an entry cannot be read.
+
+        Raises:
+            RuntimeError: if another process has committed since this bank was opened.
+        """
+        with self._changing():
+            self._sweep()
 
     def record(self, task: str) -> TaskRecord:
         """A task's record, checked.
 
         Args:
             task: its name; an unknown one is a KeyError that lists those there are.
+
+        Raises:
+            RuntimeError: if a later commit changed or removed it.
         """
-        return read_record(self.path, self._state, entry_of(self._state, task))
+        return self._reader.record(task)
 
     def model(self, base: nn.Module | None = None) -> Sites:
-        """The network with its base and its sites, no task active; needs no method.
+        """The network with its base and its sites, no task active; needs no method. ``activate`` makes it answer.
+
+        Where a later commit took this bank's base away, it is the newest one.
 
         Args:
             base: the network, where the bank has no builder or its base is only a fingerprint; changed in place, and
@@ -204,16 +206,15 @@ class Bank:
         Raises:
             ValueError: if it is another network or another backbone, or there is neither a base nor a builder.
         """
-        builder = self._state["builder"]
-        if base is None and builder is None:
-            raise ValueError("expected a network, found a bank without a builder: bring the network as base=")
-        module = Builder(**builder).build() if base is None else base
-        wiring = self._state["wiring"] and Wiring.from_json(self._state["wiring"])
-        return restore(self.path, self._state["base"], self._state["sites"], self._state["units"], module, wiring)
+        return self._reader.model(base)
 
     def activate(self, sites: Sites, task: str) -> None:
-        """Make a task the active one on the sites of ``model``."""
-        activate(sites, self.record(task))
+        """Make a task the active one on the sites of ``model``.
+
+        Raises:
+            RuntimeError: if a later commit changed what the task reads.
+        """
+        self._reader.activate(sites, task)
 
     def plain(self, task: str, base: nn.Module | None = None) -> nn.Module:
         """A plain network that answers for one task, in evaluation mode; see ``bake``.
@@ -221,11 +222,30 @@ class Bank:
         Args:
             task: its name.
             base: as for ``model``; it is left alone.
+
+        Raises:
+            RuntimeError: if a later commit changed what the task reads.
         """
-        record = self.record(task)
+        self._reader.line(task)
         sites = self.model(copy.deepcopy(base))
-        activate(sites, record)
+        self.activate(sites, task)
         return bake(sites.model)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The base as committed: tensor name -> value, of stored and of drawn tensors.
+
+        Raises:
+            ValueError: if the bank holds no more than the base's fingerprint.
+        """
+        return self._reader.tensors()
+
+    def held(self, sites: Sites | None = None) -> Held:
+        """What finished tasks of exact methods read of the base, all together, with its digests (``held.proof``).
+
+        Args:
+            sites: an attached model, where the bank holds no more than the base's fingerprint.
+        """
+        return self._reader.union(sites).read
 
     def learner(self) -> dict[str, Any]:
         """What the method needs to go on learning, as it was committed; tuples come back as lists.
@@ -233,61 +253,50 @@ class Bank:
         Raises:
             FileNotFoundError: if the last commit had none.
         """
-        if self._state["learner"] is None:
-            raise FileNotFoundError(
-                f"expected the state of a learner in {self.path}, found none: the bank answers for its tasks, but to "
-                "learn another, commit with learner= first"
-            )
-        return nest_state(store.read_tensors(self.path, self._state["learner"]))
+        return self._reader.learner()
 
     def probe_logits(self) -> dict[str, Tensor]:
         """The stored logits of the probe, for every task that has them."""
-        proofs = {entry["task"]: entry["probe"] for entry in self._state["records"] if entry["probe"]}
-        return {task: store.read_tensors(self.path, proof["logits"])["logits"] for task, proof in proofs.items()}
+        return {task: logits for task in self.tasks if (logits := self._reader.logits(task)) is not None}
 
     def sizes(self) -> dict[str, Any]:
-        """The bytes on disk: "backbone", "per_task" (task -> what it added), "learner", "probe" and "json".
+        """The bytes on disk: "backbone", "per_task" (task -> what it added), "held", "learner", "probe" and "json".
 
         A file that several share is counted where it came first, so that the sum is all that the folder holds.
         """
-        return sizes_of(self.path, self._state)
+        return sizes_of(self._reader)
 
     def verify(self, base: nn.Module | None = None) -> Verification:
         """Prove, for every task, that nothing was forgotten: by content, and by the logits of the probe.
 
+        The bank is read as it is now, whatever was committed since it was opened.
+
         Args:
             base: as for ``model``; it is left alone.
         """
-        failures: list[str] = []
+        return prove_all(self._reader, base)
 
-        def attempt(read: Callable[[], Any]) -> Any:
-            try:
-                return read()
-            except DamagedBank as error:
-                failures.append(str(error))
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """The lock, and under it the certainty that nobody has committed since this handle was opened."""
+        with writing(self.path):
+            if not self._reader.is_latest():
+                read_head(self.path)
+                raise RuntimeError(
+                    f"expected {self.path} as it was when opened, found a later commit: open it again first"
+                )
+            yield
 
-        sites = attempt(lambda: self.model(copy.deepcopy(base)))
-        batch = attempt(lambda: batch_of(self.path, self._state["probe"]))
-        if self._state["learner"] is not None:
-            attempt(self.learner)
-        proofs = {}
-        for entry in self._state["records"]:
-            read = partial(read_record, self.path, self._state, entry)
-            proofs[entry["task"]] = check_task(self.path, entry, read, sites, batch)
-        return Verification(proofs, tuple(failures))
+    def _finish(self, head: Head, free: set[str]) -> None:
+        """Commit a head whose files are written, then delete those that it let go."""
+        self._reader.settle(write_head(self.path, head))
+        store.free(self.path, free)
+        if not self._tidy and self._reader.has_all_entries():
+            # Who has read everything goes on from an earlier process, which may have been killed.
+            self._sweep()
 
-    def _finish(self, state: State) -> None:
-        """Commit a state whose files are written, then delete those that nothing refers to."""
-        head = store.as_json(_head(state), "the bank's json")
-        store.write_json(self.path / store.COMMIT, head, FORMAT)
-        self._state = {**head, "records": state["records"]}
-        store.sweep(self.path, files_of(state))
-
-    def _check_latest(self) -> None:
-        if store.read_json(self.path / store.COMMIT, FORMAT) != _head(self._state):
-            raise RuntimeError(f"expected {self.path} as it was when opened, found a later commit: open it again first")
-
-
-def _head(state: State) -> State:
-    """What ``bank.json`` says: everything, but of each record only the name of the file that its entry lies in."""
-    return {**state, "records": [entry["file"] for entry in state["records"]]}
+    def _sweep(self) -> None:
+        entries, damaged = self._reader.readable()
+        if not damaged:
+            store.sweep(self.path, files_of(self._reader.head.said).union(*map(files_of_entry, entries.values())))
+            self._tidy = True

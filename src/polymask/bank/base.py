@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.bank.store import read_tensors, write_tensors
+from polymask.bank.store import digest_of, read_tensors, write_tensors
 from polymask.parts.draw import signed_constant
 from polymask.sites.table import BASE, Role, Sites, attach
 from polymask.sites.trace import is_marked, places
@@ -84,6 +84,11 @@ def table_of(sites: Sites, before: Table | None = None) -> Table:
     return table
 
 
+def axes_of(sites: Sites) -> dict[str, int]:
+    """Module name -> axis, of the layers whose units are masked."""
+    return {name: site.axis for name, site in sites.units.items()}
+
+
 def check_network(module: nn.Module, table: Table, units: Mapping[str, int]) -> None:
     """Raise a ValueError that names the first tensor or layer in which a module is not the network of a table."""
     if any(is_marked(part) for part in module.modules()):
@@ -107,26 +112,36 @@ def check_network(module: nn.Module, table: Table, units: Mapping[str, int]) -> 
         raise ValueError(f"expected the bank's network, found another: they differ in {', '.join(extra)}")
 
 
-def write_base(folder: Path, base: Mapping[str, Any], sites: Sites) -> dict[str, Any]:
-    """Write the base where it is stored, and note the fingerprints of what is not.
-
-    Args:
-        folder: the bank's folder.
-        base: what the bank says of its base: kind, drawn tensors and their seeds, digest and fingerprints if known.
-        sites: the attached model.
-
-    Returns:
-        What the bank says of it now.
+def values_of(sites: Sites) -> dict[str, Tensor]:
+    """The base as it is, on the CPU.
 
     Raises:
         RuntimeError: while a task is open.
-        ValueError: if a tensor is not what its seed draws, or a base that is not stored has changed.
     """
     if sites.opened:
         raise RuntimeError(
             f"expected no open task, found {min(sites.opened)!r} in training: end() or abandon() it first"
         )
-    values = {name: sites.base(name).cpu() for name in sites.names(*BASE)}
+    return {name: sites.base(name).cpu() for name in sites.names(*BASE)}
+
+
+def base_digest(base: Mapping[str, Any], values: Mapping[str, Tensor]) -> str | None:
+    """The digest of what a base's file is to hold; None if that is nothing."""
+    kept = _stored(base, values)
+    return digest_of(kept) if kept else None
+
+
+def noted(base: Mapping[str, Any], values: Mapping[str, Tensor], digest: str | None) -> dict[str, Any]:
+    """What a bank says of a base, with the fingerprints of what no file holds; nothing is written.
+
+    Args:
+        base: what the bank says of its base: kind, drawn tensors and their seeds, digest and fingerprints if known.
+        values: from ``values_of``.
+        digest: from ``base_digest``.
+
+    Raises:
+        ValueError: if a tensor is not what its seed draws, or a base that is not stored has changed.
+    """
     for name, seed in base["drawn"].items():
         if name not in values:
             raise ValueError(
@@ -136,16 +151,77 @@ def write_base(folder: Path, base: Mapping[str, Any], sites: Sites) -> dict[str,
             raise ValueError(
                 f"expected {name!r} to be the signed constant of seed {seed}, found other values: store it instead"
             )
-    kept = {name: value for name, value in values.items() if name not in base["drawn"]}
-    unstored = base["drawn"] if base["kind"] == "stored" else values
-    prints = {name: fingerprint(values[name]) for name in unstored}
+    kept = _stored(base, values)
+    prints = {name: fingerprint(values[name]) for name in values if name not in kept}
     if changed := [name for name in base.get("prints", ()) if base["prints"][name] != prints.get(name)]:
         raise ValueError(
             f"expected the base as it was when the bank was created, found {changed[0]!r} changed: a base that learns "
             "cannot be kept as a fingerprint, create the bank with base='stored'"
         )
-    digest = write_tensors(folder, kept) if base["kind"] == "stored" and kept else None
     return {"kind": base["kind"], "digest": digest, "drawn": dict(base["drawn"]), "prints": prints}
+
+
+def write_base(folder: Path, base: Mapping[str, Any], values: Mapping[str, Tensor]) -> None:
+    """Write the file of a base that ``noted`` describes, if it has one."""
+    if base["digest"]:
+        write_tensors(folder, _stored(base, values), base["digest"])
+
+
+def _stored(base: Mapping[str, Any], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a base that lies in its file."""
+    return {name: value for name, value in values.items() if name not in base["drawn"] and base["kind"] == "stored"}
+
+
+def read_base(folder: Path, base: Mapping[str, Any], table: Table) -> dict[str, Tensor]:
+    """The base as committed, stored and drawn tensors.
+
+    Args:
+        folder: the bank's folder.
+        base: what the bank says of its base.
+        table: the table of its sites.
+
+    Raises:
+        ValueError: if the bank holds no more than its fingerprint, or another torch draws other tensors.
+    """
+    if base["kind"] != "stored":
+        raise ValueError(
+            f"expected a base in {folder}, found no more than its fingerprint: bring the backbone, as when it was made"
+        )
+    found = read_tensors(folder, base["digest"]) if base["digest"] else {}
+    for line in table:
+        if line["name"] in base["drawn"]:
+            like = torch.empty(line["shape"], dtype=getattr(torch, line["dtype"]))
+            found[line["name"]] = _drawn(like, base["drawn"][line["name"]], line["name"])
+    _check_prints(base, found)
+    return found
+
+
+def bare_sites(table: Table, units: Mapping[str, int], wiring: Wiring | None, values: Mapping[str, Tensor]) -> Sites:
+    """A table's sites on a base without its network: enough to say what a task reads, not to answer.
+
+    Args:
+        table: the table of a bank's sites.
+        units: module name -> axis, of layers whose units are masked.
+        wiring: what those units feed, if that was noted.
+        values: the base.
+    """
+    root = nn.Module()
+    kinds = {line["name"]: line["kind"] for line in table if line["name"] in values}
+    for name in kinds:
+        path, _, leaf = name.rpartition(".")
+        _inner(root, path).register_buffer(leaf, values[name])
+    for path in units:
+        _inner(root, path)
+    return attach(root, {name: Role("frozen", kind) for name, kind in kinds.items()}, units, wiring)
+
+
+def _inner(root: nn.Module, path: str) -> nn.Module:
+    """The module at a path, made where there is none."""
+    for step in path.split(".") if path else ():
+        if step not in root._modules:
+            root.add_module(step, nn.Module())
+        root = root.get_submodule(step)
+    return root
 
 
 def restore(
@@ -173,10 +249,7 @@ def restore(
     live = {name: spots[0].tensor() for name, spots in places(module).items()}
     values = read_tensors(folder, base["digest"]) if base["digest"] else {}
     values |= {name: _drawn(live[name], seed, name) for name, seed in base["drawn"].items()}
-    for name, was in base["prints"].items():
-        if (found := fingerprint(values.get(name, live[name]))) != was:
-            way = "use the torch that drew it" if name in base["drawn"] else "bring the backbone of these tasks"
-            raise ValueError(f"expected {name!r} of the base to have the fingerprint {was}, found {found}: {way}")
+    _check_prints(base, {name: values.get(name, live[name]) for name in base["prints"]})
     sites = attach(
         module, {line["name"]: Role(line["kind"], line["why"], line["held"]) for line in table}, units, wiring
     )
@@ -184,6 +257,13 @@ def restore(
         sites.put(name, value)
     module.eval()
     return sites
+
+
+def _check_prints(base: Mapping[str, Any], values: Mapping[str, Tensor]) -> None:
+    for name, was in base["prints"].items():
+        if (found := fingerprint(values[name])) != was:
+            way = "use the torch that drew it" if name in base["drawn"] else "bring the backbone of these tasks"
+            raise ValueError(f"expected {name!r} of the base to have the fingerprint {was}, found {found}: {way}")
 
 
 def _drawn(like: Tensor, seed: int, name: str) -> Tensor:

@@ -1,92 +1,211 @@
-"""What a commit writes: the files of new records with their proof, and the planes of owners that records share."""
+"""What a commit checks and writes: the files of new records with their proof, the planes of owners, what is held."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor
 
-from polymask.bank.entry import Entry, check, from_entry, merge_planes, same_content, seal, to_entry
+from polymask.bank import compare
+from polymask.bank.base import base_digest, noted, table_of, values_of, write_base
+from polymask.bank.entry import Entry, merge_planes, same_content, seal, to_entry
+from polymask.bank.head import Head
+from polymask.bank.nest import flatten_state
+from polymask.bank.planes import read_planes, share, shares
 from polymask.bank.probe import batch_of, prove
-from polymask.bank.store import as_json, path_of, read_tensors, size_of, write_entry, write_tensors
+from polymask.bank.reader import Reader
+from polymask.bank.store import DamagedBank, as_json, digest_of, write_entry, write_tensors
+from polymask.bank.union import Union, extended, loose_of, rebuilt, write_union
 from polymask.bank.verify import content
+from polymask.held import Held
 from polymask.parts.pack import Packed
 from polymask.sites.table import Sites, bake
 from polymask.task import TaskRecord, activate, check_fits
 
-State = dict[str, Any]
 
-
-def entry_of(state: State, task: str) -> Entry:
-    """The entry of a task in a bank's json.
-
-    Raises:
-        KeyError: if there is none; it lists those there are.
-    """
-    for entry in state["records"]:
-        if entry["task"] == task:
-            found: Entry = entry
-            return found
-    known = ", ".join(repr(entry["task"]) for entry in state["records"])
-    raise KeyError(f"expected one of the tasks {known or '(none yet)'}, found {task!r}")
-
-
-def read_record(folder: Path, state: State, entry: Entry) -> TaskRecord:
-    """The record of an entry; the entry, its file and the planes it shares are checked."""
-    check(entry)
-    tensors = read_tensors(folder, entry["tensors"]) if entry["tensors"] else {}
-    shared = any(mask["codec"] == "owners" for mask in entry["masks"].values())
-    return from_entry(entry, tensors, read_planes(folder, state) if shared else {})
-
-
-def read_planes(folder: Path, state: State) -> dict[str, Packed]:
-    """The planes of owners, by tensor name."""
-    owners = state["owners"]
-    payloads = read_tensors(folder, owners["file"]) if owners["file"] else {}
-    return {
-        name: Packed("owners", tuple(owners["planes"][name]["shape"]), payload, owners["planes"][name]["bits"])
-        for name, payload in payloads.items()
-    }
-
-
-def write_records(folder: Path, state: State, given: Sequence[TaskRecord], sites: Sites) -> dict[str, Entry]:
-    """Write the files of the records that are new or say something new, and prove their behaviour.
+@dataclass(frozen=True)
+class Draft:
+    """A record that is new or says something new, before anything of it is written.
 
     Args:
-        folder: the bank's folder.
-        state: the bank's json as committed.
-        given: records, new and old.
-        sites: the attached model.
+        record: the record.
+        entry: what its entry will say, but for the proof.
+        tensors: what its file will hold.
+        before: the entry that it takes the place of; None: the task is new.
+    """
 
-    Returns:
-        Task -> entry, of those records alone.
+    record: TaskRecord
+    entry: Entry
+    tensors: dict[str, Tensor]
+    before: Entry | None
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self.record.meta.task
+
+
+def fresh(reader: Reader, records: Mapping[str, TaskRecord]) -> list[TaskRecord]:
+    """The records that the handle has not committed or read as they are, those of known tasks first.
 
     Raises:
-        ValueError: if a record says another thing than the base, or than its earlier self of the same revision.
+        ValueError: if one is under another name than its own, or its name is no text.
     """
-    batch = batch_of(folder, state["probe"])
-    old = {entry["task"]: entry for entry in state["records"]}
-    changed: dict[str, Entry] = {}
+    known = reader.known
+    given = [(task, record) for task, record in records.items() if task not in known or known[task]() is not record]
+    for task, record in given:
+        if task != record.meta.task:
+            raise ValueError(
+                f"expected every record under the name of its task, found {task!r} of task {record.meta.task!r}"
+            )
+        try:
+            task.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"expected a task's name that is text, found {task!r} with half a character (a lone surrogate): "
+                "give it a name that UTF-8 can hold"
+            ) from error
+    old = {task: place for place, task in enumerate(reader.head.records)} if len(given) > 1 else {}
+    return [record for _, record in sorted(given, key=lambda pair: old.get(pair[0], len(old)))]
+
+
+def drafts(reader: Reader, given: Sequence[TaskRecord]) -> list[Draft]:
+    """Those of the given records that are new or say something new.
+
+    Raises:
+        ValueError: if a record says another thing than its earlier self of the same revision.
+    """
+    found = []
     for record in given:
-        task = record.meta.task
-        entry, tensors = to_entry(record)
-        entry = seal({**entry, "tensors": write_tensors(folder, tensors) if tensors else None})
-        if task in old and old[task]["digest"] == entry["digest"]:
+        task, (entry, tensors) = record.meta.task, to_entry(record)
+        entry = seal({**entry, "tensors": digest_of(tensors) if tensors else None})
+        before = reader.entry(task) if task in reader.head.records else None
+        if before is not None and before["digest"] == entry["digest"]:
             continue
-        again = task in old and record.meta.revision <= old[task]["meta"]["revision"]
-        if again and not same_content(record, read_record(folder, state, old[task])):
+        again = before is not None and record.meta.revision <= before["meta"]["revision"]
+        if again and not same_content(record, reader.record(task)):
             raise ValueError(
                 f"expected task {task!r} as it is in the bank, found another record of revision "
                 f"{record.meta.revision}: a reissued record has a higher revision, a new task another name"
             )
-        _check_record(sites, record)
-        proof = prove(folder, _plain(sites, record), batch) if batch is not None else None
-        whole = as_json({**entry, "probe": proof}, f"the record of task {task!r}")
-        changed[task] = {**whole, "file": write_entry(folder, whole)}
-    return changed
+        found.append(Draft(record, entry, tensors, before))
+    return found
+
+
+def commit(
+    reader: Reader, records: Mapping[str, TaskRecord], sites: Sites, learner: Mapping[str, Any] | None
+) -> tuple[Head, set[str], list[TaskRecord]]:
+    """Check everything, then write all files of a commit but ``bank.json``.
+
+    Args:
+        reader: the bank as it is.
+        records: task name -> record, in order of learning.
+        sites: the attached model that holds the base.
+        learner: what the method needs to go on learning.
+
+    Returns:
+        What ``bank.json`` is to say, the files that it does not need any more, and the records that were looked at.
+    """
+    folder, said = reader.path, reader.head.said
+    given = fresh(reader, records)
+    new, values = drafts(reader, given), values_of(sites)
+    digest = base_digest(said["base"], values)
+    union = compared(reader, sites, digest, {draft.task for draft in new})
+    base, table = noted(said["base"], values, digest), table_of(sites, said["sites"])
+    for draft in new:
+        _check_record(sites, draft.record)
+    planes = _planes(reader, given, {draft.task for draft in new})
+    state = None if learner is None else flatten_state(learner)
+    batch, loose = batch_of(folder, said["probe"]), loose_of(sites)
+    moved = [name for name, was in union.loose.items() if loose.get(name, was) != was]
+    copied = answered(reader, sites, batch, new, moved)
+    compare.warn_loose(moved)
+
+    write_base(folder, base, values)
+    entries = [_write(reader, draft, copied, batch) for draft in new]
+    head = reader.head.with_lines({entry["task"]: entry["file"] for entry in entries})
+    told = {**head.said, "sites": table, "base": base}
+    if planes is not None:
+        told["owners"] = share(folder, said["owners"], planes, list(head.records), given)
+    told["learner"] = None if state is None else write_tensors(folder, state)
+    reader.drop_lost()
+    after = Union(_read_after(reader, union, sites, new), loose)
+    told["held"] = write_union(folder, after) if head.records else None
+    gone = [draft.before for draft in new if draft.before is not None]
+    free = reader.freed(told, gone, entries)
+    reader.note(entries, told["held"], after)
+    return replace(head, said=told), free, given
+
+
+def _planes(reader: Reader, given: Sequence[TaskRecord], replaced: Collection[str]) -> dict[str, Packed] | None:
+    """The planes of owners after a commit; None if there is none, now or then."""
+    owners = reader.head.said["owners"]
+    if not owners["file"] and not shares(given):
+        return None
+    kept = [reader.entry(task) for task in reader.head.records if task not in replaced]
+    return merge_planes(read_planes(reader.path, owners), kept, given)
+
+
+def compared(reader: Reader, sites: Sites, digest: str | None, reissued: Collection[str]) -> Union:
+    """Compare the base with what finished tasks read of it.
+
+    Args:
+        reader: the bank as it is.
+        sites: the attached model.
+        digest: of the base as it is.
+        reissued: the tasks whose records are replaced: they may read another base than before.
+
+    Returns:
+        What finished tasks read.
+
+    Raises:
+        AlteredNetwork: if the base is not what they read.
+    """
+    said, head = reader.head.said["base"], reader.head
+    if said["kind"] != "stored":
+        # Its fingerprints are compared, tensor by tensor; the values are the user's alone.
+        return reader.union(sites)
+    union = reader.union()
+    if digest == said["digest"] and not said["drawn"]:
+        return union
+    if changed := compare.changed_base(union, sites):
+        records = {task: _whole(reader, task) for task in head.records if task not in reissued}
+        if tasks := compare.harmed(sites, changed, records):
+            compare.refuse_base(reader.path, union, changed, tasks)
+    return union
+
+
+def _whole(reader: Reader, task: str) -> TaskRecord | None:
+    """A task's record; None if it is damaged."""
+    try:
+        return reader.record(task)
+    except DamagedBank:
+        return None
+
+
+def answered(reader: Reader, sites: Sites, batch: Any, new: Sequence[Draft], moved: Collection[str]) -> Sites | None:
+    """A copy of the model on which the last finished task answers as it did; None where nothing is to be asked.
+
+    Raises:
+        AlteredNetwork: if it answers otherwise.
+    """
+    last = next(reversed(reader.head.records), None)
+    if last in {draft.task for draft in new}:
+        last = None
+    if batch is None or (last is None and not new):
+        return None
+    copied = copy.deepcopy(sites)
+    try:
+        entry = None if last is None else reader.entry(last)
+        if entry is not None and entry["meta"]["exact"] is True and entry["probe"]:
+            compare.check_answer(reader, entry, copied, batch, moved)
+    except DamagedBank:
+        # Named where the task is used, and by ``verify``.
+        pass
+    return copied
 
 
 def _check_record(sites: Sites, record: TaskRecord) -> None:
@@ -101,39 +220,30 @@ def _check_record(sites: Sites, record: TaskRecord) -> None:
         raise ValueError(f"{changed[0]} since the task ended: commit a record before the base learns on")
 
 
-def _plain(sites: Sites, record: TaskRecord) -> nn.Module:
-    sites = copy.deepcopy(sites)
-    activate(sites, record)
-    return bake(sites.model)
+def _write(reader: Reader, draft: Draft, copied: Sites | None, batch: Any) -> Entry:
+    """Write a record's files; its entry."""
+    folder, proof, logits = reader.path, None, None
+    if draft.tensors:
+        write_tensors(folder, draft.tensors, draft.entry["tensors"])
+    if copied is not None:
+        activate(copied, draft.record)
+        proof, logits = prove(folder, bake(copied.model), batch)
+    entry = {**draft.entry, "probe": proof}
+    if draft.before is not None and (first := draft.before.get("learned") or draft.before["probe"]):
+        # What it answered when it was learned, whatever is reissued since.
+        entry["learned"] = first
+    whole = as_json(entry, f"the record of task {draft.task!r}")
+    file = write_entry(folder, whole)
+    reader.last = file, draft.record, logits
+    return {**whole, "file": file}
 
 
-def share(folder: Path, state: State, kept: Sequence[Entry], given: Sequence[TaskRecord]) -> dict[str, Any]:
-    """Write the planes that the records of a new state share.
-
-    Args:
-        folder: the bank's folder.
-        state: the bank's new json, all but its planes.
-        kept: the entries that are as they were.
-        given: the records of this commit, in order of learning.
-
-    Returns:
-        What the json says of the planes: their file, shape and bits, and the bytes that each task added to them.
-    """
-    planes = merge_planes(read_planes(folder, state), kept, given)
-    file = write_tensors(folder, {name: plane.payload for name, plane in planes.items()}) if planes else None
-    tasks = [entry["task"] for entry in state["records"]]
-    added = {task: count for task, count in state["owners"]["added"].items() if task in tasks}
-    grown = (size_of(path_of(folder, file)) if file else 0) - sum(added.values())
-    if grown:
-        last = [record.meta.task for record in given] or tasks
-        added[last[-1]] = added.get(last[-1], 0) + grown
-    about = {name: {"shape": list(plane.shape), "bits": plane.bits} for name, plane in sorted(planes.items())}
-    return {"file": file, "planes": about, "added": added}
-
-
-def files_of(state: State) -> set[str]:
-    """The digests of all files that a bank's json refers to."""
-    files = [state["base"]["digest"], state["learner"], state["owners"]["file"], (state["probe"] or {}).get("file")]
-    for entry in state["records"]:
-        files += [entry["file"], entry["tensors"], (entry["probe"] or {}).get("logits")]
-    return {file for file in files if file}
+def _read_after(reader: Reader, union: Union, sites: Sites, new: Sequence[Draft]) -> Held:
+    """What finished tasks read after a commit: anew where a record took the place of another."""
+    records = [draft.record for draft in new]
+    exact = [d for d in new if d.before is not None and True in (d.before["meta"]["exact"], d.record.meta.exact)]
+    if not exact:
+        return extended(union.read, sites, records)
+    replaced = {draft.task for draft in new}
+    old = [reader.record(task) for task in reader.head.records if task not in replaced]
+    return rebuilt(sites, [*old, *records])

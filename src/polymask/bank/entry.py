@@ -88,8 +88,9 @@ def check(entry: Entry) -> None:
 
 
 def _identity(entry: Entry) -> str:
-    # The probe is a finding about the record, made on one machine, and no part of it.
-    return hash_of(json.dumps({key: value for key, value in entry.items() if key not in ("digest", "probe", "file")}))
+    # The probes are findings about the record, made on one machine, and no part of it.
+    others = ("digest", "probe", "learned", "file")
+    return hash_of(json.dumps({key: value for key, value in entry.items() if key not in others}))
 
 
 def same_content(a: TaskRecord, b: TaskRecord) -> bool:

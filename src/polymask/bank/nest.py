@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_PLAIN = (str, int, float, bool, type(None))
+
 
 def flatten_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """A nested state as flat tensors: each under the path to it, all the rest as json in the tensor "json".
@@ -32,8 +34,9 @@ def flatten_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
         if isinstance(node, Mapping) and all(isinstance(key, str) for key in node):
             return {key: walk(value, _step(path, key)) for key, value in node.items()}
         if isinstance(node, list | tuple):
-            return [walk(value, _step(path, place)) for place, value in enumerate(node)]
-        if node is None or isinstance(node, str | int | float):
+            # Many names in a list are no reason for many paths.
+            return [x if type(x) in _PLAIN else walk(x, _step(path, place)) for place, x in enumerate(node)]
+        if isinstance(node, _PLAIN):
             return node
         raise TypeError(
             f"expected tensors, numbers, strings, lists and mappings with string keys at {path or '/'!r}, found "

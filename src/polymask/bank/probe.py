@@ -6,53 +6,89 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from polymask.bank.nest import flatten_state, nest_state
-from polymask.bank.store import digest_of, read_tensors, write_tensors
-from polymask.probe import describe, draw, run_twice, setting
+from polymask.bank.nest import flatten_state
+from polymask.bank.store import digest_of, read_state, write_tensors
+from polymask.probe import describe, draw, run_probe, run_twice, setting
+from polymask.sites.table import bake
 
 
-def ask(folder: Path, example: Any, batch: Any, seed: int) -> dict[str, Any] | None:
-    """The probe of a bank, as JSON: how it is drawn, or the file of the batch that the user gave.
+def ask(model: nn.Module, example: Any, batch: Any, seed: int) -> dict[str, Any] | None:
+    """The probe of a bank, as JSON: how it is drawn, or the digest of the batch that the user gave.
+
+    Eight rows are drawn, or as many as the example has where the network takes no other number of them.
 
     Args:
-        folder: the bank's folder.
+        model: the network; it is asked on a copy.
         example: an input, to draw the probe from; None: there is none.
         batch: a batch of the user's, which goes into a file; None: the probe is drawn.
         seed: the seed.
+
+    Raises:
+        ValueError: if the network refuses what is drawn.
     """
     if batch is not None:
-        return {"file": write_tensors(folder, flatten_state({"batch": batch}))}
-    return None if example is None else {"file": None, "spec": describe(example), "seed": seed}
+        return {"file": name_of(batch)}
+    if example is None:
+        return None
+    asked = {"file": None, "spec": describe(example), "seed": seed}
+    plain = bake(model)
+    if _refusal(plain, _drawn(asked)) is None:
+        return asked
+    own = {**asked, "rows": "own"}
+    if refusal := _refusal(plain, _drawn(own)):
+        raise ValueError(
+            f"expected a network that answers a batch drawn from the example's shapes and range, found that it refuses "
+            f"({refusal}): give a batch that it takes as probe=, or example=None for no proof by behaviour"
+        )
+    return own
+
+
+def _refusal(plain: nn.Module, batch: Any) -> str | None:
+    try:
+        run_probe(plain, batch)
+    except (RuntimeError, ValueError, LookupError, TypeError, AssertionError, AttributeError, ArithmeticError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def write_batch(folder: Path, batch: Any) -> None:
+    """Write a batch of the user's as the file that ``ask`` names."""
+    if batch is not None:
+        write_tensors(folder, flatten_state({"batch": batch}))
 
 
 def batch_of(folder: Path, asked: Mapping[str, Any] | None) -> Any:
     """The batch of a bank's probe; None if it has none."""
     if asked is None:
         return None
-    if asked["file"]:
-        return nest_state(read_tensors(folder, asked["file"]))["batch"]
-    return draw(asked["spec"], asked["seed"])
+    return read_state(folder, asked["file"])["batch"] if asked["file"] else _drawn(asked)
 
 
-def prove(folder: Path, plain: nn.Module, batch: Any) -> dict[str, Any] | None:
+def _drawn(asked: Mapping[str, Any]) -> Any:
+    return draw(asked["spec"], asked["seed"], None if asked.get("rows") == "own" else 8)
+
+
+def prove(folder: Path, plain: nn.Module, batch: Any) -> tuple[dict[str, Any], Tensor]:
     """Write the logits of a task's plain model, and note, as JSON, where and whether they are stable.
 
     Args:
         folder: the bank's folder.
         plain: the task's baked model.
-        batch: the probe; None: there is none, and nothing to prove.
+        batch: the probe.
+
+    Returns:
+        What was noted, and the logits.
     """
-    if batch is None:
-        return None
     logits, stable = run_twice(plain, batch)
-    return {
+    proof = {
         "logits": write_tensors(folder, {"logits": logits}),
         "stable": stable,
         "batch": name_of(batch),
         "setting": setting(plain, batch),
     }
+    return proof, logits
 
 
 def name_of(batch: Any) -> str:

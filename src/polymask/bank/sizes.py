@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from polymask.bank import store
-from polymask.bank.commit import State
+from polymask.bank.reader import Reader
+from polymask.bank.release import proofs_of
 
 
-def sizes_of(path: Path, state: State) -> dict[str, Any]:
-    """The bytes of a bank's files, as ``Bank.sizes`` says; a file that several share is counted where it came first."""
+def sizes_of(reader: Reader) -> dict[str, Any]:
+    """The bytes of a bank's files, as ``Bank.sizes`` says; a file that several share is counted where it came first.
+
+    Of a task whose entry is damaged, what it refers to is not known and not counted.
+
+    Args:
+        reader: the bank.
+    """
     seen: set[str] = set()
 
     def size(digest: str | None) -> int:
         if digest is None or digest in seen:
             return 0
         seen.add(digest)
-        return store.size_of(store.path_of(path, digest))
+        return store.size_of(store.path_of(reader.path, digest))
 
-    records, added = state["records"], state["owners"]["added"]
-    entries = {entry["file"] for entry in records}
+    said, (entries, _) = reader.head.said, reader.readable()
+    added, files = said["owners"]["added"], {line.entry for line in reader.head.records.values()}
+    own = {task: size(entries[task]["tensors"]) if task in entries else 0 for task in reader.head.records}
     return {
-        "backbone": size(state["base"]["digest"]),
-        "per_task": {entry["task"]: size(entry["tensors"]) + added.get(entry["task"], 0) for entry in records},
-        "learner": size(state["learner"]),
-        "probe": size((state["probe"] or {}).get("file"))
-        + sum(size(entry["probe"]["logits"]) for entry in records if entry["probe"]),
-        "json": store.size_of(path / store.COMMIT)
-        + sum(store.size_of(store.entry_path(path, file)) for file in entries),
+        "backbone": size(said["base"]["digest"]),
+        "per_task": {task: count + added.get(task, 0) for task, count in own.items()},
+        "held": size(said["held"]),
+        "learner": size(said["learner"]),
+        "probe": size((said["probe"] or {}).get("file"))
+        + sum(size(proof["logits"]) for entry in entries.values() for proof in proofs_of(entry)),
+        "json": store.size_of(reader.path / store.COMMIT)
+        + sum(store.size_of(store.entry_path(reader.path, file)) for file in files),
     }

@@ -15,12 +15,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from polymask.bank.nest import nest_state
+
 COMMIT = "bank.json"
 _OURS = re.compile(r"[0-9a-f]{32}\.(safetensors|json)|\.([0-9a-f]{32}\.(safetensors|json)|bank\.json)\.tmp")
 
 
 class DamagedBank(ValueError):  # noqa: N818 - the name says what is wrong
     """A file of a bank is missing, cut short or changed."""
+
+
+class Gone(DamagedBank):
+    """A file of a bank is not there: lost, or released by a later commit."""
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
@@ -44,17 +50,18 @@ def path_of(folder: Path, digest: str) -> Path:
     return folder / f"{digest}.safetensors"
 
 
-def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> str:
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor], digest: str | None = None) -> str:
     """Write tensors as one safetensors file named by their digest; a file that is there already stays as it is.
 
     Args:
         folder: where; must exist.
         tensors: name -> tensor, on any device; tensors may share memory, the file holds each by itself.
+        digest: their digest, where it is known.
 
     Returns:
         The digest.
     """
-    digest = digest_of(tensors)
+    digest = digest or digest_of(tensors)
     if not path_of(folder, digest).exists():
         seen: set[int] = set()
         alone = {}
@@ -71,17 +78,15 @@ def read_tensors(folder: Path, digest: str) -> dict[str, Tensor]:
     """Read the tensors of a digest and check that they are what was written.
 
     Raises:
-        DamagedBank: if the file is missing, cut short or changed.
+        Gone: if the file is missing.
+        DamagedBank: if it is cut short or changed.
     """
     path = path_of(folder, digest)
     try:
         # Sorted, because the reader's order is another at every call.
         tensors: dict[str, Tensor] = dict(sorted(load(path.read_bytes()).items()))
     except FileNotFoundError as error:
-        raise DamagedBank(
-            f"expected the file {path}, found none: if the bank was written to since you opened it, open it again; "
-            "else restore the file from a copy"
-        ) from error
+        raise Gone(_gone(path)) from error
     except (SafetensorError, ValueError, KeyError) as error:
         raise DamagedBank(
             f"expected a whole safetensors file, found {path} cut short or changed ({error}): restore it from a copy"
@@ -91,48 +96,20 @@ def read_tensors(folder: Path, digest: str) -> dict[str, Tensor]:
     return tensors
 
 
-def write_json(path: Path, value: Mapping[str, Any], version: int) -> None:
-    """Write a json file in one step, with its format's version and a hash of what it says.
-
-    Args:
-        path: the file.
-        value: the content; JSON.
-        version: the format's version.
-    """
-    write_file(path, _render(value, version).encode())
-
-
-def read_json(path: Path, version: int) -> dict[str, Any]:
-    """Read what ``write_json`` wrote, and check every byte of it.
-
-    Args:
-        path: the file.
-        version: the newest format that the caller understands.
+def read_state(folder: Path, digest: str) -> dict[str, Any]:
+    """Read a nested state that was written as ``flatten_state`` gives it.
 
     Raises:
-        FileNotFoundError: if there is none.
-        DamagedBank: if a byte of it has changed.
-        ValueError: if it was written in a newer format.
+        DamagedBank: if the file is missing, cut short or changed, or is no such state.
     """
-    damaged = DamagedBank(f"expected {path} as it was written, found it cut short or changed: restore it from a copy")
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a bank at {path.parent}, found no {path.name}: make one with Bank.create")
+    tensors = read_tensors(folder, digest)
     try:
-        text = path.read_bytes().decode()
-        whole = json.loads(text)
-        found, value = whole["format"], whole["bank"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise damaged from error
-    if isinstance(found, int) and found > version:
-        raise ValueError(f"expected a bank of format {version} or older in {path}, found {found}: update polymask")
-    if not isinstance(value, dict) or text != _render(value, version):
-        raise damaged
-    return value
-
-
-def _render(value: Mapping[str, Any], version: int) -> str:
-    body = json.dumps(value, allow_nan=False)
-    return json.dumps({"format": version, "hash": hash_of(body), "bank": value}, indent=1, allow_nan=False) + "\n"
+        return nest_state(tensors)
+    except (ValueError, KeyError, RecursionError) as error:
+        raise DamagedBank(
+            f"expected a nested state in {path_of(folder, digest)}, found another content ({type(error).__name__}): "
+            "restore it from a copy"
+        ) from error
 
 
 def entry_path(folder: Path, digest: str) -> Path:
@@ -157,16 +134,29 @@ def read_entry(folder: Path, digest: str) -> dict[str, Any]:
     """Read what ``write_entry`` wrote, and check every byte of it.
 
     Raises:
-        DamagedBank: if the file is missing, cut short or changed.
+        Gone: if the file is missing.
+        DamagedBank: if it is cut short or changed.
     """
     path = entry_path(folder, digest)
-    data = path.read_bytes() if path.is_file() else b""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise Gone(_gone(path)) from error
+    damaged = DamagedBank(f"expected {path} as it was written, found it changed: restore it from a copy")
     if hashlib.blake2b(data, digest_size=16).hexdigest() != digest:
-        raise DamagedBank(
-            f"expected {path} as it was written, found it {'changed' if data else 'gone'}: restore it from a copy"
-        )
-    found: dict[str, Any] = json.loads(data)
+        raise damaged
+    try:
+        found: dict[str, Any] = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise damaged from error
     return found
+
+
+def _gone(path: Path) -> str:
+    return (
+        f"expected the file {path}, found none: if the bank was written to since you opened it, open it again; "
+        "else restore the file from a copy"
+    )
 
 
 def hash_of(text: str) -> str:
@@ -186,6 +176,8 @@ def as_json(value: Any, what: str) -> Any:
     """
     try:
         return json.loads(json.dumps(value, allow_nan=False))
+    except RecursionError as error:
+        raise ValueError(f"expected {what} of a few levels, found it nested too deeply: make it flatter") from error
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"expected {what} of names, numbers, strings, lists and mappings, found {value!r} ({error})"
@@ -209,6 +201,13 @@ def sweep(folder: Path, keep: Collection[str]) -> None:
             path.unlink(missing_ok=True)
 
 
+def free(folder: Path, digests: Collection[str]) -> None:
+    """Delete the files of these digests."""
+    for digest in sorted(digests):
+        for path in (path_of(folder, digest), entry_path(folder, digest)):
+            path.unlink(missing_ok=True)
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all, also when the power fails; an older one stays until then.
 
@@ -221,7 +220,9 @@ def write_file(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        # What lies under that name was left by a process that died, or leads to a file of somebody else's.
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

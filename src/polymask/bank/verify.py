@@ -101,8 +101,7 @@ def behaviour(was: Tensor, now: Tensor, changed: str, exact: bool | float | None
     if was.shape != now.shape or was.dtype != now.dtype:
         kinds = [f"{str(t.dtype).removeprefix('torch.')} of shape {tuple(t.shape)}" for t in (was, now)]
         return f"differs (stored {kinds[0]}, found {kinds[1]})", False
-    # Equal infinities differ by nothing, though their difference is no number.
-    gap = float(torch.where(was == now, 0.0, (was.double() - now.double()).abs()).max())
+    gap = _gap(was, now)
     drift = 0.0 if exact is None or isinstance(exact, bool) else exact
     tolerance = drift + (rounding(was, changed) if changed else 0.0)
     size = f"max diff {gap:.2g}, tolerance {tolerance:.2g}"
@@ -115,7 +114,12 @@ def behaviour(was: Tensor, now: Tensor, changed: str, exact: bool | float | None
 
 
 def compare(
-    folder: Path, proof: Mapping[str, Any] | None, plain: nn.Module, batch: Any, exact: bool | float | None
+    folder: Path,
+    proof: Mapping[str, Any] | None,
+    plain: nn.Module,
+    batch: Any,
+    exact: bool | float | None,
+    was: Tensor | None = None,
 ) -> tuple[str, bool]:
     """Run a task's probe again; the words, and whether the task may have these logits.
 
@@ -125,6 +129,7 @@ def compare(
         plain: the task's baked model.
         batch: the probe; None if its file is damaged.
         exact: what the method promises, see ``Meta``.
+        was: the stored logits, if they are at hand.
     """
     if proof is None:
         return "no probe", True
@@ -132,7 +137,7 @@ def compare(
         return "not stable", True
     if batch is None or name_of(batch) != proof["batch"]:
         return "not compared: the probe cannot be had again here", True
-    was = read_tensors(folder, proof["logits"])["logits"]
+    was = read_tensors(folder, proof["logits"])["logits"] if was is None else was
     return behaviour(was, run_probe(plain, batch), differences(proof["setting"], setting(plain, batch)), exact)
 
 
@@ -155,10 +160,51 @@ def check_task(
             return TaskProof(task, notes=("its record is whole; the base is damaged, and not compared",))
         changed = content(sites, record)
         activate(sites, record)
-        words, same = compare(folder, entry["probe"], bake(sites.model), batch, exact)
+        plain = bake(sites.model)
+        words, same = compare(folder, entry["probe"], plain, batch, exact)
+        since, allowed = since_learned(folder, entry, plain, batch)
     except DamagedBank as error:
         return TaskProof(task, (str(error),), behaviour="not compared")
-    failures = changed if exact is True else []
+    failures, notes = (changed, []) if exact is True else ([], changed)
     if not same:
         failures = [*failures, f"expected the stored logits of the probe from task {task!r}, found others: {words}"]
-    return TaskProof(task, tuple(failures), tuple(changed) if exact is not True else (), words)
+    if since:
+        failures, notes = (failures, [*notes, since]) if allowed else ([*failures, since], notes)
+    return TaskProof(task, tuple(failures), tuple(notes), words)
+
+
+def since_learned(folder: Path, entry: Mapping[str, Any], plain: nn.Module, batch: Any) -> tuple[str, bool]:
+    """How a reissued task differs from what it was when it was learned, in words; and whether its method allows that.
+
+    Args:
+        folder: the bank's folder.
+        entry: the task's entry; "learned" is what ``prove`` noted before the record was first reissued.
+        plain: the task's baked model.
+        batch: the probe; None if its file is damaged.
+    """
+    first, meta = entry.get("learned"), entry["meta"]
+    if first is None or not first["stable"] or batch is None or name_of(batch) != first["batch"]:
+        return "", True
+    was, now = read_tensors(folder, first["logits"])["logits"], run_probe(plain, batch)
+    why = f"since it was learned (revision {meta['revision']}: {meta['reason'] or 'no reason given'})"
+    if was.shape != now.shape:
+        return f"changed from logits of shape {tuple(was.shape)} to {tuple(now.shape)} {why}", True
+    words, same = behaviour(was, now, differences(first["setting"], setting(plain, batch)), meta["exact"])
+    if words == "bit-equal" or (same and meta["exact"] is True):
+        return "", True
+    return f"changed by {_short(_gap(was, now))} {why}", same
+
+
+def _short(value: float) -> str:
+    """Two digits.
+
+    >>> _short(0.0004), _short(12.0)
+    ('4.0e-4', '1.2e1')
+    """
+    digits, _, power = f"{value:.1e}".partition("e")
+    return f"{digits}e{int(power)}" if power else digits
+
+
+def _gap(was: Tensor, now: Tensor) -> float:
+    # Equal infinities differ by nothing, though their difference is no number.
+    return float(torch.where(was == now, 0.0, (was.double() - now.double()).abs()).max())

@@ -70,7 +70,7 @@ def extend(
     """
     path, objective = Path(out).expanduser(), objective or Objective()
     bank = Bank.open(bank_folder(path))
-    about, training = bank.about, training or trained(path)
+    about, training = bank.outline, training or trained(path)
     fabric = make_fabric(training)
     with ExitStack() as stack:
         if fabric.is_global_zero:

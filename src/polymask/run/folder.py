@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 import yaml
 
+from polymask.bank.lock import locked as hold
 from polymask.bank.store import as_json, write_file
 from polymask.run.config import NEUTRAL
 
-_HELD: set[TextIO] = set()
+_WAY = "the finished tasks in bank/ are whole: delete checkpoint.pt, and the same command learns the open task anew"
 
 
-def _let_go() -> None:
-    for handle in _HELD:
-        handle.close()
-
-
-# A forked child shares the lock: a reader of data that outlives a killed run for a moment would keep its folder.
-os.register_at_fork(after_in_child=_let_go)
+class DamagedCheckpoint(ValueError):  # noqa: N818 - the name says what is wrong
+    """The checkpoint of the open phase is not what was written, or is of another moment than the bank."""
 
 
 @contextmanager
@@ -37,18 +32,9 @@ def locked(folder: Path) -> Iterator[None]:
         RuntimeError: if another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RuntimeError(
-                f"expected {folder} to be free, found another run writing into it: wait for it, or choose another --out"
-            ) from error
-        _HELD.add(handle)
-        try:
-            yield
-        finally:
-            _HELD.discard(handle)
+    busy = f"expected {folder} to be free, found another run writing into it: wait for it, or choose another --out"
+    with hold(folder, 0, busy):
+        yield
 
 
 def check(folder: Path, config: Mapping[str, Any]) -> None:
@@ -107,19 +93,40 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
-    """Replace the checkpoint of the open phase."""
+    """Replace the checkpoint of the open phase; its first line is a digest of the rest."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
-    write_file(folder / "checkpoint.pt", buffer.getvalue())
+    data = buffer.getvalue()
+    write_file(folder / "checkpoint.pt", _header(data) + data)
 
 
 def load_checkpoint(folder: Path, map_location: torch.device) -> dict[str, Any] | None:
-    """The checkpoint of the open phase, read without unpickling objects; None if there is none."""
+    """The checkpoint of the open phase, read without unpickling objects; None if there is none.
+
+    Raises:
+        DamagedCheckpoint: if a byte of it has changed, or it has no digest, as an older polymask wrote it.
+    """
     path = folder / "checkpoint.pt"
     if not path.exists():
         return None
-    found: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+    header, line, data = path.read_bytes().partition(b"\n")
+    if header + line != _header(data):
+        raise DamagedCheckpoint(
+            f"expected {path} as it was written, found it cut short, changed or without a digest{_WAY}"
+        )
+    found: dict[str, Any] = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
     return found
+
+
+def refuse_other_moment(folder: Path, what: str) -> DamagedCheckpoint:
+    """The error of a checkpoint that is whole and disagrees with the bank beside it."""
+    return DamagedCheckpoint(
+        f"expected {folder / 'checkpoint.pt'} of the moment that bank/ holds, found {what}; {_WAY}"
+    )
+
+
+def _header(data: bytes) -> bytes:
+    return f"polymask checkpoint {hashlib.blake2b(data, digest_size=16).hexdigest()}\n".encode()
 
 
 def drop_checkpoint(folder: Path) -> None:

@@ -17,8 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
-from polymask.bank.commit import files_of
-from polymask.bank.store import as_json, sweep
+from polymask.bank.store import as_json
 from polymask.calling import as_read, tensors_of
 from polymask.method.checks import refuse_shared
 from polymask.method.contract import Method
@@ -248,7 +247,8 @@ def open_learner(
         state = old.learner()
         # A method may draw its weights when it is made, over those that the finished tasks have trained.
         state["tensors"] = base
-        method.load_state_dict(state, {task: old.record(task) for task in old.tasks}, old.removed)
+        held = old.held() if method.exact is True else None
+        method.load_state_dict(state, {task: old.record(task) for task in old.tasks}, old.removed, held)
         if old.tasks:
             method.activate(old.tasks[-1])
     return method, old
@@ -260,7 +260,7 @@ def check_roles(bank: Bank, method: Method) -> None:
     Raises:
         Refused: if it does not; it names the first tensor or layer.
     """
-    about, sites = bank.about, method.sites
+    about, sites = bank.outline, method.sites
     wiring = as_json(sites.wiring.to_json(), "the wiring") if sites.wiring.sites else None
     then: dict[str, Any] = {line["name"]: line["kind"] for line in about["sites"]} | about["units"]
     now: dict[str, Any] = {name: role.kind for name, role in sites.roles.items()}
@@ -285,9 +285,10 @@ def claimed(
 ) -> Bank:
     """The bank in a run's folder, which is written first now: the method has accepted its options and the network."""
     files.claim(path, config)
-    bank = bank or make_bank(path / "bank", method, builder, options)
+    if bank is None:
+        return make_bank(path / "bank", method, builder, options)
     # A run that was killed right after a commit had no time to.
-    sweep(bank.path, files_of(bank.about))
+    bank.sweep()
     return bank
 
 

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from polymask.bank.bank import Bank
 from polymask.calling import as_read
+from polymask.held import altered, proof
 from polymask.method.card import Recipe
 from polymask.method.contract import Method
 from polymask.method.learner import without_base
@@ -209,11 +210,24 @@ class Session:
         saved, self.saved = self.saved, None
         if saved is None or saved["task"] != task.name:
             return None, Progress()
+        if saved["method"]["finished"] != list(self.method.records):
+            assert self.out is not None
+            raise files.refuse_other_moment(self.out, "one of other finished tasks")
         self.method.load_state_dict(saved["method"], self.method.records)
+        self._check_base()
         phase, progress = str(saved["phase"]), Progress(**saved["progress"])
         before = self.method.phases[: self.method.phases.index(phase)]
         journal.skip(sum(self._recipe(earlier).epochs for earlier in before) + progress.epoch)
         return phase, progress
+
+    def _check_base(self) -> None:
+        """Raise unless what a checkpoint brought agrees with the bank; every process looks, and finds the same."""
+        if self.out is None or not self.method.records:
+            return
+        bank, sites = Bank.open(self.out / "bank"), self.method.sites
+        if changed := altered(bank.held(sites), sites, proof):
+            name, found = next(iter(changed.items()))
+            raise files.refuse_other_moment(self.out, f"another base: {name!r} ({found}), which finished tasks read")
 
     def _is_past(self, task: str, phase: str, epoch: int) -> bool:
         """Whether an epoch that a stopped run noted is not going to be run again."""

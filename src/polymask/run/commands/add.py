@@ -37,7 +37,7 @@ def add(argv: list[str], say: Callable[[str], None]) -> int:
     values = regrouped(parse(add_parser(argv), argv), stream)
     folder, wanted, how = Path(values["dir"]), values["task"], values["how"]
     held = load(folder)
-    shape: list[int] = (held.bank.about["builder"] or {}).get("args", {}).get("example_shape") or []
+    shape: list[int] = (held.bank.outline["builder"] or {}).get("args", {}).get("example_shape") or []
     fits = len(shape) == 3
     tasks = make_stream(
         stream,

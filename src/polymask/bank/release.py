@@ -1,0 +1,43 @@
+"""Which files a bank's json refers to, and which a new one does not need any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from polymask.bank.entry import Entry
+from polymask.bank.head import State
+
+
+def files_of(said: State) -> set[str]:
+    """The digests of the files that a bank's json names itself, but for the entries."""
+    files = [said["base"]["digest"], said["learner"], said["held"], said["owners"]["file"]]
+    return {file for file in (*files, (said["probe"] or {}).get("file")) if file}
+
+
+def files_of_entry(entry: Entry) -> set[str]:
+    """The digests of an entry's files, its own too."""
+    return {file for file in (entry["file"], entry["tensors"], *map(_logits, proofs_of(entry))) if file}
+
+
+def proofs_of(entry: Entry) -> list[Mapping[str, Any]]:
+    """What was noted of a task's behaviour: at its last revision, and when it was learned if that was another."""
+    return [proof for proof in (entry.get("probe"), entry.get("learned")) if proof]
+
+
+def released(was: State, said: State, entries: Iterable[Entry] = (), gone: Iterable[Entry] = ()) -> set[str]:
+    """The files that a new state does not need any more.
+
+    Args:
+        was: what the json said.
+        said: what it is to say.
+        entries: entries that go on, all of them if one is gone: they may share its files.
+        gone: entries that are replaced or removed.
+    """
+    keep = files_of(said).union(*map(files_of_entry, entries))
+    return files_of(was).union(*map(files_of_entry, gone)) - keep
+
+
+def _logits(proof: Mapping[str, Any]) -> str:
+    found: str = proof["logits"]
+    return found
