@@ -114,7 +114,7 @@ def apart(module: nn.Module, own: Own) -> Form:
     plain = copy.deepcopy(module)
 
     def run(x: Tensor, spread: Spread) -> Tensor:
-        if not own.tensors:
+        if not own.tensors or not len(x):
             y: Tensor = plain(x)
         else:
             y = _each(x, spread(torch.arange(own.count, device=x.device)[:, None], x).flatten())
