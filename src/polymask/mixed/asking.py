@@ -46,8 +46,7 @@ def ask(model: nn.Module, x: Any, rows: int, layers: Collection[str], owned: Seq
     first, *others = probes(x, rows)
     routes = Routes(first, owned)
     asking = Asking(routes)
-    read: list[object] = []
-    with readings(read), routes:
+    with readings(asking.read), routes:
         run(model, asking, first)
     routed = any(mark & Mark.ROUTED for marks in asking.marks.values() for mark in marks)
     unheard = sorted(routes.elsewhere) or ([] if routed else sorted({*layers} - {*asking.seen}))
@@ -61,7 +60,7 @@ def ask(model: nn.Module, x: Any, rows: int, layers: Collection[str], owned: Seq
     if found is None or _untracked(asking.marks, seen):
         return Found()
     again = (_tried(model, other, rows) for other in rearranged(first, rows))
-    return Found(found, read) if all(_same(found, other) for other in again) else Found()
+    return Found(found, asking.read) if all(_same(found, other) for other in again) else Found()
 
 
 def _seen(model: nn.Module, x: Any) -> dict[str, list[Tensor]]:

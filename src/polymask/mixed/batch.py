@@ -118,14 +118,13 @@ class Mixed:
         if found.layouts is None:
             return None
         turn = Together(found.layouts, index)
-        read: list[object] = []
         try:
-            with readings(read) if found.read else contextlib.nullcontext():
+            with readings(turn.read) if found.read else contextlib.nullcontext():
                 answers = run(self.model, turn, x)
             turn.finish()
         except Unlike:
             return None
-        return logits_of(answers) if read == found.read else None
+        return logits_of(answers) if turn.read == found.read else None
 
     def _apart(self, x: Any, index: Tensor) -> Tensor:
         """The answers one task at a time: as the whole batch is answered by each, so right wherever samples lie."""

@@ -51,11 +51,22 @@ class Layer:
                 f"expected {self.path!r} to be called in the thread that called Mixed, found another one: answer one "
                 "task at a time, with activate(task)"
             )
-        return turn.answer(self, args[0])
+        before = len(turn.read)
+        try:
+            return turn.answer(self, args[0])
+        finally:
+            # What is read inside is the layer's own affair, or ours.
+            del turn.read[before:]
 
 
 class Turn(ABC):
-    """One pass through the network, and all that is known of it: no two passes, in whatever threads, share any."""
+    """One pass through the network, and all that is known of it: no two passes, in whatever threads, share any.
+
+    What it reads of tensors outside such layers is in ``read``, where ``readings`` notes it.
+    """
+
+    def __init__(self) -> None:
+        self.read: list[object] = []
 
     @abstractmethod
     def answer(self, layer: Layer, x: Tensor) -> Any:
@@ -82,6 +93,7 @@ class Asking(Turn):
     """
 
     def __init__(self, routes: Routes | None = None) -> None:
+        super().__init__()
         self.routes = routes
         self.seen: dict[str, list[Tensor]] = {}
         self.marks: dict[str, list[Mark]] = {}
@@ -105,6 +117,7 @@ class Together(Turn):
     """
 
     def __init__(self, layouts: Mapping[str, Sequence[Layout]], index: Tensor) -> None:
+        super().__init__()
         self.layouts, self.index = layouts, index
         self.turns: dict[str, int] = {}
 
@@ -134,6 +147,7 @@ class Alone(Turn):
     """
 
     def __init__(self, task: int) -> None:
+        super().__init__()
         self.task = task
 
     def answer(self, layer: Layer, x: Tensor) -> Any:
