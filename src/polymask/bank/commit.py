@@ -103,6 +103,7 @@ def _check_record(sites: Sites, record: TaskRecord) -> None:
 
 def _plain(sites: Sites, record: TaskRecord) -> nn.Module:
     sites = copy.deepcopy(sites)
+    sites.settle()
     activate(sites, record)
     return bake(sites.model)
 

@@ -85,6 +85,7 @@ def plain(sites: Sites, record: TaskRecord) -> nn.Module:
         site = sites.weights[name]
         if site.kept is not None:
             site.gate = torch.zeros((), dtype=torch.bool, device=site.kept.device)
+    sites.settle()
     activate(sites, record)
     return bake(sites.model)
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from polymask.calling import call, logits_of, two_rows
-from polymask.sites.table import Kind, Role, attach
+from polymask.sites.table import HEAD, Kind, Role, attach
 from polymask.sites.trace import Place, places
 
 Norms = Literal["frozen", "private", "first", "statistics", "shared", "masked"]
@@ -152,10 +152,10 @@ def _respected(role: Role, spots: list[Place], head: nn.Module) -> Role:
 
 def _head_role(place: Place, policy: Policy) -> Role:
     if policy.heads == "private":
-        return Role("private", "the head")
+        return Role("private", HEAD)
     if is_weight(place):
         return Role("masked", "the head, one for all tasks")
-    return _HELD_AT_0 if "bias" in place.leaf else Role("frozen", "the head")
+    return _HELD_AT_0 if "bias" in place.leaf else Role("frozen", HEAD)
 
 
 def _norm_role(place: Place, norms: Norms) -> Role:

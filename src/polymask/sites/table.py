@@ -18,6 +18,8 @@ from polymask.wiring.table import Wiring
 Kind = Literal["masked", "private", "frozen", "first", "shared"]
 BASE: tuple[Kind, ...] = ("masked", "frozen", "first", "shared")
 """The roles whose tensors all tasks share: what a bank keeps once."""
+HEAD = "the head"
+"""Why the tensors of a head have the role that they have."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,16 @@ class Sites:
     def every(self) -> dict[str, WeightSite | FeatureSite]:
         """All sites: name of the weight, or of the module whose units are masked -> site."""
         return {**self.weights, **self.units}
+
+    def is_open(self) -> bool:
+        """Whether a task is in training: weights learn, or scores make a mask."""
+        return bool(self.opened) or any(site.source is not None for site in self.every().values())
+
+    def settle(self) -> None:
+        """Call all weights closed and take all scores off: for a copy that is to answer as a finished task."""
+        self.opened = set()
+        for site in self.every().values():
+            site.source = None
 
     def names(self, *kinds: Kind) -> list[str]:
         """The tensors of these roles, in the model's order."""
