@@ -12,6 +12,8 @@ from tests.contract import drive
 from torch import nn
 
 from polymask import HAT, Method, PackNet, Piggyback, SupSup
+from polymask.bank.entry import check, seal, to_entry
+from polymask.bank.store import DamagedBank
 from polymask.parts.binarize import select, straight_through
 from polymask.parts.pack import pack, unpack
 from polymask.task import TaskRecord, activate
@@ -120,3 +122,15 @@ def test_real_masks_of_a_bfloat16_network_are_packed_and_read() -> None:
     for record in (soft, [(0.5, records["a"]), (0.5, records["b"])]):
         activate(method.sites, record)
         assert drive.answer(method.model, method.example).dtype == torch.bfloat16
+
+
+def test_what_a_record_reads_is_part_of_its_hash() -> None:
+    (record,) = taught(piggyback(), (3,)).values()
+    entry = {**to_entry(record)[0], "tensors": None}
+    sealed = seal(entry)
+    check(sealed)
+    name = next(iter(entry["reads"]))
+    changed = {**entry, "reads": {**entry["reads"], name: "0" * 32}}
+    assert seal(changed)["digest"] != sealed["digest"]
+    with pytest.raises(DamagedBank, match="the record of task 'a' to have the hash"):
+        check({**changed, "digest": sealed["digest"]})
