@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from polymask.parts.binarize import leading, select, select_into
 from polymask.parts.pack import Packed, Sparse, densify, unpack
 from polymask.sites.kept import renewed
 from polymask.sites.slots import fill, has_rows
-from polymask.sites.table import BASE, Sites
+from polymask.sites.table import BASE, HEAD, Sites
 from polymask.sites.trace import Place
 
 
@@ -140,34 +141,73 @@ def activate(sites: Sites, record: TaskRecord | Mixture) -> None:
 
     Args:
         sites: the attached model; no task may be open on it.
-        record: one record, or pairs of a coefficient and a record.
+        record: one record, or pairs of a coefficient of at least 0 and a record.
 
     Raises:
-        ValueError: if the record names a tensor that the model does not have, or a mask of another shape.
+        RuntimeError: while a task is open.
+        ValueError: if a record does not fit the model, or what is to be mixed has no common shape or classes.
     """
+    if sites.is_open():
+        raise RuntimeError(
+            "expected no task in training, found one, whose scores and weights would be lost: end() or abandon() it "
+            "first, or look at a finished task with method.plain(task)"
+        )
     mixture = [(1.0, record)] if isinstance(record, TaskRecord) else list(record)
     for _, one in mixture:
         check_fits(sites, one)
+    if not isinstance(record, TaskRecord):
+        _check_mixture(sites, mixture)
     with renewed(sites.model):
         _fill(sites, mixture)
 
 
 def _fill(sites: Sites, mixture: Mixture) -> None:
-    for name, site in sites.every().items():
-        device = sites.tensor(name).device if name in sites.weights else next(sites.model.parameters()).device
+    units = [(alpha, unit_masks(sites, one)) for alpha, one in mixture]
+    for path, unit in sites.units.items():
+        mask = _mix([(alpha, masks.get(path)) for alpha, masks in units], 1.0)
+        fill(unit, "mask", None if mask is None else mask.to(next(sites.model.parameters()).device))
+    for name, weight in sites.weights.items():
+        device = sites.tensor(name).device
         mask = _mix([(alpha, unpack(one.masks[name]) if name in one.masks else None) for alpha, one in mixture], 1.0)
-        fill(site, "mask", None if mask is None else mask.to(device))
-        site.source = None
-        if name in sites.weights:
-            delta = _mix([(alpha, densify(one.deltas[name]) if name in one.deltas else None) for alpha, one in mixture])
-            fill(site, "delta", None if delta is None else delta.to(device))
-    if len(mixture) == 1 and sites.units:
-        for path, mask in unit_masks(sites, mixture[0][1]).items():
-            fill(sites.units[path], "mask", mask.to(next(sites.model.parameters()).device))
+        delta = _mix([(alpha, densify(one.deltas[name]) if name in one.deltas else None) for alpha, one in mixture])
+        fill(weight, "mask", None if mask is None else mask.to(device))
+        fill(weight, "delta", None if delta is None else delta.to(device))
     for name in mixture[0][1].private:
         mixed = _mix([(alpha, one.private[name]) for alpha, one in mixture])
         assert mixed is not None
         sites.put(name, mixed)
+
+
+def _check_mixture(sites: Sites, mixture: Mixture) -> None:
+    """Raise unless the records can be averaged: what stands for one thing in one of them does in all."""
+    alphas = [float(alpha) for alpha, _ in mixture]
+    if not alphas or not all(0 <= alpha < math.inf for alpha in alphas) or not any(alphas):
+        raise ValueError(
+            f"expected a mixture of records with coefficients of at least 0, of which one is above it, found {alphas}"
+        )
+    first = mixture[0][1]
+    heads = [name for name in first.private if sites.roles[name].why == HEAD]
+    for _, one in mixture[1:]:
+        pair = f"tasks {first.meta.task!r} and {one.meta.task!r}"
+        if differing := _unlike(first, one):
+            raise ValueError(f"expected {pair} of a mixture to have {differing}: mix tasks of one kind and width")
+        if heads and one.meta.labels != first.meta.labels:
+            raise ValueError(
+                f"expected {pair} of a mixture to have the same classes, found others, each with a head of its own "
+                f"({heads[0]!r}): mix tasks with the same labels, or with a head that all share"
+            )
+
+
+def _unlike(first: TaskRecord, other: TaskRecord) -> str:
+    """What two records would have to share to be averaged, and do not; empty if they can be."""
+    for name in sorted({*first.private, *other.private}):
+        shapes = [tuple(one.private[name].shape) if name in one.private else "none" for one in (first, other)]
+        if shapes[0] != shapes[1]:
+            return f"one shape of their own {name!r}, found {shapes[0]} and {shapes[1]}"
+    for name in sorted({*first.masks} & {*other.masks}):
+        if first.masks[name].shape != other.masks[name].shape:
+            return f"masks of one shape on {name!r}, found {first.masks[name].shape} and {other.masks[name].shape}"
+    return ""
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.contract import drive
 from tests.methods.test_hat import attend
-from torch import Tensor
+from torch import Tensor, nn
 
 from polymask.method.attention import gates
 from polymask.methods import HAT, AdaHAT
@@ -121,3 +121,16 @@ def test_it_never_runs_full_where_hat_does(scales: str) -> None:
         free[type(method)] = method.capacity()["free"].values()
     assert not any(free[HAT])
     assert all(0 < share < 1e-4 for share in free[AdaHAT])
+
+
+def test_what_nothing_can_shut_counts_as_used_by_every_task() -> None:
+    # Behind a softmax no unit of the second layer arrives as zero.
+    layers = (nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.Softmax(-1), nn.Linear(5, 3))
+    method = AdaHAT(nn.Sequential(*layers), torch.randn(4, 4))
+    todo = drive.tasks(method.example, 4)
+    learned(method, todo[:3])
+    drive.begin(method, todo[3])
+    assert "2" not in method.sites.wiring.rows
+    used = method.state["count"]["0"] == 3
+    assert used.tolist() == [True] * 3 + [False] * 3
+    assert method._factor("2.weight", 0.5)[:, used].unique().tolist() == pytest.approx([0.5 / 3.5])

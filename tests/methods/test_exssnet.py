@@ -16,6 +16,7 @@ from polymask.method.contract import Method
 from polymask.methods import ExSSNeT, SupSup
 from polymask.parts.binarize import kept_count, top_k
 from polymask.parts.pack import unpack
+from polymask.parts.seeds import generator
 
 backbones = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "encoder"])
 optimizers = pytest.mark.parametrize("optimizer", list(drive.OPTIMIZERS))
@@ -146,3 +147,14 @@ def test_it_beats_the_mask_alone_at_ten_per_cent() -> None:
                 method.end(task)
             points[name].append(mean(accuracies(method, tasks)))
     assert mean(points["exssnet"]) > mean(points["supsup"]), points
+
+
+def test_features_that_tell_no_more_than_a_guess_are_not_related() -> None:
+    method, todo = drive.make(ExSSNeT, "mlp_bn", transfer="knn")
+    drive.learn(method, todo[:1])
+    x = torch.cat([todo[1].inputs(step) for step in range(12)])
+    # Nearly all of one class: a vote is right as often as who always says that one, and that is often.
+    labels = (torch.arange(len(x)) % 12 == 5).long()
+    assert method._related([(x, labels)]) is None
+    apart = torch.cat([x[: len(x) // 2], x[len(x) // 2 :] + 9])[torch.randperm(len(x), generator=generator("mixed"))]
+    assert method._related([(apart, (apart.mean(1) > 4).long())]) == "a"

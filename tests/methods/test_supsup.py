@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from polymask.methods import SupSup
 from polymask.parts.draw import signed_constant
 from polymask.parts.pack import unpack
+from polymask.parts.seeds import generator
 from polymask.task import activate
 
 backbones = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "timm_resnet", "encoder"])
@@ -224,3 +225,21 @@ def test_a_threshold_has_no_count_to_transfer_or_to_budget(wrong: dict[str, Any]
         drive.make(SupSup, "mlp_bn", select="threshold", **wrong)
     with pytest.raises(ValueError, match="expected a budget above 0, found 0"):
         drive.make(SupSup, "mlp_bn", budget=0.0)
+
+
+def test_every_earlier_task_has_a_vote() -> None:
+    method, todo = drive.make(SupSup, "mlp_bn", transfer=True, density=0.3)
+    for task in todo:
+        drive.begin(method, task)
+        for name, scores in method.scores.items():
+            with torch.no_grad():
+                scores.copy_(torch.rand(scores.shape, generator=generator(task.name, name)))
+        drive.train(method, task, torch.optim.SGD(method.parameters(), lr=1e-3), range(1))
+        method.end(task.name)
+    method.begin("d")
+    for name, scores in method.scores.items():
+        votes = torch.stack([unpack(record.masks[name]).float() for record in method.records.values()]).sum(0)
+        start = method.sites.weights[name].source.hard(scores)  # type: ignore[union-attr, operator]
+        assert votes[start].min() >= votes[~start].max()
+        assert start[votes == 3].all()
+        assert not start[votes == 0].any()

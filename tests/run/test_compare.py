@@ -73,3 +73,13 @@ def test_weights_reach_only_the_methods_that_start_from_them(tmp_path: Path) -> 
 def test_several_devices_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected one device for a comparison, found 2"):
         compare(["packnet"], [0], tmp_path, training=Training(devices=2))
+
+
+def test_a_table_reports_the_largest_drift_and_the_bytes_of_all_runs() -> None:
+    run = {"metric": "accuracy", "average_accuracy": 0.5, "bwt_gem": 0.0, "seconds": 1.0}
+    runs = [
+        {**run, "max_logit_drift": drift, "bytes": {"backbone": 4000, "per_task": sizes}}
+        for drift, sizes in ((0.1, [100]), (0.3, [300, 500]), (0.2, [100, 0]))
+    ]
+    row = rows({"adahat": runs})[0]
+    assert (row["max logit drift"], row["bytes per task"], row["shared bytes"]) == ("0.3", "200 B", "4.00 kB")

@@ -11,8 +11,10 @@ from tests.run import small
 from torch import nn
 
 from polymask.method.card import Recipe
+from polymask.run import session
 from polymask.run.joint import learn_joint
 from polymask.run.learn import learn
+from polymask.run.loop import Phase
 from polymask.run.objective import Objective
 from polymask.run.training import Plateau, Training, make_optimizer, make_schedule
 from polymask.streams import Task, digits
@@ -118,3 +120,27 @@ def test_phases_that_nothing_has_are_refused() -> None:
         small.run("piggyback", training=training)
     with pytest.raises(ValueError, match=r"phases of joint training \(it has none\)"):
         learn_joint(nn.Linear(64, 2), digits(5)[:1], training=training)
+
+
+def test_an_equal_loss_is_not_a_lower_one() -> None:
+    optimizer = make_optimizer(Recipe(optimizer="sgd", lr=1.0), [("w", nn.Parameter(torch.ones(1)))])
+    schedule = make_schedule(Recipe(schedule="plateau"), optimizer, 10)
+    assert isinstance(schedule, Plateau)
+    for _ in range(1 + Plateau.PATIENCE):
+        schedule.watch(2.0)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1 / 3)
+
+
+def test_the_phases_of_a_task_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = []
+    real = session.train_phase
+
+    def watched(phase: Phase, *args: Any, **more: Any) -> Any:
+        keys.append(phase.key)
+        return real(phase, *args, **more)
+
+    monkeypatch.setattr(session, "train_phase", watched)
+    noise = [Task(name, (torch.randn(40, 64), torch.arange(40) % 2)) for name in ("one", "two")]
+    net = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
+    learn(net, noise, "exssnet", training=Training(epochs=1, device="cpu"), seed=3)
+    assert keys == [(3, task, phase) for task in ("one", "two") for phase in ("mask", "weights")]

@@ -198,6 +198,7 @@ def answered(reader: Reader, sites: Sites, batch: Any, new: Sequence[Draft], mov
     if batch is None or (last is None and not new):
         return None
     copied = copy.deepcopy(sites)
+    copied.clear()
     try:
         entry = None if last is None else reader.entry(last)
         if entry is not None and entry["meta"]["exact"] is True and entry["probe"]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import call, leaves_of, logits_of
-from polymask.mixed.forms import Form, apart, form_of
-from polymask.mixed.layout import Layout, layouts, probes, signature
+from polymask.calling import leaves_of, logits_of
+from polymask.mixed.asking import Found, ask
+from polymask.mixed.forms import apart, form_of
+from polymask.mixed.layout import key_of
 from polymask.mixed.own import own_of, own_tensors, refuse_weight_masks
+from polymask.mixed.routes import readings
+from polymask.mixed.turns import Alone, Layer, Together, Unlike, run
 from polymask.sites.kept import twin
 from polymask.sites.slots import Scores
 from polymask.sites.table import Sites, detach
@@ -30,7 +33,11 @@ class Mixed:
     in another order.
 
     Which sample a position belongs to is asked of the network once per shape of a batch (a handful of forward passes),
-    never guessed: one that flattens its rows, or keeps its batch on another axis, is answered rightly or refused.
+    never guessed: one that flattens its rows, or keeps its batch on another axis, is answered rightly or refused. Where
+    values decide it (samples sorted by a flag, a length or a score, sent to experts, packed), the whole batch is
+    answered once for each of its tasks instead: as right, at so many times the cost.
+
+    A call shares nothing with another one: several threads may call at once.
 
     Args:
         sites: the attached model; no task may be open on it. What is served is a copy: make another after more tasks.
@@ -67,11 +74,9 @@ class Mixed:
         self.model = detach(twin(sites.model)).requires_grad_(False)
         self.model.eval()
         self._refuse_infinite()
-        self._layouts: dict[tuple[tuple[torch.Size, torch.dtype], ...], dict[str, list[Layout]]] = {}
-        self._current: dict[str, list[Layout]] = {}
-        self._seen: dict[str, list[Tensor]] | None = None
-        self._turn: dict[str, int] = {}
-        self._index = torch.zeros(0, dtype=torch.long)
+        self._found: dict[Any, Found] = {}
+        self._layers: dict[str, Layer] = {}
+        self._owned: list[tuple[Tensor, str]] = []
         self._give_forms(sites, list(records.values()))
 
     @torch.no_grad()
@@ -86,73 +91,72 @@ class Mixed:
             KeyError: for a task that is not among the records.
             ValueError: if samples and tasks are not equally many, or where a sample lies cannot be told.
         """
-        shapes = [(t.shape, t.dtype) for t in leaves_of(x) if t.ndim]
-        if not shapes:
+        rows = next((len(t) for t in leaves_of(x) if t.ndim), None)
+        if rows is None:
             raise ValueError(f"expected a batch with a tensor in it, found {type(x).__name__}")
-        rows = shapes[0][0][0]
         if len(tasks) != rows:
             raise ValueError(f"expected a task for each of {rows} samples, found {len(tasks)}")
         unknown = sorted({task for task in tasks if task not in self.tasks})
         if unknown:
             raise KeyError(f"expected tasks among {', '.join(self.tasks)}, found {', '.join(unknown)}")
         device = next(iter((*self.model.parameters(), *self.model.buffers()))).device
-        key = tuple(shapes)
-        if key not in self._layouts:
-            self._layouts[key] = self._asked(x, rows)
-        self._current = self._layouts[key]
-        self._index = torch.tensor([self.tasks[task] for task in tasks], device=device)
-        self._turn = {}
-        return logits_of(call(self.model, x))
+        index = torch.tensor([self.tasks[task] for task in tasks], device=device)
+        key = key_of(x, rows)
+        known = self._found.get(key)
+        found = known or self._ask(x, rows)
+        answers = self._together(x, index, found)
+        if answers is None and known is not None and known.layouts is not None:
+            found = self._ask(x, rows)
+            answers = self._together(x, index, found)
+        self._found[key] = Found() if answers is None else found
+        return self._apart(x, index) if answers is None else answers
 
-    def _asked(self, x: Any, rows: int) -> dict[str, list[Layout]]:
-        """Where the samples lie in what every layer with something of the tasks' own is given, call by call."""
-        calls: dict[str, list[list[Tensor]]] = {}
-        for probe in probes(x, rows):
-            seen = self._seen = {}
-            try:
-                call(self.model, probe)
-            finally:
-                self._seen = None
-            for path, each in seen.items():
-                many = calls.setdefault(path, [[] for _ in each])
-                for one, found in zip(many, each, strict=True):
-                    one.append(found)
-        if silent := sorted({*self._forms} - {*calls}):
-            raise ValueError(
-                f"expected the network to call {silent[0]!r}, of which tasks have their own, found that it never "
-                "does (does it read its weights itself?): answer one task at a time, with activate(task)"
-            )
-        return layouts(calls, rows)
+    def _ask(self, x: Any, rows: int) -> Found:
+        return ask(self.model, x, rows, self._layers, self._owned)
+
+    def _together(self, x: Any, index: Tensor, found: Found) -> Tensor | None:
+        """The answers in one pass; None where samples do not lie as they were found to."""
+        if found.layouts is None:
+            return None
+        turn = Together(found.layouts, index)
+        try:
+            with readings(turn.read) if found.read else contextlib.nullcontext():
+                answers = run(self.model, turn, x)
+            turn.finish()
+        except Unlike:
+            return None
+        return logits_of(answers) if turn.read == found.read else None
+
+    def _apart(self, x: Any, index: Tensor) -> Tensor:
+        """The answers one task at a time: as the whole batch is answered by each, so right wherever samples lie."""
+        answers: Tensor | None = None
+        for task in index.unique().tolist():
+            logits = logits_of(run(self.model, Alone(task), x))
+            if not logits.ndim or len(logits) != len(index):
+                raise ValueError(
+                    f"expected logits for each of {len(index)} samples, found shape {tuple(logits.shape)}: answer one "
+                    "task at a time, with activate(task)"
+                )
+            own = (index == task).view(-1, *[1] * (logits.ndim - 1))
+            answers = logits if answers is None else torch.where(own, logits, answers)
+        assert answers is not None
+        return answers
 
     def _give_forms(self, sites: Sites, records: list[TaskRecord]) -> None:
         names = {(id(p.module), p.leaf): name for name, spots in places(self.model).items() for p in spots}
         gates = [unit_masks(sites, record) for record in records]
-        self._forms: dict[str, Form] = {}
         for path, module in list(self.model.named_modules()):
             leaves = {leaf: names[id(module), leaf] for leaf, t in own_tensors(module) if (id(module), leaf) in names}
             own = own_of(module, leaves, records, [masks.get(path) for masks in gates])
             if own.tensors or own.rows is not None or own.gate is not None:
                 form = form_of(module, own)
-                self._forms[path] = form or apart(module, own)
                 units = axis_of(module)
-                run = partial(self._run, path, units, None if form is None else units, module.forward)
-                module.forward = run
+                seen_by = None if form is None else units
+                layer = self._layers[path] = Layer(path, form or apart(module, own), module.forward, units, seen_by)
+                self._owned += [(t, path) for leaf, t in own_tensors(module) if own.changes(leaf, t)]
+                module.forward = layer
                 # A hook, if an idle one, keeps torch from computing whole layers without calling this module.
                 module.register_forward_pre_hook(_idle)
-
-    def _run(self, path: str, units: int, seen_by: int | None, plain: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs or len(args) != 1 or not isinstance(args[0], Tensor):
-            raise ValueError(
-                f"expected {path!r}, of which tasks have their own, to be called on one tensor, found "
-                f"{len(args) + len(kwargs)} arguments: answer one task at a time, with activate(task)"
-            )
-        if self._seen is not None:
-            self._seen.setdefault(path, []).append(signature(args[0], seen_by))
-            return plain(*args)
-        turn = self._turn.get(path, 0)
-        self._turn[path] = turn + 1
-        layout = self._current[path][turn]
-        return self._forms[path](*args, lambda values, y: layout.spread(values, self._index, y.ndim, units))
 
     def _refuse_infinite(self) -> None:
         for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):

@@ -100,12 +100,13 @@ def _heads(module: Any, own: Own) -> Form:
     bias = own.stack("bias", module.bias) if module.bias is not None else None
     sizes = torch.tensor([len(w) for w in own.tensors["weight"]], device=weights.device)
     beyond = torch.arange(weights.shape[1], device=weights.device) >= sizes[:, None]
+    narrower = bool(beyond.any())
 
     def run(x: Tensor, spread: Spread) -> Tensor:
         found = spread(weights.flatten(1), x)
         y = torch.einsum("...of,...f->...o", found.unflatten(-1, weights.shape[1:]), x)
         y = y if bias is None else y + spread(bias, x)
-        return y.masked_fill(spread(beyond, x), -torch.inf) if beyond.any() else y
+        return y.masked_fill(spread(beyond, x), -torch.inf) if narrower else y
 
     return run
 
@@ -115,7 +116,7 @@ def apart(module: nn.Module, own: Own) -> Form:
     plain = copy.deepcopy(module)
 
     def run(x: Tensor, spread: Spread) -> Tensor:
-        if not own.tensors:
+        if not own.tensors or not len(x):
             y: Tensor = plain(x)
         else:
             y = _each(x, spread(torch.arange(own.count, device=x.device)[:, None], x).flatten())

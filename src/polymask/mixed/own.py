@@ -34,6 +34,10 @@ class Own:
         """A leaf of all tasks, (tasks, ...)."""
         return padded(self.tensors.get(leaf) or [base.detach()] * self.count, base.shape)
 
+    def changes(self, leaf: str, base: Tensor) -> bool:
+        """Whether tasks read another tensor under this name than the one that stands there."""
+        return leaf in self.tensors or (self.rows is not None and base.ndim > 1)
+
 
 def padded(tensors: Sequence[Tensor], least: Sequence[int] = ()) -> Tensor:
     """Tensors of different sizes in one, with zeros at the end of what is smaller.

@@ -14,8 +14,8 @@ from polymask.parts.kth import kth_largest, magnitudes
 def select(w: Tensor, mask: Tensor) -> Tensor:
     """Read ``w`` under a mask: a bool one selects, an int8 one of -1, 0, 1 turns signs as well, a real one multiplies.
 
-    Selecting keeps an infinity or NaN in an unread entry from reaching the task as ``0 * inf``. Of a weight that has
-    grown since, an older mask reads the ``leading`` block.
+    The result has the dtype of ``w``: a real mask is cast to it. Selecting keeps an infinity or NaN in an unread entry
+    from reaching the task as ``0 * inf``. Of a weight that has grown since, an older mask reads the ``leading`` block.
 
     >>> select(torch.tensor([1.0, float("inf")]), torch.tensor([True, False]))
     tensor([1., 0.])
@@ -24,7 +24,7 @@ def select(w: Tensor, mask: Tensor) -> Tensor:
     if mask.dtype == torch.int8:
         return select(w, mask != 0) * mask
     if mask.dtype != torch.bool:
-        return w * mask
+        return w * (mask.to(w.dtype) if w.is_floating_point() else mask)
     return select_bits(w, mask) if has_bits(w) else torch.where(mask, w, 0)
 
 

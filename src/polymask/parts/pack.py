@@ -74,7 +74,9 @@ def pack(mask: Tensor) -> Packed:
     >>> pack(torch.tensor([1, 0, -1], dtype=torch.int8)).payload
     tensor([5, 4], dtype=torch.uint8)
     """
-    flat = mask.detach().cpu().contiguous().numpy().reshape(-1)
+    # NumPy knows no bfloat16; a real mask is kept as float32, whatever it was.
+    plain = mask.detach().cpu().float() if mask.is_floating_point() else mask.detach().cpu()
+    flat = plain.contiguous().numpy().reshape(-1)
     if mask.dtype == torch.int8:
         return Packed("ternary", tuple(mask.shape), torch.cat([_to_bytes(flat != 0), _to_bytes(flat < 0)]), 2)
     if mask.is_floating_point():

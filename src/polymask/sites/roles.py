@@ -15,7 +15,7 @@ from polymask.parts.seeds import generator
 from polymask.sites.foreign import refuse_foreign
 from polymask.sites.raw import Watch, copied, decides, renewed
 from polymask.sites.state import Moving, moving
-from polymask.sites.table import MOVES, MOVES_ALONE, STATISTIC, Kind, Role, attach
+from polymask.sites.table import HEAD, MOVES, MOVES_ALONE, STATISTIC, Kind, Role, attach
 from polymask.sites.trace import Place, can_seal, places
 from polymask.wiring.disturb import Disturbance
 
@@ -23,7 +23,6 @@ Norms = Literal["frozen", "private", "first", "statistics", "shared", "masked"]
 Biases = Literal["frozen", "private", "first", "none", "shared", "masked"]
 Heads = Literal["private", "masked"]
 
-HEAD = "the head"
 _HELD_AT_0 = Role("frozen", "held at 0", held=0.0)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -192,7 +191,7 @@ def _head_role(place: Place, policy: Policy) -> Role:
         return Role("private", HEAD)
     if is_weight(place):
         return Role("masked", "the head, one for all tasks")
-    return _HELD_AT_0 if "bias" in place.leaf else Role("frozen", "the head")
+    return _HELD_AT_0 if "bias" in place.leaf else Role("frozen", HEAD)
 
 
 def _is_statistic(name: str, spots: list[Place], moves: Moving) -> bool:

@@ -24,6 +24,8 @@ STATISTIC = "a norm's statistics"
 MOVES = "changes in forward"
 MOVES_ALONE = f"{MOVES}, and by nothing else"
 """Why a tensor is private: no optimizer is offered the latter."""
+HEAD = "the head"
+"""Why the tensors of a head have the role that they have."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class Sites:
     def every(self) -> dict[str, WeightSite | FeatureSite]:
         """All sites: name of the weight, or of the module whose units are masked -> site."""
         return {**self.weights, **self.units}
+
+    def is_open(self) -> bool:
+        """Whether a task is in training: weights learn, or scores make a mask."""
+        return bool(self.opened) or any(site.source is not None for site in self.every().values())
 
     def names(self, *kinds: Kind) -> list[str]:
         """The tensors of these roles, in the model's order."""
