@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from polymask.wiring.inputs import Taken
 from polymask.wiring.table import Wiring
 
+
 @dataclass(frozen=True)
 class Found:
     """What was found of a network.

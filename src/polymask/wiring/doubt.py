@@ -85,12 +85,12 @@ def _guilt(wiring: Wiring, probe: Probe, shared: set[str]) -> Guilt:
         changed = case.changed([*layers])
         if changed:
             alone = {layer: case.changed([layer], changed) for layer in layers}
-            told += [(layer, inputs) for layer, inputs in alone.items()]
+            told += [*alone.items()]
             rest = [layer for layer in layers if not alone[layer]]
             told += [(layer, changed) for layer in rest if case.changed(rest, changed)]
         for layer, inputs in told:
             guilt.layers.update({layer} if inputs else ())
-            new = [case.inputs[place] for place in inputs if place >= case.known]
+            new = [case.inputs[place] for place in inputs if min(inputs) >= case.known]
             guilt.inputs += new[: max(0, MANY - len(guilt.inputs))]
     return guilt
 
@@ -155,7 +155,9 @@ class _Case:
     def arriving(self, layer: str) -> tuple[str, list[int]]:
         """The inputs under which something arrives at a column of a layer that should be zero."""
         dead = ~self.wiring.columns(layer, self.masks, True).bool()
-        return layer, [place for place, (_, seen) in enumerate(self.answers) if layer in seen and _any(seen[layer], dead)]
+        return layer, [
+            place for place, (_, seen) in enumerate(self.answers) if layer in seen and _any(seen[layer], dead)
+        ]
 
     def changed(self, layers: Collection[str], places: Collection[int] | None = None) -> list[int]:
         """The inputs whose logits change when the entries of these layers that are not live are drawn anew."""

@@ -129,6 +129,9 @@ class Inputs:
 def leaves_in(x: Any) -> Iterator[Any]:
     """All that stands in nested tuples, lists and mappings, tensor or not.
 
+    Yields:
+        One leaf after the other.
+
     >>> list(leaves_in({"a": (1, "b"), "c": None}))
     [1, 'b', None]
     """

@@ -57,7 +57,7 @@ class Probe:
     """A perturbed copy of a network in evaluation mode, whose layers' outputs can be overwritten unit by unit.
 
     Parameters and running statistics are moved at random, so that what is zero by accident (a bias at its start) is
-    seen to be no law. Of the example one row goes in, where the network takes one, and beside it whatever else it takes.
+    seen to be no law. Of the example one row goes in, where the network takes one; and beside it other inputs.
 
     Args:
         model: any plain module.

@@ -58,6 +58,9 @@ def candidates(shapes: Mapping[int, Sequence[int]], tables: Sequence[int]) -> It
     Args:
         shapes: leaf -> shape, as given.
         tables: the sizes of tables that something may be looked up in, such as that of positions.
+
+    Yields:
+        The group, and a size for each of its axes.
     """
     rounds = []
     for group in groups(shapes):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.calling import call, logits_of
-from polymask.wiring.hearing import Overheard, spoken
+from polymask.wiring.hearing import Overheard, same, spoken
 from polymask.wiring.inputs import REFUSED, Inputs, Setting, Taken
 from polymask.wiring.sizes import Sizes, candidates, one_row, resized
 from polymask.wiring.values import Way, beside, beyond, of_fractions, others, ranges
@@ -18,8 +18,9 @@ from polymask.wiring.values import Way, beside, beyond, of_fractions, others, ra
 SETTINGS, NEW, DULL = 24, 12, 3
 """How many sizes are taken; how many settings are asked for more often; how many sizes of an axis are tried in a row
 that the network refuses or answers as others."""
-WORK, LEAST = 4, 1 << 20
-"""How much more an input may cost than the base one; what may be spent in any case, in numbers made."""
+WORK, LEAST, READ = 4, 1 << 20, 4
+"""How much more all sizes together may cost than the base one; what may be spent in any case, in numbers made; how
+many entries of a parameter are read in the time in which one number is made."""
 OFTEN = 3
 
 
@@ -70,6 +71,7 @@ class Explorer:
         self.model, self.inputs, self.taken = model, inputs, Taken(settings=[])
         self.signatures: set[int] = set()
         self.called: set[str] = set()
+        self.now: set[str] = set()
         self.hints = spoken(model)
 
     def explored(self) -> Taken:
@@ -105,10 +107,10 @@ class Explorer:
     @torch.no_grad()
     def tried(self, setting: Setting) -> Trial | None:
         """What the network does with an input; None if it refuses it."""
-        self.now: set[str] = set()
+        x, self.now = self.inputs.of(setting, pinned=True), set()
         try:
             with torch.random.fork_rng(devices=[]), Overheard() as heard:
-                logits_of(call(self.model, self.inputs.of(setting, pinned=True)))
+                logits_of(call(self.model, x))
         except REFUSED:
             return None
         return Trial(heard, frozenset(self.now))
@@ -124,12 +126,12 @@ class Explorer:
         return False
 
     def _keep(self, setting: Setting, trial: Trial) -> None:
-        new = trial.signature not in self.signatures and len(self.signatures) < NEW
+        new = trial.signature not in self.signatures and 0 < len(self.signatures) < NEW
         self.signatures.add(trial.signature)
         if self.called and not trial.called <= self.called:
             self.taken.apart.append(setting)
         self.called |= trial.called
-        self.taken.settings.append(replace(setting, often=OFTEN if new and self.called else 1))
+        self.taken.settings.append(replace(setting, often=OFTEN if new else 1))
 
     def _flags(self, place: int, leaf: Any) -> None:
         ways = [way for way in others(leaf, self.hints) if self.takes({place: way}, isinstance(leaf, int | float))]
@@ -159,21 +161,21 @@ class Explorer:
     def _tables(self, place: int) -> set[int]:
         """The sizes of the tables in which a leaf is looked up, as it is or after some work."""
         heard, leaf = self.first.heard, self._based(place)
-        direct = {size for size, index in heard.tables if _equal(index, leaf)}
+        direct = {size for size, index in heard.tables if same(index, leaf)}
         if direct or not heard.tables:
             return direct
         other = self.tried(Setting(self.taken.base, {place: Way("always", points=(0 if leaf.any() else 1,))}))
         if other is None:
             return {size for size, _ in heard.tables}
         pairs = zip(heard.tables, other.heard.tables, strict=False)
-        return {size for (size, index), (_, changed) in pairs if not _equal(index, changed)}
+        return {size for (size, index), (_, changed) in pairs if not same(index, changed)}
 
     def _sizes(self) -> None:
         inputs, base = self.inputs, self.taken.base
-        still = sum(parameter.numel() for parameter in self.model.parameters())
-        per_cell = self.first.heard.made / inputs.cells(base)
-        budget = max(WORK * (still + self.first.heard.made), LEAST)
-        self.taken.most = max(WORK * inputs.cells(base), LEAST / max(per_cell, 1))
+        still = sum(parameter.numel() for parameter in self.model.parameters()) / READ
+        per_cell = self.first.heard.work / inputs.cells(base)
+        budget = max(WORK * (still + self.first.heard.work), LEAST)
+        self.taken.most = max(2 * inputs.cells(base), LEAST / max(per_cell, 1))
         dull: dict[object, int] = {}
         count = 0
         for group, other in candidates(inputs.shapes, [size for size, _ in self.first.heard.tables]):
@@ -193,8 +195,3 @@ class Explorer:
             budget -= cost
             count += 1
             self._keep(Setting(sizes), trial)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.numel() == b.numel() and bool((a.flatten() == b.flatten()).all())
-
