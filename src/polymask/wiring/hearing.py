@@ -144,8 +144,13 @@ def _say(values: Iterable[Any], kind: type, seen: set[CodeType], found: set[int 
             continue
         seen.add(code)
         words = {getattr(value, "__doc__", None)}
-        found.update(c for c in code.co_consts if type(c) in (int, float, str) and c not in words)
+        found.update(c for c in _flat(code.co_consts) if type(c) in (int, float, str) and c not in words)
         globally = getattr(value, "__globals__", {})
         named = [vars(kind).get(name, globally.get(name)) for name in code.co_names]
         inner = [f for f in named if isinstance(f, FunctionType) and not f.__module__.startswith("torch")]
         _say([*code.co_consts, *inner], kind, seen, found)
+
+
+def _flat(constants: Iterable[Any]) -> Iterable[Any]:
+    for constant in constants:
+        yield from _flat(constant) if isinstance(constant, (tuple, frozenset)) else (constant,)

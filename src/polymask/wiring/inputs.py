@@ -43,14 +43,14 @@ class Taken:
         base: the sizes at which it is asked: one row, or those of the example.
         ways: leaf -> how it may be drawn.
         settings: what else may be asked.
-        apart: those under which modules are called that are not called otherwise.
+        apart: inputs under which modules are called that are not called otherwise.
         most: how many numbers an input may hold.
     """
 
     base: Sizes = field(default_factory=dict)
     ways: dict[int, list[Way]] = field(default_factory=dict)
     settings: list[Setting] = field(default_factory=lambda: [Setting()])
-    apart: list[Setting] = field(default_factory=list)
+    apart: list[Any] = field(default_factory=list)
     most: float = float("inf")
 
 

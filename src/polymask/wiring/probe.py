@@ -76,7 +76,7 @@ class Probe:
         self.inputs = Inputs(given, self.draw, taken or Taken())
         if taken is None:
             self.inputs.taken = explored(self.model, self.inputs)
-        self.beside = [self.inputs.of(setting, pinned=True) for setting in self.inputs.taken.apart]
+        self.beside = [*self.inputs.taken.apart]
         self._outputs: dict[str, dict[Any, Any]] = {}
         self._redrawn = 0
         self.redraw()

@@ -16,6 +16,8 @@ from polymask.wiring.table import ANY, NONE
 NAN = float("nan")
 FINITE = 100.0
 """How large finite paint is."""
+OTHERS = 12
+"""Under how many other inputs a source is looked for that arrives nowhere."""
 Columns = dict[str, Tensor]
 Reach = dict[str, Columns]
 """Site -> reader -> the columns that it reaches without passing another site; the reader "" is the network's answer."""
@@ -37,6 +39,7 @@ class Question:
         idle: layers whose own output does not matter while gates are shut, as the norm after them is a gate.
         unsure: readers of which finite paint may not decide what feeds them.
         felt: those of which it did.
+        lost: the sources that were looked for under other inputs.
     """
 
     probe: Probe
@@ -48,6 +51,7 @@ class Question:
     idle: set[str] = field(default_factory=set)
     unsure: set[str] = field(default_factory=set)
     felt: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
 
     def painted(self, gates: Iterable[str], paint: Mapping[str, Tensor]) -> tuple[bool, Columns]:
         """Whether paint arrives at the answer, and at which columns, the other gates being shut."""
@@ -69,6 +73,25 @@ class Question:
             if answered:
                 found[path][""] = torch.ones(1, dtype=torch.bool)
         return found
+
+    def other_inputs(self, sources: Iterable[str], gates: Iterable[str]) -> bool:
+        """Follow paint under more inputs, if there are such that let sources arrive that otherwise arrive nowhere."""
+        found, gates = False, list(gates)
+        for path in sources:
+            if path not in self.lost:
+                self.lost.add(path)
+                values = {**shut(self.size, gates), path: torch.full((self.size[path],), NAN)}
+                found |= self._found_under(values)
+        return found
+
+    def _found_under(self, values: Mapping[str, Tensor]) -> bool:
+        """Whether some other input lets paint arrive, which is then asked under from now on."""
+        for _ in range(OTHERS):
+            other = self.probe.inputs.another(lambda x: self.probe.run(values, self.readers, idle=self.idle, x=x))
+            if other and (other[1][0].isnan().any() or any(at.any() for at in other[1][1].values())):
+                self.probe.beside.append(other[0])
+                return True
+        return False
 
     def felt_at(self, source: str, gates: Iterable[str], readers: Collection[str]) -> Columns:
         """The columns of some readers at which what arrives depends on a source's finite values, other gates shut.

@@ -12,9 +12,10 @@ Place = tuple[int, int]
 """A leaf and one of its axes."""
 Sizes = Mapping[Place, int]
 """What the axes of some leaves measure, where that is not as given."""
-ROWS = (2, 65, 3, 17, 9, 5, 33, 1)
-LENGTHS = (1, 65, 2, 17, 3, 9, 33, 129)
+ROWS = (3, 17, 9, 5, 33, 1)
+LENGTHS = (17, 3, 9, 33, 129)
 """Little and much first: what depends on a size mostly does so beyond some threshold."""
+HINTS = 6
 
 
 def resized(leaf: Tensor, place: int, sizes: Sizes) -> Tensor:
@@ -52,23 +53,25 @@ def groups(shapes: Mapping[int, Sequence[int]]) -> list[tuple[Place, ...]]:
     return list(dict.fromkeys(tuple(group) for group in (*alike.values(), *equal.values(), first) if group))
 
 
-def candidates(shapes: Mapping[int, Sequence[int]], tables: Sequence[int]) -> Iterator[tuple[tuple[Place, ...], Sizes]]:
-    """A group of axes and what they may measure, one of every group after the other, what matters most first.
+def candidates(
+    shapes: Mapping[int, Sequence[int]], hints: Sequence[int]
+) -> Iterator[tuple[tuple[Place, ...], int, bool]]:
+    """What groups of axes may measure, one of every group after the other, what matters most first.
 
     Args:
         shapes: leaf -> shape, as given.
-        tables: the sizes of tables that something may be looked up in, such as that of positions.
+        hints: sizes that may matter, such as how many positions are embedded; the first few within reach.
 
     Yields:
-        The group, and a size for each of its axes.
+        The group, a size, and whether it is one of the hints.
     """
     rounds = []
     for group in groups(shapes):
         place, axis = group[0]
         now = shapes[place][axis]
-        tried = (*ROWS[:2], now, *ROWS[2:]) if axis == 0 else (now + 1, *LENGTHS[:3], 2 * now, now - 1, *LENGTHS[3:])
-        more = [size for size in tables if size <= 8 * max(now, 16)]
-        wanted = [size for size in dict.fromkeys((*tried, *more)) if size > 0 and (size != now or axis == 0)]
-        rounds.append([(group, dict.fromkeys(group, size)) for size in wanted])
+        first, rest = ((2, 65, now), ROWS) if axis == 0 else ((now + 1, 1), (65, 2, 2 * now, now - 1, *LENGTHS))
+        hinted = [hint for hint in hints if 1 < hint <= 8 * max(now, 16)][:HINTS]
+        wanted = dict.fromkeys((*first, *hinted, *rest))
+        rounds.append([(group, size, size in hinted) for size in wanted if size > 0 and (size != now or axis == 0)])
     for each in zip_longest(*rounds):
         yield from (one for one in each if one is not None)

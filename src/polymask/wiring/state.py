@@ -69,6 +69,9 @@ class State:
         while True:
             unknown = [source for source in self.sources if source not in self.reach]
             self.reach.update(self.question.reach(unknown, self.sources))
+            if self.question.other_inputs([path for path in unknown if not self.reach[path]], self.sources):
+                self._forget({*self.sources})
+                continue
             fed = self._fed()
             closed = self._closed(fed, FEW)
             if self._echo(fed, closed):

@@ -29,10 +29,12 @@ class Trial:
     """What a network did with an input.
 
     Args:
+        x: the input.
         heard: its operations.
         called: its modules that were called.
     """
 
+    x: Any
     heard: Overheard
     called: frozenset[str]
 
@@ -113,7 +115,7 @@ class Explorer:
                 logits_of(call(self.model, x))
         except REFUSED:
             return None
-        return Trial(heard, frozenset(self.now))
+        return Trial(x, heard, frozenset(self.now))
 
     def takes(self, pins: Mapping[int, Way], only_new: bool = False) -> bool:
         """Whether the network takes other values, at its base sizes or at those of the example."""
@@ -129,7 +131,7 @@ class Explorer:
         new = trial.signature not in self.signatures and 0 < len(self.signatures) < NEW
         self.signatures.add(trial.signature)
         if self.called and not trial.called <= self.called:
-            self.taken.apart.append(setting)
+            self.taken.apart.append(trial.x)
         self.called |= trial.called
         self.taken.settings.append(replace(setting, often=OFTEN if new else 1))
 
@@ -170,6 +172,13 @@ class Explorer:
         pairs = zip(heard.tables, other.heard.tables, strict=False)
         return {size for (size, index), (_, changed) in pairs if not same(index, changed)}
 
+    def _measures(self) -> list[int]:
+        """Sizes that may matter: of tables, and around what the network's own code compares with."""
+        tables = {module.num_embeddings for module in self.model.modules() if isinstance(module, nn.Embedding)}
+        tables |= {size for size, _ in self.first.heard.tables}
+        said = {int(hint) + step for hint in self.hints if not isinstance(hint, str) for step in (0, 1)}
+        return [*sorted(tables), *sorted(said, reverse=True)]
+
     def _sizes(self) -> None:
         inputs, base = self.inputs, self.taken.base
         still = sum(parameter.numel() for parameter in self.model.parameters()) / READ
@@ -178,9 +187,9 @@ class Explorer:
         self.taken.most = max(2 * inputs.cells(base), LEAST / max(per_cell, 1))
         dull: dict[object, int] = {}
         count = 0
-        for group, other in candidates(inputs.shapes, [size for size, _ in self.first.heard.tables]):
-            sizes: Sizes = {**base, **other}
-            if dull.get(group, 0) >= DULL or sizes == base or inputs.cells(sizes) > self.taken.most:
+        for group, size, hinted in candidates(inputs.shapes, self._measures()):
+            sizes: Sizes = {**base, **dict.fromkeys(group, size)}
+            if (dull.get(group, 0) >= DULL and not hinted) or sizes == base or inputs.cells(sizes) > self.taken.most:
                 continue
             cost = still + per_cell * inputs.cells(sizes)
             if count >= SETTINGS or budget < cost:

@@ -68,7 +68,8 @@ def _within(way: Way, leaf: Tensor, draw: torch.Generator) -> Tensor:
     """From the whole range, from a part of it, or from a single value."""
     at = [way.low, way.high, *way.points]
     at += [int(torch.randint(way.low, way.high + 1, (), generator=draw)) for _ in range(2)]
-    low, high = sorted((at[_place(len(at), draw)], at[_place(len(at), draw)]))
+    # Often up to an end of the range: what depends on integers mostly does so beyond some threshold.
+    low, high = sorted((_one_of(at, draw), _one_of((way.low, way.high, *at), draw)))
     if _chance(draw, 0.4):
         low, high = way.low, way.high
     found = torch.randint(low, high + 1, leaf.shape, generator=draw)
@@ -162,8 +163,7 @@ def beside(within: Way | None, leaf: Tensor) -> list[Way]:
         leaf: as given.
     """
     low, high, points = (within.low, within.high, within.points) if within else (0, 1, (0, 1))
-    alone = list(dict.fromkeys([*points, low, high]))
-    ways = [Way("always", points=(point,)) for point in _picked(alone)]
+    ways = [Way("always", points=(point,)) for point in dict.fromkeys((low, high, *points))]
     if leaf.ndim and leaf.dtype != torch.bool and high > 1:
         ways.append(Way("falling", low, high))
     if leaf.ndim > 1 and high <= 1:
@@ -214,7 +214,8 @@ def others(leaf: Any, hints: Collection[int | float | str]) -> list[Way]:
 
 def _picked(values: Sequence[Any]) -> list[Any]:
     """A few of many values, evenly."""
-    return [values[place * len(values) // MANY] for place in range(MANY)] if len(values) > MANY else [*values]
+    last = len(values) - 1
+    return [values[place * last // (MANY - 1)] for place in range(MANY)] if len(values) > MANY else [*values]
 
 
 def _place(count: int, draw: torch.Generator) -> int:
