@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from polymask.wiring import cache
-from polymask.wiring.doubt import doubted
+from polymask.wiring.doubt import Guilt, doubted
 from polymask.wiring.fold import rows_of
 from polymask.wiring.probe import Probe
 from polymask.wiring.question import Question, prepared
@@ -48,12 +49,50 @@ def ask(
     with _one_thread():
         key = cache.key_of(model, example, head, names)
         known = cache.known(key)
-        if known is not None:
-            return doubted(known, Probe(model, example, later=later))
-        question = prepared(Probe(model, example, later=later), head, names)
-        found = _found(question, head)
-        cache.keep(key, found)
-        return doubted(found, question.probe)
+        probe = Probe(model, example, taken=known.taken if known else None, later=later)
+        # A wiring that was found of another network of the same build is asked for anew before it is given up.
+        told = _Told(probe, head, names, key, fresh=known is None)
+        return doubted(known.wiring if known else told.wiring(), probe, told.anew)
+
+
+@dataclass
+class _Told:
+    """What a network is asked under, and what proved its wiring wrong so far.
+
+    Args:
+        probe: the network.
+        head: the name of its head.
+        names: the weights that a method gates.
+        key: under which the answer is remembered.
+        fresh: whether this network itself was asked.
+        felt: the layers of which finite paint decided what feeds them.
+        unsure: those of which it may not.
+    """
+
+    probe: Probe
+    head: str
+    names: list[str]
+    key: Hashable | None
+    fresh: bool
+    felt: set[str] = field(default_factory=set)
+    unsure: set[str] = field(default_factory=set)
+
+    def wiring(self) -> Wiring:
+        """Ask, and remember."""
+        question = prepared(self.probe, self.head, self.names, self.unsure)
+        found = _found(question, self.head)
+        self.felt, self.fresh = question.felt, True
+        cache.keep(self.key, cache.Found(found, self.probe.inputs.taken))
+        return found
+
+    def anew(self, guilt: Guilt) -> Wiring | None:
+        """Ask under the inputs that proved the wiring wrong as well, and by NaN alone where finite paint misled."""
+        misled = self.felt & guilt.layers - self.unsure
+        if self.fresh and not misled and not guilt.inputs:
+            return None
+        self.unsure |= misled
+        self.probe.beside += guilt.inputs
+        return self.wiring()
 
 
 @contextmanager

@@ -6,16 +6,32 @@ import hashlib
 import sys
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from polymask.wiring.inputs import Taken
 from polymask.wiring.table import Wiring
 
+
+@dataclass(frozen=True)
+class Found:
+    """What was found of a network.
+
+    Args:
+        wiring: before it was doubted.
+        taken: what the network takes beside its example.
+    """
+
+    wiring: Wiring
+    taken: Taken
+
+
 MOST = 8
-_FOUND: OrderedDict[Hashable, Wiring] = OrderedDict()
+_FOUND: OrderedDict[Hashable, Found] = OrderedDict()
 MOVING = ("running_mean", "running_var", "num_batches_tracked")
 OWN = ("_parameters", "_buffers", "_modules", "training")
 
@@ -56,17 +72,17 @@ def key_of(model: nn.Module, example: Any, head: str, masked: Sequence[str]) -> 
     return modules, parameters, buffers, given, head, tuple(masked)
 
 
-def known(key: Hashable | None) -> Wiring | None:
+def known(key: Hashable | None) -> Found | None:
     """What was found of a network of this build, before it was doubted."""
     if key in _FOUND:
         _FOUND.move_to_end(key)
     return _FOUND.get(key)
 
 
-def keep(key: Hashable | None, wiring: Wiring) -> None:
+def keep(key: Hashable | None, found: Found) -> None:
     """Remember it; the one that was not asked for longest is forgotten."""
     if key is not None:
-        _FOUND[key] = wiring
+        _FOUND[key] = found
     while len(_FOUND) > MOST:
         _FOUND.popitem(last=False)
 

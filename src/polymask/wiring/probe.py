@@ -13,6 +13,8 @@ from polymask.calling import as_read, call, logits_of, tensors_of, two_rows
 from polymask.parts.seeds import generator
 from polymask.sites.kept import twin
 from polymask.wiring.disturb import Disturbance
+from polymask.wiring.inputs import REFUSED, Inputs, Taken
+from polymask.wiring.trial import explored
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PLAIN = (*LAYERS, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -46,31 +48,53 @@ def busy(x: Tensor, axis: int) -> Tensor:
     return (x != 0).movedim(axis, -1).reshape(-1, x.shape[axis]).any(0)
 
 
+def disturbing(x: Tensor, axis: int) -> Tensor:
+    """The columns in which something is a number other than zero: under large inputs some networks only answer NaN."""
+    return busy(x.nan_to_num(0.0, 0.0, 0.0), axis)
+
+
 class Probe:
     """A perturbed copy of a network in evaluation mode, whose layers' outputs can be overwritten unit by unit.
 
     Parameters and running statistics are moved at random, so that what is zero by accident (a bias at its start) is
-    seen to be no law. One example goes in at a time, so that it does not matter where a layer keeps its batch.
+    seen to be no law. Of the example one row goes in, where the network takes one; and beside it other inputs.
 
     Args:
         model: any plain module.
         example: an input that it accepts.
         key: of the random draws.
         later: buffers that a forward changes -> what they may look like later.
+        taken: what the network takes beside its example, if that is known.
     """
 
     def __init__(
-        self, model: nn.Module, example: Any, key: object = 0, *, later: Mapping[str, Tensor] | None = None
+        self,
+        model: nn.Module,
+        example: Any,
+        key: object = 0,
+        taken: Taken | None = None,
+        *,
+        later: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.model = twin(model).cpu().float()
         self.model.eval()
         self.draw = generator("wiring", key)
         self.modules = dict(self.model.named_modules())
-        self.example = as_read(self.model, tensors_of(example, lambda t: t[:1].cpu() if t.ndim else t.cpu()))
         self._disturbance = Disturbance(self.model, self.draw, later)
+        self._disturbance.redraw()
+        given = as_read(self.model, tensors_of(example, lambda t: t.detach().cpu()))
+        self.inputs = Inputs(given, self.draw, taken or Taken())
+        if taken is None:
+            self.inputs.taken = explored(self.model, self.inputs)
+        self.beside = [*self.inputs.taken.apart]
         self._outputs: dict[str, dict[Any, Any]] = {}
         self._redrawn = 0
         self.redraw()
+
+    @property
+    def asked(self) -> list[Any]:
+        """The inputs under which paint is followed: the example, and others that take another path."""
+        return [self.example, *self.beside]
 
     @torch.no_grad()
     def run(
@@ -79,6 +103,7 @@ class Probe:
         look: Mapping[str, int] | None = None,
         see: See = spoiled,
         idle: Collection[str] = (),
+        x: Any = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """One forward.
 
@@ -87,6 +112,7 @@ class Probe:
             look: reader -> axis of its columns.
             see: what to note of an input's columns; by default whether they hold a NaN.
             idle: layers whose output does not matter.
+            x: the input; by default the example.
 
         Returns:
             The logits, and of every reader, column by column, whether something was seen in any of its calls.
@@ -107,13 +133,42 @@ class Probe:
             known = self._outputs.setdefault(path, {})
             self.modules[path].forward = partial(_shortened, self.modules[path].forward, known)
         try:
-            logits = logits_of(call(self.model, self.example))
+            logits = logits_of(call(self.model, self.example if x is None else x))
         finally:
             for hook in hooks:
                 hook.remove()
             for path in spared:
                 del self.modules[path].forward
         return logits, seen
+
+    def arriving(
+        self,
+        values: Mapping[str, Tensor],
+        look: Mapping[str, int],
+        readers: Collection[str],
+        idle: Collection[str],
+        x: Any,
+    ) -> dict[str, Tensor]:
+        """What arrives at some readers, shape (places of all calls, columns).
+
+        Args:
+            values: module -> a value per unit of its output.
+            look: reader -> axis of its columns.
+            readers: those that are looked at.
+            idle: layers whose output does not matter.
+            x: the input.
+        """
+        found: dict[str, list[Tensor]] = {reader: [] for reader in readers}
+        hooks = [
+            self.modules[path].register_forward_pre_hook(partial(_gather, look[path], found[path]), with_kwargs=True)
+            for path in readers
+        ]
+        try:
+            self.run(values, idle=idle, x=x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {reader: torch.cat(parts) for reader, parts in found.items() if parts}
 
     def called(self, sizes: Mapping[str, int]) -> dict[str, bool]:
         """Which modules are called in this mode, and always answer with one tensor that has their units at their axis.
@@ -122,27 +177,37 @@ class Probe:
             sizes: module -> how many units it should have.
         """
         found: dict[str, bool] = {}
+        for x in self.asked:
+            # Batch statistics want two rows; but not every network takes them.
+            several = two_rows(x)
+            each = self._noted(several, sizes) or self._noted(x, sizes) or {}
+            for path, fits in each.items():
+                found[path] = found.get(path, True) and fits
+        return found
+
+    def _noted(self, x: Any, sizes: Mapping[str, int]) -> dict[str, bool] | None:
+        """Which modules an input calls; None if the network refuses it."""
+        found: dict[str, bool] = {}
         hooks = [
             self.modules[path].register_forward_hook(partial(_note, path, axis_of(self.modules[path]), size, found))
             for path, size in sizes.items()
         ]
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                call(self.model, two_rows(self.example))
+                call(self.model, x)
+        except REFUSED:
+            return None
         finally:
             for hook in hooks:
                 hook.remove()
         return found
 
     def redraw(self) -> None:
-        """Other parameters and another input: fractions at random, small and large; integers as in the example."""
+        """Other parameters and another input: fractions at random, small and large; all else as in the example."""
         scale = (1, 10, 3)[self._redrawn % 3]
         self._redrawn += 1
         self._disturbance.redraw()
-        self.example = tensors_of(
-            self.example,
-            lambda t: torch.randn(t.shape, generator=self.draw).mul_(scale).to(t.dtype) if t.is_floating_point() else t,
-        )
+        self.example = self.inputs.base(scale)
 
 
 # What hooks do, bound by ``partial``: in tests, a function made anew for every hook would be type-checked anew.
@@ -175,6 +240,11 @@ def _watch(
         if any(see(other, -1).any() for other in tensors[1:] if other.ndim):
             found = torch.ones_like(found)
         seen[path] = seen[path] | found if path in seen else found
+
+
+def _gather(axis: int, parts: list[Tensor], _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+    parts.append(first.movedim(axis, -1).reshape(-1, first.shape[axis]).clone())
 
 
 def _note(path: str, axis: int, size: int, found: dict[str, bool], _: nn.Module, __: Any, y: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations, islice
 from math import comb
@@ -10,10 +10,14 @@ from math import comb
 import torch
 from torch import Tensor, nn
 
-from polymask.wiring.probe import LAYERS, Probe, axis_of, busy, shut
+from polymask.wiring.probe import LAYERS, Probe, axis_of, busy, disturbing, shut
 from polymask.wiring.table import ANY, NONE
 
 NAN = float("nan")
+FINITE = 100.0
+"""How large finite paint is."""
+OTHERS = 12
+"""Under how many other inputs a source is looked for that arrives nowhere."""
 Columns = dict[str, Tensor]
 Reach = dict[str, Columns]
 """Site -> reader -> the columns that it reaches without passing another site; the reader "" is the network's answer."""
@@ -33,6 +37,9 @@ class Question:
         size: module -> how many units it has.
         notes: layer -> why something of it is left conservative.
         idle: layers whose own output does not matter while gates are shut, as the norm after them is a gate.
+        unsure: readers of which finite paint may not decide what feeds them.
+        felt: those of which it did.
+        lost: the sources that were looked for under other inputs.
     """
 
     probe: Probe
@@ -42,12 +49,19 @@ class Question:
     size: dict[str, int]
     notes: dict[str, str] = field(default_factory=dict)
     idle: set[str] = field(default_factory=set)
+    unsure: set[str] = field(default_factory=set)
+    felt: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
 
     def painted(self, gates: Iterable[str], paint: Mapping[str, Tensor]) -> tuple[bool, Columns]:
         """Whether paint arrives at the answer, and at which columns, the other gates being shut."""
         values = {**shut(self.size, gates), **paint}
-        logits, seen = self.probe.run(values, self.readers, idle=self.idle)
-        return bool(logits.isnan().any()), seen
+        answered, found = False, dict[str, Tensor]()
+        for x in self.probe.asked:
+            logits, seen = self.probe.run(values, self.readers, idle=self.idle, x=x)
+            answered |= bool(logits.isnan().any())
+            found = _united(found, seen)
+        return answered, found
 
     def reach(self, sources: Iterable[str], gates: Iterable[str]) -> Reach:
         """Where each source's units arrive, the other gates being shut."""
@@ -58,6 +72,41 @@ class Question:
             found[path] = {reader: at for reader, at in seen.items() if at.any()}
             if answered:
                 found[path][""] = torch.ones(1, dtype=torch.bool)
+        return found
+
+    def other_inputs(self, sources: Iterable[str], gates: Iterable[str]) -> bool:
+        """Follow paint under more inputs, if there are such that let sources arrive that otherwise arrive nowhere."""
+        found, gates = False, list(gates)
+        for path in sources:
+            if path not in self.lost:
+                self.lost.add(path)
+                values = {**shut(self.size, gates), path: torch.full((self.size[path],), NAN)}
+                found |= self._found_under(values)
+        return found
+
+    def _found_under(self, values: Mapping[str, Tensor]) -> bool:
+        """Whether some other input lets paint arrive, which is then asked under from now on."""
+        for _ in range(OTHERS):
+            other = self.probe.inputs.another(lambda x: self.probe.run(values, self.readers, idle=self.idle, x=x))
+            if other and (other[1][0].isnan().any() or any(at.any() for at in other[1][1].values())):
+                self.probe.beside.append(other[0])
+                return True
+        return False
+
+    def felt_at(self, source: str, gates: Iterable[str], readers: Collection[str]) -> Columns:
+        """The columns of some readers at which what arrives depends on a source's finite values, other gates shut.
+
+        A softmax spreads NaN over all that it weighs, whether it is of weight there or not.
+        """
+        values, size = shut(self.size, gates), self.size[source]
+        draws = [torch.randn(size, generator=self.probe.draw) * FINITE for _ in range(3)]
+        paints = [draws[0].abs(), -draws[1].abs(), draws[2]]
+        found: Columns = {}
+        for x in self.probe.asked:
+            before = self.probe.arriving({**values, source: torch.zeros(size)}, self.readers, readers, self.idle, x)
+            for paint in paints:
+                after = self.probe.arriving({**values, source: paint}, self.readers, readers, self.idle, x)
+                found = _united(found, {reader: (before[reader] != at).any(0) for reader, at in after.items()})
         return found
 
     def units(self, sources: list[str], gates: Iterable[str], reach: Reach) -> Units:
@@ -86,14 +135,25 @@ class Question:
         count: Columns = {}
         for _ in range(draws):
             self.probe.redraw()
-            for reader, at in self.probe.run(gates, self.readers, busy)[1].items():
+            found = Columns()
+            for x in self.probe.asked:
+                found = _united(found, self.probe.run(gates, self.readers, busy, x=x)[1])
+            other = self.probe.inputs.another(lambda x: self.probe.run(gates, self.readers, disturbing, x=x)[1])
+            for reader, at in _united(found, other[1] if other else {}).items():
                 count[reader] = count.get(reader, 0) + at.long()
         never = {reader: times == 0 for reader, times in count.items()}
         return never, {reader: (times > 0) & (times < draws) for reader, times in count.items()}
 
 
-def prepared(probe: Probe, head: str, masked: Iterable[str]) -> Question:
-    """See which layers and norms of a network are at work both in learning and in answering."""
+def prepared(probe: Probe, head: str, masked: Iterable[str], unsure: Collection[str] = ()) -> Question:
+    """See which layers and norms of a network are at work both in learning and in answering.
+
+    Args:
+        probe: the network.
+        head: the name of its head.
+        masked: the weights that a method gates.
+        unsure: the layers of which finite paint may not decide what feeds them.
+    """
     names = set(masked)
     own = {
         path: module for path, module in probe.modules.items() if isinstance(module._parameters.get("weight"), Tensor)
@@ -108,11 +168,16 @@ def prepared(probe: Probe, head: str, masked: Iterable[str]) -> Question:
     layers = [p for p in called if isinstance(own[p], LAYERS) and (f"{p}.weight".lstrip(".") in names or p == head)]
     norms = [p for p in called if not isinstance(own[p], LAYERS)]
     readers = {path: axis_of(own[path]) for path in (*layers, *norms)}
-    question = Question(probe, layers, norms, readers, {path: size[path] for path in readers})
+    question = Question(probe, layers, norms, readers, {path: size[path] for path in readers}, unsure={*unsure})
     for path, module in kinds.items():
         if isinstance(module, LAYERS) and path not in called:
             question.notes[path] = "its module is not called"
     return question
+
+
+def _united(one: Columns, other: Columns) -> Columns:
+    """The columns of either."""
+    return {**one, **{reader: one[reader] | at if reader in one else at for reader, at in other.items()}}
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -30,6 +30,7 @@ class State:
         barred: the norms that cannot be.
         reach: what is known of where sites and echoes arrive.
         units: and of which units arrive there: of columns that may be shut.
+        asked: sources and readers of which it was asked whether finite paint arrives.
     """
 
     question: Question
@@ -39,6 +40,7 @@ class State:
     barred: set[str] = field(default_factory=set)
     reach: Reach = field(default_factory=dict)
     units: Reach = field(default_factory=dict)
+    asked: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def sources(self) -> list[str]:
@@ -60,12 +62,16 @@ class State:
         kept = {source: at for source, at in self.reach.items() if source in self.sources and not changed & at.keys()}
         self.reach = {source: at for source, at in kept.items() if source not in changed}
         self.units = {source: at for source, at in self.units.items() if source in self.reach}
+        self.asked = {(source, reader) for source, reader in self.asked if source in self.reach}
 
     def wiring(self, draws: int) -> Wiring:
         """What the sites feed and shut; those that shut no column of a layer are dropped before more is asked."""
         while True:
             unknown = [source for source in self.sources if source not in self.reach]
             self.reach.update(self.question.reach(unknown, self.sources))
+            if self.question.other_inputs([path for path in unknown if not self.reach[path]], self.sources):
+                self._forget({*self.sources})
+                continue
             fed = self._fed()
             closed = self._closed(fed, FEW)
             if self._echo(fed, closed):
@@ -83,6 +89,8 @@ class State:
                 self.keep(shutting)
                 continue
             self._spell(fed, closed)
+            if self._felt(fed, closed):
+                continue
             feeds = {reader: self._feeds(reader, each) for reader, each in fed.items()}
             closed = self._closed(fed, draws) if draws > FEW else closed
             wrong = {norm for norm in self.echoes if not (closed[norm].all() and single(feeds[norm]).all())}
@@ -102,6 +110,36 @@ class State:
         self.barred |= norms
         self.echoes = [norm for norm in self.echoes if norm not in norms]
         self._forget({*norms})
+
+    def _felt(self, fed: dict[str, Columns], closed: Columns) -> bool:
+        """Leave out sources whose NaN arrives all over columns that one unit of another feeds, but nothing finite does.
+
+        So a value of an attention is not hidden by what only its softmax has spread; whether something was left out.
+        """
+        doubtful: dict[str, set[str]] = {}
+        for reader, each in fed.items():
+            if len(each) > 1 and reader not in self.question.unsure:
+                for source, columns in self._spread(reader, each, closed[reader]).items():
+                    if columns.any() and (source, reader) not in self.asked:
+                        doubtful.setdefault(source, set()).add(reader)
+        changed = False
+        for source, readers in doubtful.items():
+            self.asked |= {(source, reader) for reader in readers}
+            for reader, at in self.question.felt_at(source, self.sources, readers).items():
+                gone = self._spread(reader, fed[reader], closed[reader])[source] & ~at
+                changed |= bool(gone.any())
+                if gone.any():
+                    self.question.felt.add(reader)
+                    self.reach[source][reader] = self.reach[source][reader] & ~gone
+                    self.units[source].pop(reader)
+        return changed
+
+    def _spread(self, reader: str, each: Columns, closed: Tensor) -> Columns:
+        """Source -> the shut columns that it feeds by more than one unit, while another feeds them by a single one."""
+        units = {source: self.units[source].get(reader) for source in each}
+        known = {source: unit for source, unit in units.items() if unit is not None}
+        alone = torch.stack([unit >= 0 for unit in known.values()]).any(0) if known else closed & False
+        return {source: (unit == ANY) & alone & closed for source, unit in known.items()}
 
     def _feeds(self, reader: str, each: Columns) -> tuple[Feed, ...]:
         known = {source: self.units[source].get(reader, torch.where(at, ANY, NONE)) for source, at in each.items()}

@@ -1,0 +1,158 @@
+"""Inputs of a network: its example, and the same with other values, flags, lengths and batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from polymask.wiring.sizes import Sizes, resized
+from polymask.wiring.values import Way
+
+REFUSED = (LookupError, RuntimeError, ValueError, ArithmeticError, AssertionError, TypeError, AttributeError)
+"""What a network raises when it is given something that it does not take."""
+TRIES = 4
+"""How often an input is drawn anew where a network refuses one."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One kind of input.
+
+    Args:
+        sizes: axes that measure something else than in the example.
+        pins: leaf -> how it is drawn; the others as they come.
+        often: how often it is asked for: more often if the network then does something else.
+    """
+
+    sizes: Sizes = field(default_factory=dict)
+    pins: Mapping[int, Way] = field(default_factory=dict)
+    often: int = 1
+
+
+@dataclass
+class Taken:
+    """All that a network takes, as far as it was tried.
+
+    Args:
+        base: the sizes at which it is asked: one row, or those of the example.
+        ways: leaf -> how it may be drawn.
+        settings: what else may be asked.
+        apart: inputs under which modules are called that are not called otherwise.
+        most: how many numbers an input may hold.
+    """
+
+    base: Sizes = field(default_factory=dict)
+    ways: dict[int, list[Way]] = field(default_factory=dict)
+    settings: list[Setting] = field(default_factory=lambda: [Setting()])
+    apart: list[Any] = field(default_factory=list)
+    most: float = float("inf")
+
+
+class Inputs:
+    """Inputs of a network, drawn like its example and unlike it.
+
+    Args:
+        example: an input that the network accepts.
+        draw: where random numbers come from.
+        taken: what it takes.
+    """
+
+    def __init__(self, example: Any, draw: torch.Generator, taken: Taken) -> None:
+        self.example, self.draw, self.taken = example, draw, taken
+        self.leaves = list(leaves_in(example))
+        self.shapes = {place: tuple(t.shape) for place, t in enumerate(self.leaves) if isinstance(t, Tensor)}
+        self._turn = self._turns()
+
+    def of(self, setting: Setting, pinned: bool = False) -> Any:
+        """An input; the leaves that a setting leaves open as given, or as they come."""
+        leaves = []
+        for place, leaf in enumerate(self.leaves):
+            value = resized(leaf, place, setting.sizes) if isinstance(leaf, Tensor) else leaf
+            way = setting.pins.get(place) or (None if pinned else self._any_way(place))
+            leaves.append(value if way is None else way.drawn(value, self.draw))
+        return filled(self.example, iter(leaves))
+
+    def base(self, scale: float) -> Any:
+        """The example at its base sizes, fractions drawn anew, all else as given."""
+        leaves = []
+        for place, leaf in enumerate(self.leaves):
+            value = resized(leaf, place, self.taken.base) if isinstance(leaf, Tensor) else leaf
+            if isinstance(value, Tensor) and value.is_floating_point():
+                value = torch.randn(value.shape, generator=self.draw).mul_(scale).to(value.dtype)
+            leaves.append(value)
+        return filled(self.example, iter(leaves))
+
+    def another(self, run: Callable[[Any], T]) -> tuple[Any, T] | None:
+        """The next kind of input, and what came of it; None if the network refuses all that was tried."""
+        setting = next(self._turn)
+        for place in range(TRIES):
+            x = self.of(self._mixed(setting) if place % 2 else setting)
+            try:
+                return x, run(x)
+            except REFUSED:
+                continue
+        return None
+
+    def _mixed(self, setting: Setting) -> Setting:
+        """Sometimes the sizes of one setting with the values of another."""
+        other = self.taken.settings[int(torch.randint(len(self.taken.settings), (), generator=self.draw))]
+        mixed = Setting({**setting.sizes, **other.sizes}, {**other.pins, **setting.pins})
+        return mixed if self.cells(mixed.sizes) <= self.taken.most else setting
+
+    def cells(self, sizes: Sizes) -> int:
+        """How many numbers an input holds."""
+        total = 0
+        for place, shape in self.shapes.items():
+            here = 1
+            for axis, now in enumerate(shape):
+                here *= sizes.get((place, axis), now)
+            total += here
+        return max(total, 1)
+
+    def _any_way(self, place: int) -> Way | None:
+        ways = self.taken.ways.get(place)
+        return ways[int(torch.randint(len(ways), (), generator=self.draw))] if ways else None
+
+    def _turns(self) -> Iterator[Setting]:
+        """Every setting in its turn, for ever; those asked for more often come first."""
+        for turn in count():
+            longest = max(setting.often for setting in self.taken.settings)
+            yield from (setting for setting in self.taken.settings if setting.often > turn % longest)
+
+
+def leaves_in(x: Any) -> Iterator[Any]:
+    """All that stands in nested tuples, lists and mappings, tensor or not.
+
+    Yields:
+        One leaf after the other.
+
+    >>> list(leaves_in({"a": (1, "b"), "c": None}))
+    [1, 'b', None]
+    """
+    if isinstance(x, Mapping):
+        x = list(x.values())
+    if isinstance(x, (tuple, list)):
+        for value in x:
+            yield from leaves_in(value)
+    else:
+        yield x
+
+
+def filled(x: Any, leaves: Iterator[Any]) -> Any:
+    """The same nesting with other leaves.
+
+    >>> filled({"a": (1, "b"), "c": None}, iter([2, 3, 4]))
+    {'a': (2, 3), 'c': 4}
+    """
+    if isinstance(x, Mapping):
+        return {key: filled(value, leaves) for key, value in x.items()}
+    if isinstance(x, (tuple, list)):
+        values = [filled(value, leaves) for value in x]
+        return type(x)(*values) if hasattr(x, "_fields") else type(x)(values)
+    return next(leaves)
