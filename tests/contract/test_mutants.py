@@ -18,7 +18,7 @@ from polymask.method.contract import Method
 from polymask.methods import HAT, TFM, WSN, ExSSNeT, LinearProbe, PackNet, Piggyback, SupSup
 from polymask.parts import binarize
 from polymask.parts.pack import unpack
-from polymask.sites import roles, slots, table, trace
+from polymask.sites import marks, roles, slots, table, trace
 from polymask.sites.roles import Role
 from polymask.sites.trace import Place
 
@@ -30,7 +30,7 @@ ASKED = frozenset({"adversary"})  # reaches what the user asked a gradient of
 
 def hold_by(hold: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Patch:
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in (slots, table, trace):
+        for module in (slots, table, marks):
             monkeypatch.setattr(module, "hold", hold)
 
     return patch
@@ -123,7 +123,7 @@ def test_no_task_is_forgotten_notices(mutant: Mutant, optimizer: str, monkeypatc
 
 
 def drop_scores_from_state_dict(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, back = trace._own_keys, trace._from_own_keys
+    own, back = marks.own_keys, marks.from_own_keys
 
     def without(module: nn.Module, state: dict[str, Any], prefix: str, meta: Any) -> None:
         own(module, state, prefix, meta)
@@ -136,8 +136,9 @@ def drop_scores_from_state_dict(monkeypatch: pytest.MonkeyPatch) -> None:
             if name.endswith(".scores"):
                 state[prefix + name] = scores.detach().clone()
 
-    monkeypatch.setattr(trace, "_own_keys", without)
-    monkeypatch.setattr(trace, "_from_own_keys", as_they_are)
+    for module in (marks, trace):
+        monkeypatch.setattr(module, "own_keys", without)
+        monkeypatch.setattr(module, "from_own_keys", as_they_are)
 
 
 def drop_scores_from_learner_state(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from polymask.run.extend import extend
 from polymask.run.learn import Learned, learn
 from polymask.run.objective import Objective
 from polymask.run.training import Training
-from polymask.sites.trace import is_marked
+from polymask.sites.marks import is_marked
 from polymask.streams.images import digits
 
 SAYS = r"two of the stream will not be learned again, removed from .* before"

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from polymask.bank.store import digest_of, read_tensors, write_tensors
 from polymask.parts.draw import signed_constant
+from polymask.sites.marks import is_marked
 from polymask.sites.table import BASE, Role, Sites, attach
-from polymask.sites.trace import is_marked, places
+from polymask.sites.trace import places
 from polymask.task import fingerprint
 from polymask.wiring import Wiring
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from polymask.sites.foreign import disturbed
-from polymask.sites.trace import is_marked
+from polymask.sites.marks import is_marked
 
 if TYPE_CHECKING:
     from polymask.method.contract import Method

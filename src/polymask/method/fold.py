@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from polymask.sites.trace import is_marked, mark
+from polymask.sites.marks import is_marked, mark
 
 if TYPE_CHECKING:
     from polymask.method.contract import Method

@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from polymask.sites.marks import is_marked
 from polymask.sites.slots import WeightSite
 from polymask.sites.table import Sites
-from polymask.sites.trace import is_marked
 
 COMPUTED = ("_g", "_v", "_orig")
 """How the older ways of computing a weight from others call what they compute it from."""

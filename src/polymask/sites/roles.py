@@ -7,24 +7,19 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
-from polymask.calling import REFUSALS, as_accepted, call, drawn, logits_of
-from polymask.parts.seeds import generator
 from polymask.sites.foreign import refuse_foreign
-from polymask.sites.raw import Watch, copied, decides, renewed
+from polymask.sites.read import EMBEDDINGS, Read, find_head, read_tensors, refuse_past
 from polymask.sites.state import Moving, moving
-from polymask.sites.table import HEAD, MOVES, MOVES_ALONE, STATISTIC, Kind, Role, attach
+from polymask.sites.table import HEAD, MOVES, MOVES_ALONE, STATISTIC, Kind, Role
 from polymask.sites.trace import Place, can_seal, places
-from polymask.wiring.disturb import Disturbance
 
 Norms = Literal["frozen", "private", "first", "statistics", "shared", "masked"]
 Biases = Literal["frozen", "private", "first", "none", "shared", "masked"]
 Heads = Literal["private", "masked"]
 
 _HELD_AT_0 = Role("frozen", "held at 0", held=0.0)
-EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """What norms call their statistics; by another name, they are known by their changes in a forward."""
 
@@ -137,7 +132,7 @@ def _looked_at(model: nn.Module, example: Any, head: str | None) -> tuple[dict[s
     found = read_tensors(model, example, [name for name, spots in where.items() if spots[0].trains])
     read = found.order
     refuse_past([name for name in found.past if name not in read])
-    head_name = head or _find_head(model, where, [name for name in read if name in weights], found.width)
+    head_name = head or find_head(model, where, [name for name in read if name in weights], found.width)
     if head_name not in dict(model.named_modules()):
         raise ValueError(f"expected head= to name a module of the model, found {head!r}")
     return where, weights, found, head_name
@@ -242,92 +237,3 @@ def _wanted(patterns: Sequence[str] | None, weights: list[str], read: list[str])
             )
         found.update(hits)
     return found
-
-
-@dataclass(frozen=True)
-class Read:
-    """What a forward reads.
-
-    Args:
-        order: the tensors read both in train and in eval mode, in the order of reading.
-        width: of the logits.
-        past: the parameters whose memory decides the answer although a site no longer reads it.
-    """
-
-    order: list[str]
-    width: int
-    past: list[str]
-
-
-@torch.no_grad()
-def read_tensors(model: nn.Module, example: Any, names: list[str]) -> Read:
-    """See which tensors a forward reads, and which of them past their sites.
-
-    Asked of a copy, with the example at two rows and the random state forked, so that nothing is left behind.
-
-    Raises:
-        ValueError: if the model refuses the example, or a copy of it reads the model's own parameters.
-    """
-    probe, where = copied(model), places(model)
-    was = renewed(probe, names)
-    sites = attach(probe, {name: Role("masked" if name in names else "frozen", "") for name in where})
-    seen: list[str] = []
-    for name, site in sites.weights.items():
-        site.register_forward_hook(lambda *_, name=name: seen.append(name))
-    own, kept = Watch({name: where[name][0].tensor() for name in names}), Watch(was)
-
-    def answer(x: Any, mode: bool) -> tuple[Any, list[str]]:
-        seen.clear()
-        with torch.random.fork_rng():
-            return call(probe.train(mode), x), list(seen)
-
-    def run(x: Any) -> tuple[Any, Any, list[str], list[str]]:
-        try:
-            with own, kept:
-                (_, learning), (output, answering) = answer(x, True), answer(x, False)
-        except REFUSALS:  # of the network, or of what cannot be watched
-            (_, learning), (output, answering) = answer(x, True), answer(x, False)
-        return x, output, learning, answering
-
-    x, output, learning, answering = as_accepted(example, run)
-    refuse_past(sorted(own.seen))
-    past = sorted(kept.seen)
-    if past:
-        draw = generator("past")
-        Disturbance(probe, draw).redraw()
-        x = drawn(x, draw)
-        past = [
-            name for name in past if decides(was[name], lambda: [logits_of(answer(x, m)[0]) for m in (True, False)])
-        ]
-    last = {name: place for place, name in enumerate(answering)}
-    order = [name for name in sorted(last, key=last.__getitem__) if name in learning]
-    return Read(order, logits_of(output).shape[-1], past)
-
-
-def refuse_past(names: list[str]) -> None:
-    """Raise if some parameters, which sites replace, are read past them."""
-    if names:
-        raise ValueError(_past(names[0]))
-
-
-def _past(name: str) -> str:
-    return (
-        f"expected every read of {name!r} to be of the module's attribute, found one of the parameter itself, past its "
-        "site: the network keeps it, or a module that has it, in a list, a closure, a partial or a view; read it as "
-        "module.weight in forward instead"
-    )
-
-
-def _find_head(model: nn.Module, where: dict[str, list[Place]], read: list[str], wide: int) -> str:
-    if not read:
-        raise ValueError("expected a model that reads a matrix or kernel weight, found none: mask methods need one")
-    modules = [spot.module for spot in where[read[-1]]]
-    head = next((module for module in modules if not isinstance(module, EMBEDDINGS)), modules[0])
-    path: str = next(path for path, module in model.named_modules() if module is head)
-    width = model.get_parameter(read[-1]).shape[0]
-    if width != wide:
-        raise ValueError(
-            f"expected the last weight read, {read[-1]!r}, to be the head, found {width} rows for {wide} outputs: "
-            "name the head's module with head="
-        )
-    return path

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from polymask.parts.gate import hold
 from polymask.sites.kept import renewed, results, twin
+from polymask.sites.marks import Latch, held, is_marked
 from polymask.sites.slots import FeatureSite, WeightSite, fill
-from polymask.sites.trace import Latch, Place, add_units, effective, held, is_marked, places, strip
+from polymask.sites.trace import Place, add_units, effective, places, strip
 from polymask.wiring.table import Wiring
 
 Kind = Literal["masked", "private", "frozen", "first", "shared"]
