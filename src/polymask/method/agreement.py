@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +18,7 @@ from polymask.sites.slots import fill
 from polymask.sites.table import Sites, attach, bake
 from polymask.task import TaskRecord
 from polymask.wiring import Wiring
+from polymask.wiring.cache import key_of
 from polymask.wiring.disturb import Disturbance
 
 DENSITIES = (0.8, 0.5)
@@ -26,6 +27,9 @@ UNLIKE = "masking its rows is not masking its output: it does more than the prod
 POOL = 65_521
 """Entries from which on a drawn mask repeats itself: a prime, so that it does not row by row."""
 Masks = dict[str, Tensor]
+MOST = 32
+_AGREED: dict[Hashable, None] = {}
+"""The last few builds of networks on which all of a method's sites agreed, with these roles and units."""
 
 
 def same(a: Tensor, b: Tensor, real: bool) -> bool:
@@ -45,13 +49,13 @@ def same(a: Tensor, b: Tensor, real: bool) -> bool:
 @torch.no_grad()
 def answer(model: nn.Module, x: Any) -> Tensor:
     """A model's logits in evaluation mode, computed in the one way that two models have in common."""
-    with torch.random.fork_rng(), _evenly(model):
+    with torch.random.fork_rng(), evenly(model):
         return logits_of(call(model.eval(), x)).clone()
 
 
 @contextmanager
-def _evenly(model: nn.Module) -> Iterator[None]:
-    """Switch off what makes torch round the same product differently, and put it and the modes back.
+def evenly(model: nn.Module) -> Iterator[None]:
+    """For a while, switch off what makes torch round the same product differently, and put it and the modes back.
 
     Hooks switch its fused transformer layers off; and it folds a batch otherwise where a weight requires a gradient,
     which a computed one does not.
@@ -197,9 +201,18 @@ def settled(
         ValueError: if a masked weight is read in another way than a plain network's, or no unit is left.
     """
     every = {**units, **wiring.sites, **wiring.echoes}
+    kinds = tuple((name, role.kind) for name, role in planned.roles.items())
+    build = key_of(model, example, planned.head, ())
+    key = None if build is None else (build, kinds, tuple(every.items()), tuple(wiring.rows.items()), real)
+    if key in _AGREED:
+        return every, wiring
     trial = prepared(model, example, planned, every, wiring, real)
     names, weights = [*units, *wiring.sites], list(trial.sites.weights)
     if trial.agrees(names, weights):
+        if key is not None:
+            _AGREED[key] = None
+        while len(_AGREED) > MOST:
+            del _AGREED[next(iter(_AGREED))]
         return every, wiring
     guilty = _guilty(lambda some: trial.agrees(some, []), names)
     left = [name for name in names if name not in guilty]

@@ -24,6 +24,7 @@ from polymask.held import (
     proof,
     redigested,
 )
+from polymask.method.agreement import evenly
 from polymask.method.causes import Form, causes, differing, forms
 from polymask.parts.pack import unpack
 from polymask.probe import Setting, differences, probe_batch, rounding, run_probe, same_bits, setting
@@ -90,7 +91,9 @@ def asked(model: nn.Module, batch: Any) -> Answer:
     device = next(iter((*model.parameters(), *model.buffers())), torch.zeros(())).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.autocast(device.type, enabled=False):
         torch.manual_seed(0)
-        return Answer(run_probe(model, batch), setting(model, batch))
+        # Baked or masked, a network must round in one way.
+        with evenly(model):
+            return Answer(run_probe(model, batch), setting(model, batch))
 
 
 def alike(was: Answer, now: Answer, real: bool = False) -> bool:
