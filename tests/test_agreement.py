@@ -17,10 +17,11 @@ from torch.nn.utils import prune
 
 from polymask import Bank
 from polymask.calling import accepted
-from polymask.method.agreement import same_answer
+from polymask.method.agreement import same_answer, settled
 from polymask.method.contract import Method
 from polymask.methods import HAT, METHODS, TFM, WSN, AdaHAT, PackNet, Piggyback
 from polymask.sites.foreign import disturbed
+from polymask.wiring import Wiring
 
 UNITS: dict[str, Callable[..., Method]] = {
     "hat": HAT,
@@ -161,6 +162,19 @@ def learned(method: Callable[..., Method], name: str) -> tuple[Method, nn.Module
     return made, fresh
 
 
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[Wiring]:
+    """The wirings that were found, before anything was compared."""
+    wirings: list[Wiring] = []
+
+    def noted(*args: Any) -> Any:
+        wirings.append(args[4])
+        return settled(*args)
+
+    monkeypatch.setattr("polymask.method.contract.settled", noted)
+    return wirings
+
+
 QUICK = {("adahat", "wide_lora"), ("piggyback", "gate"), ("soft", "tanh"), ("tfm", "lora"), ("packnet", "auto_dec")}
 CASES = [
     pytest.param(method, name, marks=() if method == "hat" or (method, name) in QUICK else (pytest.mark.full,))
@@ -172,8 +186,16 @@ CASES = [
 
 @told
 @pytest.mark.parametrize(("method", "name"), CASES)
-def test_trained_activated_baked_and_on_disk_are_one_answer(method: str, name: str, tmp_path: Path) -> None:
+def test_trained_activated_baked_and_on_disk_are_one_answer(
+    method: str, name: str, tmp_path: Path, found: list[Wiring]
+) -> None:
     made, fresh = learned({**UNITS, **OTHERS}[method], name)
+    wiring, shut = made.sites.wiring, NETWORKS[name][1]
+    if method in ("hat", "adahat", "piggyback"):
+        assert {*found[0].sites} >= shut
+        assert {*wiring.sites} == {*found[0].sites} - shut
+        assert not shut & {*wiring.rows.values()}
+        assert all("masking its rows is not masking its output" in wiring.told(f"{layer}.weight") for layer in shut)
     x = drive.Task("probe", made.example).inputs(7)
     bank = Bank.create(tmp_path / "bank", made.sites, method=made.name, head=made.head, example=x)
     bank.commit(made.records, made.sites)
@@ -185,6 +207,19 @@ def test_trained_activated_baked_and_on_disk_are_one_answer(method: str, name: s
     assert bank.verify(fresh).ok
 
 
+@told
+def test_soft_masks_multiply_so_more_is_shut() -> None:
+    torch.manual_seed(0)
+    assert {*HAT(mlp(Tanh), torch.zeros(2, 6), soft=True).sites.wiring.sites} == {"0", "4"}
+
+
+@told
+@pytest.mark.full
+def test_gains_that_are_standardised_away_leave_no_site() -> None:
+    with pytest.raises(ValueError, match="expected a layer whose units can be masked, found none"):
+        HAT(of_timm("StdConv2d"), example_of("conv"), soft=True)
+
+
 def unchecked(*args: Any) -> Any:
     """A method that opens all sites, as if nothing had to be compared."""
     _, _, _, units, wiring, _ = args
@@ -192,32 +227,7 @@ def unchecked(*args: Any) -> Any:
 
 
 @told
-@pytest.mark.parametrize("name", NETWORKS)
-def test_only_sites_whose_rows_are_not_their_outputs_are_shut(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    build, shut = NETWORKS[name]
-    torch.manual_seed(0)
-    wiring = HAT(build(), example_of(name)).sites.wiring
-    assert all("masking its rows is not masking its output" in wiring.told(f"{layer}.weight") for layer in shut)
-    monkeypatch.setattr("polymask.method.contract.settled", unchecked)
-    torch.manual_seed(0)
-    every = HAT(build(), example_of(name)).sites.wiring
-    assert {*wiring.sites} == {*every.sites} - shut
-    assert {*every.sites} >= shut
-    assert not shut & {*wiring.rows.values()}
-
-
-@told
-def test_soft_masks_multiply_so_more_is_shut() -> None:
-    torch.manual_seed(0)
-    assert "2" in HAT(mlp(Tanh), torch.zeros(2, 6)).sites.wiring.sites
-    assert "2" not in HAT(mlp(Tanh), torch.zeros(2, 6), soft=True).sites.wiring.sites
-    assert HAT(of_timm("StdConv2d"), example_of("conv")).sites.wiring.sites
-    with pytest.raises(ValueError, match="expected a layer whose units can be masked, found none"):
-        HAT(of_timm("StdConv2d"), example_of("conv"), soft=True)
-
-
-@told
-@pytest.mark.parametrize("method", UNITS)
+@pytest.mark.parametrize("method", ["hat", "piggyback"])
 def test_no_site_left_is_refused(method: str) -> None:
     net = nn.Sequential(Gate(6, 9), nn.ReLU(), Gate(9, 8), nn.ReLU(), nn.Linear(8, 4))
     with pytest.raises(ValueError, match="expected a layer whose units can be masked, found none: of '0', '2'"):
@@ -226,7 +236,7 @@ def test_no_site_left_is_refused(method: str) -> None:
 
 
 @told
-@pytest.mark.parametrize("name", ["gate", "flip", "residual", "standard", "wide_lora"])
+@pytest.mark.parametrize("name", ["gate", "wide_lora"])
 def test_without_the_check_a_baked_copy_answers_otherwise_and_is_told(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +250,28 @@ def test_without_the_check_a_baked_copy_answers_otherwise_and_is_told(
         told.append(same_answer(made.sites, made.record(task), x))
         assert modes == [module.training for module in made.model.modules()]
     assert any(one is not None and "expected a baked copy to answer task" in one for one in told)
+
+
+class TimeFirst(nn.Module):
+    """Layers on transposed sequences: there torch folds a batch otherwise where a weight requires a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(self.a(x.transpose(0, 1)).relu()).relu().mean(0))
+
+
+@pytest.mark.parametrize("method", [HAT, WSN])
+def test_rounding_alone_shuts_no_site(method: Callable[..., Method]) -> None:
+    torch.manual_seed(0)
+    made = method(TimeFirst(), torch.randn(4, 7, 6))
+    assert method is WSN or {*made.sites.units} == {"a", "b"}
+    drive.learn(made, drive.tasks(made.example)[:2], drive.adamw())
+    for task in ("a", "b"):
+        made.activate(task)
+        assert same_answer(made.sites, made.record(task), drive.probe(made)) is None
 
 
 class Twice(nn.Module):
@@ -396,7 +428,7 @@ def test_an_example_that_is_refused_whole_says_why() -> None:
         WSN(Queue(), torch.randn(4, 6))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["packnet", "tfm"])
 def test_a_lazy_layer_is_to_be_called_first(method: str) -> None:
     net = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 4))
     with pytest.raises(ValueError, match="found 'weight' of '0' without one: call the model once on an example first"):
@@ -416,7 +448,7 @@ class Complex(nn.Module):
 
 
 @told
-@pytest.mark.parametrize("method", [*METHODS, "unit"])
+@pytest.mark.parametrize("method", ["packnet", "piggyback", "supsup", "wsn", "exssnet", "hat", "adahat", "tfm", "unit"])
 def test_complex_weights_are_masked(method: str) -> None:
     torch.manual_seed(0)
     made = (UNITS["piggyback"] if method == "unit" else METHODS[method])(Complex(), torch.zeros(2, 6))
