@@ -237,7 +237,7 @@ def main() -> None:
     print(machine())
     with threads(1):
         if args.cost:
-            cost(args.quick)
+            cost(args.quick, args.methods)
             return
         begun = time.process_time()
         verdicts = judge_all(args)
