@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -21,8 +21,8 @@ from polymask.task import reads
 
 MOST, BEYOND, TURNS, EARLY = 1.2, 0.3, 9, 10
 PARTS = ("begin", "end", "commit")
-SMALL: dict[str, Callable[[nn.Module, torch.Tensor], Method]] = {"Piggyback": Piggyback, "HAT": HAT}
-LARGE = {**SMALL, "PackNet": PackNet}
+SMALL: dict[str, Callable[[nn.Module, torch.Tensor], Method]] = {"piggyback": Piggyback, "hat": HAT}
+LARGE = {**SMALL, "packnet": PackNet}
 
 
 class Learner:
@@ -95,12 +95,12 @@ def beyond_reads(name: str, width: int, tasks: int) -> list[str]:
     return [name, *middle, f"{median(hashes[1:]):.3f}", f"{found:.3f}", verdict(found, BEYOND, " s")]
 
 
-def cost(quick: bool) -> None:
-    """Both parts, printed."""
+def cost(quick: bool, methods: Sequence[str]) -> None:
+    """Both parts, printed, for those of some methods that have one."""
     warnings.simplefilter("ignore")
     count, width, tasks = (30, 8, 3) if quick else (1000, 64, 6)
-    for name in SMALL:
+    for name in [name for name in SMALL if name in methods]:
         show(f"{name}, MLP 64-32-2, the {count}th task beside the {EARLY}th, CPU", early_and_late(name, count))
     rows = [["method", *PARTS, "whole", "reads", "beyond reads", "target"]]
-    rows += [beyond_reads(name, width, tasks) for name in LARGE]
+    rows += [beyond_reads(name, width, tasks) for name in LARGE if name in methods]
     show(f"ResNet-18, width {width}, CPU seconds a task", rows)

@@ -137,7 +137,8 @@ def compared(method: Method, net: Drawn, kept: dict[str, list[Tensor]]) -> tuple
     """What is wrong with the answers of finished tasks, if anything is; those of new ones are noted in ``kept``."""
     real = any(packed.codec == "real" for record in method.records.values() for packed in record.masks.values())
     for task in method.records:
-        baked = answers(method.plain(task), net)
+        # Where a parameter requires a gradient, torch takes another kernel for some products, with or without no_grad.
+        baked = answers(method.plain(task).requires_grad_(False), net)
         if drift := apart(kept.setdefault(task, baked), baked):
             return "LEAK", f"{task} after {list(method.records)[-1]}: {drift}"
         if method.task is None:
@@ -236,7 +237,7 @@ def main() -> None:
     print(machine())
     with threads(1):
         if args.cost:
-            cost(args.quick)
+            cost(args.quick, args.methods)
             return
         begun = time.process_time()
         verdicts = judge_all(args)
