@@ -19,7 +19,7 @@ from tests.contract.test_gradients import assert_equal_records
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.method.contract import Method
-from polymask.method.snapshot import placed
+from polymask.method.learner import placed
 
 STEPS = 4
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import as_accepted, call, drawn, logits_of
+from polymask.calling import as_accepted, as_read, call, drawn, logits_of
 from polymask.parts.seeds import generator
 from polymask.sites.raw import copied
 from polymask.sites.roles import Plan
@@ -38,12 +38,14 @@ def same(a: Tensor, b: Tensor, real: bool) -> bool:
     >>> same(torch.tensor([1.0]), torch.tensor([1.0 + 1e-6]), True), same(torch.ones(1), torch.ones(1) + 1e-6, False)
     (True, False)
     """
-    if a.shape != b.shape:
+    if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if not real:
         return torch.equal(a, b) or (a.is_floating_point() and torch.allclose(a, b, 0.0, 0.0, equal_nan=True))
     size = float(b.abs().nan_to_num().amax()) if b.numel() else 0.0
-    return torch.allclose(a, b, rtol=1e-5, atol=1e-6 * max(1.0, size), equal_nan=True)
+    # In half precision a product and a sum in another order differ by more.
+    eps = torch.finfo(a.dtype).eps if a.is_floating_point() else 0.0
+    return torch.allclose(a, b, rtol=max(1e-5, 8 * eps), atol=max(1e-6, eps) * max(1.0, size), equal_nan=True)
 
 
 @torch.no_grad()
@@ -76,6 +78,11 @@ def evenly(model: nn.Module) -> Iterator[None]:
             p.requires_grad_(grad)
 
 
+def is_real(record: TaskRecord) -> bool:
+    """Whether a record's masks on units multiply: baked before the sum, masked after it."""
+    return any(packed.codec == "real" for packed in record.masks.values())
+
+
 def same_answer(sites: Sites, record: TaskRecord, batch: Any) -> str | None:
     """Why a baked copy does not answer as the attached model, on which a record is active; None if it does.
 
@@ -84,7 +91,7 @@ def same_answer(sites: Sites, record: TaskRecord, batch: Any) -> str | None:
         record: the record that is active.
         batch: what both are asked, as the model takes it.
     """
-    real = any(packed.codec == "real" for packed in record.masks.values())
+    real, batch = is_real(record), as_read(sites.model, batch)
     baked = bake(sites.model)
     masked, plain = answer(sites.model, batch), answer(baked, batch)
     if same(masked, plain, real) or not same(masked, answer(sites.model, batch), real):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import leaves_of
+from polymask.calling import as_read, leaves_of
 from polymask.held import (
     AlteredNetwork,
     Held,
@@ -93,7 +93,7 @@ def asked(model: nn.Module, batch: Any) -> Answer:
         torch.manual_seed(0)
         # Baked or masked, a network must round in one way.
         with evenly(model):
-            return Answer(run_probe(model, batch), setting(model, batch))
+            return Answer(run_probe(model, as_read(model, batch)), setting(model, batch))
 
 
 def alike(was: Answer, now: Answer, real: bool = False) -> bool:
@@ -206,13 +206,9 @@ def compare(method: Method, network: Callable[[str], nn.Module] | None, base: bo
         except CRASHES as error:
             words = [f"the network no longer runs ({type(error).__name__}: {error})"]
         else:
-            if not alike(watch.answer, answer, _is_real(method.record(watch.task))):
+            if not alike(watch.answer, answer, is_real(method.record(watch.task))):
                 words = [f"task {watch.task!r} answers a small probe otherwise"]
     return found, words
-
-
-def _is_real(record: TaskRecord) -> bool:
-    return any(packed.codec == "real" for packed in record.masks.values())
 
 
 def enforce(method: Method, verb: str, network: Callable[[str], nn.Module] | None = None, base: bool = True) -> None:
