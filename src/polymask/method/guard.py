@@ -24,7 +24,7 @@ from polymask.held import (
     proof,
     redigested,
 )
-from polymask.method.agreement import evenly
+from polymask.method.agreement import evenly, is_real, same
 from polymask.method.causes import Form, causes, differing, forms
 from polymask.parts.pack import unpack
 from polymask.probe import Setting, differences, probe_batch, rounding, run_probe, same_bits, setting
@@ -106,11 +106,7 @@ def alike(was: Answer, now: Answer, real: bool = False) -> bool:
     """
     if same_bits(was.logits, now.logits):
         return True
-    if (
-        real
-        and was.logits.shape == now.logits.shape
-        and torch.allclose(was.logits, now.logits, rtol=1e-5, atol=1e-6, equal_nan=True)
-    ):
+    if real and same(was.logits, now.logits, real):
         return True
     changed = differences(was.setting, now.setting)
     if not changed or was.logits.shape != now.logits.shape or was.logits.dtype != now.logits.dtype:
