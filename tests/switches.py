@@ -153,9 +153,7 @@ def tokens_over_255():
 
 @switch
 def all_tokens_over_255():
-    return Switch(
-        Two(lambda x: 1.0 if int(x.min()) > 255 else 0.0, 300), ids(40, 2, 5), [ids(300, 4, 5, low=256)]
-    )
+    return Switch(Two(lambda x: 1.0 if int(x.min()) > 255 else 0.0, 300), ids(40, 2, 5), [ids(300, 4, 5, low=256)])
 
 
 @switch
