@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from tests.traps import TRAPS
 from torch import Tensor, nn
 
+from polymask.calling import call
 from polymask.wiring import Wiring, ask
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -74,15 +75,20 @@ def answer(model: nn.Module, wiring: Wiring, masks: Mapping[str, Tensor], x: Any
 
         hooks.append(modules[path].register_forward_hook(multiply))
     with torch.no_grad():
-        y = model(**x) if isinstance(x, dict) else model(x)
+        y = call(model, x)
     for hook in hooks:
         hook.remove()
     return y if isinstance(y, Tensor) else y["logits"]
 
 
 @torch.no_grad()
-def leak(model: nn.Module, wiring: Wiring, example: Tensor, draws: int = 3) -> str:
-    """What of a network's answers changes with entries that are said not to be live; nothing, if all is well."""
+def leak(
+    model: nn.Module, wiring: Wiring, example: Tensor | None = None, draws: int = 3, inputs: Sequence[Any] = ()
+) -> str:
+    """What of a network's answers changes with entries that are said not to be live; nothing, if all is well.
+
+    Asked under inputs drawn like an example, or under those that are given.
+    """
     for seed in range(draws):
         draw = torch.Generator().manual_seed(seed)
         randomised(model, draw)
@@ -94,7 +100,7 @@ def leak(model: nn.Module, wiring: Wiring, example: Tensor, draws: int = 3) -> s
             if isinstance(module, LAYERS) and f"{path}.{leaf}" in tensors
         ]
         for place, masks in enumerate(patterns(wiring, draw)):
-            xs = [torch.randn(3, *example.shape[1:], generator=draw) * scale for scale in (1, 3)]
+            xs = inputs or [torch.randn(3, *example.shape[1:], generator=draw) * scale for scale in (1, 3)]
             before = [answer(model, wiring, masks, x) for x in xs]
             kept = {name: tensors[name].clone() for name in names}
             for name in names:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ class Found:
     taken: Taken
 
 
-MOST = 8
+MOST, DEEPEST = 8, 12
 _FOUND: OrderedDict[Hashable, Found] = OrderedDict()
 MOVING = ("running_mean", "running_var", "num_batches_tracked")
 OWN = ("_parameters", "_buffers", "_modules", "training")
@@ -47,7 +48,7 @@ def key_of(model: nn.Module, example: Any, head: str, masked: Sequence[str]) -> 
 
     Args:
         model: a network.
-        example: an input that it accepts; of its tensors, shape and kind.
+        example: an input that it accepts; of its tensors shape and kind, of integers their range.
         head: the name of its head.
         masked: the weights that a method gates.
 
@@ -97,26 +98,37 @@ def _settings(module: nn.Module) -> tuple[str, ...]:
     return tuple(f"{name}={_told(value)}" for name, value in sorted(vars(module).items()) if name not in OWN)
 
 
-def _told(value: Any) -> str:
+def _told(value: Any, depth: int = 0) -> str:
+    """A value in words, that are the same for another only if it is the same."""
+    if isinstance(value, nn.Module) or depth > DEEPEST:
+        raise _UnlikeError
     if isinstance(value, Tensor):
         plain = value.detach().cpu().contiguous()
         data = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
         return f"{plain.dtype} {tuple(plain.shape)} {hashlib.blake2b(data, digest_size=16).hexdigest()}"
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape} {value.tolist()}"
     if isinstance(value, Mapping):
-        return str([(key, _told(each)) for key, each in value.items()])
+        return str([(key, _told(each, depth + 1)) for key, each in value.items()])
     if isinstance(value, (tuple, list)):
-        return str([_told(each) for each in value])
-    if isinstance(value, FunctionType) and _is_public(value):
+        return str([_told(each, depth + 1) for each in value])
+    if isinstance(value, FunctionType | type) and _is_public(value):
         return f"{value.__module__}.{value.__name__}"
     words = repr(value)
+    # A configuration's own words may leave out what the forward depends on, such as the kernel of an attention.
+    own = None if isinstance(value, FunctionType | type) else getattr(value, "__dict__", None)
+    if own:
+        return f"{type(value)} {_told(own, depth + 1)}"
     if " at 0x" in words:
         raise _UnlikeError
     return words
 
 
 def _shape(example: Any) -> Hashable:
+    """Of tensors shape and kind, and of integers the range; all else in words."""
     if isinstance(example, Tensor):
-        return tuple(example.shape[1:]), example.dtype
+        within = () if example.is_floating_point() or example.is_complex() or not example.numel() else example.aminmax()
+        return tuple(example.shape[1:]), example.dtype, *(int(end) for end in within)
     if isinstance(example, Mapping):
         return tuple((key, _shape(value)) for key, value in example.items())
     if isinstance(example, (tuple, list)):
@@ -124,6 +136,6 @@ def _shape(example: Any) -> Hashable:
     return _told(example)
 
 
-def _is_public(function: FunctionType) -> bool:
-    """Whether a function is what its module calls so, and no closure."""
+def _is_public(function: FunctionType | type) -> bool:
+    """Whether a function or a class is what its module calls so, and nothing made in passing."""
     return getattr(sys.modules.get(function.__module__), function.__name__, None) is function

@@ -34,7 +34,7 @@ def resized(leaf: Tensor, place: int, sizes: Sizes) -> Tensor:
 
 def one_row(shapes: Mapping[int, Sequence[int]]) -> Sizes:
     """The first axis of every leaf cut to 1."""
-    return {(place, 0): 1 for place, shape in shapes.items() if len(shape) and shape[0] > 1}
+    return {(place, 0): 1 for place, shape in shapes.items() if len(shape) and shape[0]}
 
 
 def groups(shapes: Mapping[int, Sequence[int]]) -> list[tuple[Place, ...]]:
