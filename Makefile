@@ -12,7 +12,7 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all lint bench fidelity docs help
+.PHONY: demo test test-all mutants lint bench fidelity docs help
 
 demo: $(STAMPS)/base  ## see it work: tasks learned one after the other by one network, none forgotten
 	$(BIN)/polymask demo
@@ -22,6 +22,10 @@ test: $(STAMPS)/dev  ## run the tests and every docstring example, except those 
 
 test-all: $(STAMPS)/dev  ## run every test, those marked full as well
 	$(TEST)
+
+mutants: $(STAMPS)/mutants  ## change the code in small ways and list what no test notices; takes hours, goes on where it stopped
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
+	$(BIN)/mutmut results
 
 lint: $(STAMPS)/dev  ## check style (ruff), formatting (ruff format) and types (mypy --strict)
 	$(BIN)/ruff check .
@@ -58,4 +62,8 @@ $(STAMPS)/dev: $(STAMPS)/base
 	$(PIP) -c constraints.txt -e '.[dev,text,onnx]'
 	$(PIP) --no-deps $(TORCHVISION)
 	$(PIP) -c constraints.txt timm
+	touch $@
+
+$(STAMPS)/mutants: $(STAMPS)/dev
+	$(PIP) -c constraints.txt -e '.[mutants]'
 	touch $@

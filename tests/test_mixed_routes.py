@@ -107,6 +107,15 @@ class Product(Sent):
         return self.head(send.T @ self.hidden(send @ x))
 
 
+class Leader(Sent):
+    """Samples that go backwards where the first one's flag says so; nothing but arithmetic sends them."""
+
+    def forward(self, x: Tensor, flag: Tensor) -> Tensor:
+        back = flag[:1, None] > 0
+        h = self.hidden(torch.where(back, x.flip(0), x))
+        return self.head(torch.where(back, h.flip(0), h))
+
+
 class Lengths(Sent):
     """Steps packed by the lengths of their samples."""
 
@@ -124,11 +133,11 @@ NETS: dict[str, Callable[[], Sent]] = {
     **{
         order.__name__: lambda order=order: Sent(order) for order in (by_flag, by_score, by_threshold, by_best, by_list)
     },
-    **{kind.__name__.lower(): kind for kind in (Learned, Experts, Compact, Product, Lengths)},
+    **{kind.__name__.lower(): kind for kind in (Learned, Experts, Compact, Product, Leader, Lengths)},
 }
 
 
-OFTEN = ("by_flag", "by_threshold", "by_list", "experts", "product", "lengths")
+OFTEN = ("by_flag", "by_threshold", "by_list", "experts", "product", "leader", "lengths")
 CASES = [pytest.param(name, marks=() if name in OFTEN else (pytest.mark.full,)) for name in NETS]
 
 
