@@ -193,8 +193,10 @@ def _selected(base: Tensor, bits: Tensor | None) -> Any:
     words = plain.view(torch.uint8).numpy().view(f"u{size}")
     if bits is None:
         return words.data
-    times = np.repeat(_unpacked(bits, plain.numel()), words.size // plain.numel())
-    return np.multiply(words, times.astype(words.dtype)).data
+    times = _unpacked(bits, plain.numel())
+    if words.size > times.size:
+        times = np.repeat(times, words.size // times.size)
+    return np.multiply(words, times).data
 
 
 def _head(dtype: str, shape: tuple[int, ...]) -> bytes:
