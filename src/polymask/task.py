@@ -77,7 +77,7 @@ def fingerprint(base: Tensor, mask: Tensor | None = None) -> str:
     if mask is not None:
         base = torch.where(mask.cpu() != 0, leading(base, mask), torch.zeros((), dtype=base.dtype))
     digest = hashlib.blake2b(f"{base.dtype}{tuple(base.shape)}".encode(), digest_size=16)
-    digest.update(base.contiguous().flatten().view(torch.uint8).numpy().tobytes() if base.numel() else b"")
+    digest.update(base.contiguous().flatten().view(torch.uint8).numpy().data if base.numel() else b"")
     return digest.hexdigest()
 
 

@@ -23,6 +23,7 @@ from polymask.bank.verify import content
 from polymask.held import Held
 from polymask.parts.pack import Packed
 from polymask.sites.table import Sites, bake
+from polymask.sites.trace import effective, strip
 from polymask.task import TaskRecord, activate, check_fits
 
 
@@ -125,7 +126,7 @@ def commit(
     compare.warn_loose(moved)
 
     write_base(folder, base, values)
-    entries = [_write(reader, draft, copied, batch) for draft in new]
+    entries = [_write(reader, draft, copied, batch, draft is new[-1]) for draft in new]
     head = reader.head.with_lines({entry["task"]: entry["file"] for entry in entries})
     told = {**head.said, "sites": table, "base": base}
     if planes is not None:
@@ -221,14 +222,16 @@ def _check_record(sites: Sites, record: TaskRecord) -> None:
         raise ValueError(f"{changed[0]} since the task ended: commit a record before the base learns on")
 
 
-def _write(reader: Reader, draft: Draft, copied: Sites | None, batch: Any) -> Entry:
-    """Write a record's files; its entry."""
+def _write(reader: Reader, draft: Draft, copied: Sites | None, batch: Any, final: bool) -> Entry:
+    """Write a record's files; its entry. For the final one the copy of the model is stripped itself."""
     folder, proof, logits = reader.path, None, None
     if draft.tensors:
         write_tensors(folder, draft.tensors, draft.entry["tensors"])
     if copied is not None:
         activate(copied, draft.record)
-        proof, logits = prove(folder, bake(copied.model), batch)
+        if final:
+            strip(copied.model, effective)
+        proof, logits = prove(folder, copied.model if final else bake(copied.model), batch)
     entry = {**draft.entry, "probe": proof}
     if draft.before is not None and (first := draft.before.get("learned") or draft.before["probe"]):
         # What it answered when it was learned, whatever is reissued since.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from polymask.task import Meta, TaskRecord
 Entry = dict[str, Any]
 Codes = tuple[int, int]
 """The smallest and the largest code that a mask on a plane of owners reads."""
+_META = [field.name for field in fields(Meta) if field.name != "task"]
 
 
 def to_entry(record: TaskRecord) -> tuple[Entry, dict[str, Tensor]]:
@@ -39,7 +40,7 @@ def to_entry(record: TaskRecord) -> tuple[Entry, dict[str, Tensor]]:
         tensors |= {f"delta/{name}/index": sparse.index, f"delta/{name}/value": sparse.value}
     entry: Entry = {
         "task": task,
-        "meta": as_json({k: v for k, v in asdict(record.meta).items() if k != "task"}, f"meta data of task {task!r}"),
+        "meta": as_json({key: getattr(record.meta, key) for key in _META}, f"meta data of task {task!r}"),
         "masks": masks,
         "deltas": {name: list(sparse.shape) for name, sparse in record.deltas.items()},
         "private": list(record.private),
