@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polymask.copies.kept import renewed
 from polymask.parts.binarize import leading, select, select_into
 from polymask.parts.pack import Packed, Sparse, densify, unpack
-from polymask.sites.kept import renewed
 from polymask.sites.slots import fill
 from polymask.sites.table import BASE, Sites
 from polymask.sites.trace import Place

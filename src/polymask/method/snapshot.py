@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from polymask.copies.kept import renewed
 from polymask.method.cycle import let_train
-from polymask.sites.kept import renewed
 from polymask.sites.slots import FeatureSite, Scores, WeightSite, fill
 from polymask.sites.table import Kind, Sites, bake, whole
 from polymask.task import TaskRecord, activate

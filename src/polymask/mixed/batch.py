@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from polymask.calling import call, leaves_of, logits_of
+from polymask.copies.kept import twin
 from polymask.mixed.forms import Form, apart, form_of
 from polymask.mixed.layout import Layout, layouts, probes, signature
 from polymask.mixed.own import own_of, own_tensors, refuse_weight_masks
-from polymask.sites.kept import twin
 from polymask.sites.slots import Scores
 from polymask.sites.table import Sites, detach
 from polymask.sites.trace import places

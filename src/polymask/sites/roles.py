@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from polymask.calling import call, logits_of, two_rows
-from polymask.sites.kept import twin
+from polymask.copies.kept import twin
 from polymask.sites.state import Moving, moving
 from polymask.sites.table import MOVES, MOVES_ALONE, STATISTIC, Kind, Role, attach
 from polymask.sites.trace import Place, can_seal, places

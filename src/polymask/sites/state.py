@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.sites.kept import differences, renewed, same_tensor, twin
-from polymask.sites.running import (
+from polymask.copies.kept import differences, renewed, same_tensor, twin
+from polymask.copies.running import (
     Values,
     ask,
     changed,

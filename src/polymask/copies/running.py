@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from polymask.calling import call, logits_of, tensors_of
+from polymask.copies.kept import is_equal
 from polymask.parts.seeds import generator
-from polymask.sites.kept import is_equal
 
 Values = dict[str, Tensor]
 
