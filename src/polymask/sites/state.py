@@ -168,6 +168,9 @@ class _Trial:
         self.finite = bool(answer.isfinite().all())
         if not same_tensor(answer, other):
             raise _RefusedError(_keeping(self._left(), "and with it an answer"))
+        # What evaluation itself leaves, and another call does not overwrite, may be a cache that outlives its tensors.
+        if stale := [what for what in differences(self.model, self.fresh) if what in self._left()]:
+            raise _RefusedError(_keeping(stale, "from call to call"))
         return answer
 
     def _refuse_born(self) -> None:
