@@ -449,6 +449,21 @@ class CachedForEver(Body):
         return h * self.made.abs().sum()
 
 
+@refused(r"attribute 'made' of the network itself \(CachedUntilTraining\)")
+class CachedUntilTraining(Body):
+    """A cache that only a forward in training mode drops, and of which no answer here depends."""
+
+    def start(self) -> None:
+        self.made: Tensor | None = None
+
+    def mid(self, h: Tensor) -> Tensor:
+        if self.training:
+            self.made = None
+        elif self.made is None:
+            self.made = self.a.weight.sum()
+        return h if self.made is None else h + 0 * self.made
+
+
 @refused(r"attribute 'hidden' of the network itself \(NormInAList\)")
 class NormInAList(Body):
     def start(self) -> None:

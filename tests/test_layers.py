@@ -15,16 +15,17 @@ import polymask
 
 SOURCE = Path(polymask.__file__).parent
 
-LOW = {"parts", "calling", "sites", "task", "wiring"}
+LOW = {"parts", "calling", "copies", "sites", "task", "wiring"}
 MAY_IMPORT: dict[str, set[str]] = {
     "parts": set(),
     "calling": set(),
     "streams": {"parts.seeds"},
     "nets": {"parts.seeds"},
     "report": set(),
-    "wiring": {"parts", "calling"},
-    "sites": {"parts", "calling", "wiring"},
-    "task": {"sites", "parts", "wiring"},
+    "copies": {"parts", "calling"},
+    "wiring": {"parts", "calling", "copies"},
+    "sites": {"parts", "calling", "copies", "wiring"},
+    "task": {"sites", "parts", "copies", "wiring"},
     "bank": LOW,
     "method": LOW,
     "surgery": LOW,

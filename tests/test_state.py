@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
+from polymask.copies.kept import renewed, twin
 from polymask.method.contract import Method
 from polymask.method.snapshot import broadcast
 from polymask.methods import METHODS
@@ -25,7 +26,6 @@ from polymask.run.extend import extend
 from polymask.run.learn import check_roles, learn, make_bank
 from polymask.run.training import Training
 from polymask.sites import roles
-from polymask.sites.kept import renewed, twin
 from polymask.sites.roles import Policy, plan
 from polymask.sites.state import moving
 from polymask.sites.table import MOVES, MOVES_ALONE, bake, detach

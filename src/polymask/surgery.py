@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from polymask.calling import as_read, call, logits_of
+from polymask.copies.kept import twin
 from polymask.parts.seeds import generator
-from polymask.sites.kept import twin
 from polymask.sites.roles import Plan
 from polymask.sites.table import Sites
 from polymask.sites.trace import Place, places

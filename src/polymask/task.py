@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polymask.copies.kept import renewed
 from polymask.fits import misfit
 from polymask.parts.binarize import leading, select, select_into
 from polymask.parts.pack import Packed, Sparse, densify, unpack
-from polymask.sites.kept import renewed
 from polymask.sites.slots import fill, has_rows
 from polymask.sites.table import BASE, HEAD, Sites
 from polymask.sites.trace import Place

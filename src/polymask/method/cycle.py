@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from polymask.copies.kept import renewed
 from polymask.method.heads import fresh_head, width_of
 from polymask.parts.pack import Packed, Sparse, unpack
-from polymask.sites.kept import renewed
 from polymask.task import Meta, TaskRecord, reads
 
 if TYPE_CHECKING:

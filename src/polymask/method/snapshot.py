@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from polymask.sites.kept import renewed
+from polymask.copies.kept import renewed
 from polymask.sites.slots import Scores
 from polymask.sites.table import Kind, Sites, whole
 from polymask.sites.trace import effective, strip

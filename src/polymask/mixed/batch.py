@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from polymask.calling import leaves_of, logits_of
+from polymask.copies.kept import twin
 from polymask.mixed.asking import Found, ask
 from polymask.mixed.forms import apart, form_of
 from polymask.mixed.layout import key_of
 from polymask.mixed.own import own_of, own_tensors, refuse_weight_masks
 from polymask.mixed.routes import readings
 from polymask.mixed.turns import Alone, Layer, Together, Unlike, run
-from polymask.sites.kept import twin
 from polymask.sites.slots import Scores
 from polymask.sites.table import Sites, detach
 from polymask.sites.trace import places

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from polymask.sites.kept import results
+from polymask.copies.kept import results
 from polymask.sites.trace import places
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.sites.kept import differences, renewed, same_tensor, twin
-from polymask.sites.running import (
+from polymask.copies.kept import differences, renewed, same_tensor, twin
+from polymask.copies.running import (
     Values,
     ask,
     changed,
+    disturb,
     give,
     input_like,
-    other_parameters,
     own_random,
     tensors_by_name,
 )
@@ -69,7 +69,10 @@ def moving(model: nn.Module, example: Any) -> Moving:
     >>> sorted(moving(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), torch.zeros(1, 2)).training)
     ['1.num_batches_tracked', '1.running_mean', '1.running_var']
     """
-    key = key_of(model, example, "", ())
+    try:
+        key = key_of(model, example, "", ())
+    except (RuntimeError, NotImplementedError):  # buffers that are not dense
+        key = None
     if key in _KNOWN:
         return _KNOWN[key]
     found = _found(model, example)
@@ -112,16 +115,16 @@ class _Trial:
         self.parameters = {name for name, t in tensors_by_name(model).items() if isinstance(t, nn.Parameter)}
         self.xs, self.finite, self.model = xs, True, model
         self.used, self.fresh = twin(model), twin(model)
-        self.after = other_parameters(model) if disturbed else {}
+        self.used.eval()
+        self.fresh.eval()
         # The one without a past never sees other parameters than those that both have in the end.
-        for net, values in ((self.used, {}), (self.fresh, self.after)):
-            net.eval()
-            give(net, values)
+        self.after = disturb(self.fresh) if disturbed else {}
 
     def run(self) -> Moving:
         """What moves; a refusal, if anything else does."""
         here, there, elsewhere = self.xs
-        now = {name: t.detach().clone() for name, t in tensors_by_name(self.used).items()}
+        # Of the model itself, which nobody changes: no copy is needed.
+        now = {name: t.detach() for name, t in tensors_by_name(self.model).items()}
         ask(self.used, there, True)
         trained = set(changed(self.used, now))
         self._refuse_born()
@@ -165,6 +168,9 @@ class _Trial:
         self.finite = bool(answer.isfinite().all())
         if not same_tensor(answer, other):
             raise _RefusedError(_keeping(self._left(), "and with it an answer"))
+        # What evaluation itself leaves, and another call does not overwrite, may be a cache that outlives its tensors.
+        if stale := [what for what in differences(self.model, self.fresh) if what in self._left()]:
+            raise _RefusedError(_keeping(stale, "from call to call"))
         return answer
 
     def _refuse_born(self) -> None:

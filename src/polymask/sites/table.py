@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from polymask.copies.kept import renewed, results, twin
 from polymask.parts.gate import hold
-from polymask.sites.kept import renewed, results, twin
 from polymask.sites.marks import Latch, held, is_marked
 from polymask.sites.slots import FeatureSite, WeightSite, fill
 from polymask.sites.trace import Place, add_units, effective, places, strip

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from polymask.sites.running import give
+from polymask.copies.running import give
 
 LARGE = 1 << 16
 """Entries from which on a tensor is drawn once and then only changes its sign: its columns have both signs anyway."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from polymask.calling import as_read, call, logits_of, tensors_of, two_rows
+from polymask.copies.kept import twin
 from polymask.parts.seeds import generator
-from polymask.sites.kept import twin
 from polymask.wiring.disturb import Disturbance
 from polymask.wiring.inputs import REFUSED, Inputs, Taken
 from polymask.wiring.trial import explored

@@ -158,8 +158,10 @@ def is_equal(a: Tensor, b: Tensor) -> bool:
     >>> is_equal(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.nan]))
     True
     """
-    if a.shape != b.shape or a.dtype != b.dtype:
+    if a.shape != b.shape or a.dtype != b.dtype or a.layout != b.layout:
         return False
+    if a.layout != torch.strided:
+        return is_equal(a.to_dense(), b.to_dense())
     return torch.equal(a, b) or (a.is_floating_point() and bool(((a == b) | (a.isnan() & b.isnan())).all()))
 
 

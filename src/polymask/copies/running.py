@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from polymask.calling import call, logits_of, tensors_of
+from polymask.copies.kept import is_equal
 from polymask.parts.seeds import generator
-from polymask.sites.kept import is_equal
 
 Values = dict[str, Tensor]
 
@@ -108,17 +108,13 @@ def changed(model: nn.Module, now: Values) -> Values:
 
 
 @torch.no_grad()
-def other_parameters(model: nn.Module) -> Values:
-    """Other parameters, near those there are or made of the same entries."""
+def disturb(model: nn.Module) -> Values:
+    """Move every parameter, near where it is or to another order of its entries; what they are then, not copied."""
     draw = generator("state", "parameters")
-    found: dict[int, Tensor] = {}
-    values = {}
-    for name, t in tensors_by_name(model).items():
-        if isinstance(t, nn.Parameter) and t.is_floating_point():
-            if id(t) not in found:
-                found[id(t)] = _other(t.detach(), draw)
-            values[name] = found[id(t)]
-    return values
+    parameters = {name: t for name, t in tensors_by_name(model).items() if isinstance(t, nn.Parameter)}
+    for t in {id(t): t for t in parameters.values() if t.is_floating_point()}.values():
+        t.copy_(_other(t.detach(), draw))
+    return {name: t.detach() for name, t in parameters.items()}
 
 
 def _other(t: Tensor, draw: torch.Generator) -> Tensor:
