@@ -201,13 +201,14 @@ def test_a_fingerprint_has_its_union_too(tmp_path: Path) -> None:
 
 def test_masks_on_units_are_held_without_the_network(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
-    sites = attach(model, {n: Role("frozen", "") for n, _ in model.named_parameters()}, {"0": 1})
+    names = [name for name, _ in model.named_parameters()]
+    sites = attach(model, {n: Role("private" if n.startswith("2") else "frozen", "") for n in names}, {"0": 1})
     bank, _ = make(tmp_path / "bank", sites, builder=None, example=torch.ones(2, 4), head="2")
     for task, rows in {"a": [0], "b": [1, 2]}.items():
         mask = torch.tensor([unit in rows for unit in range(4)])
         found = reads(sites, {"0": mask})
-        one = TaskRecord({"0": pack(mask)}, {}, {}, found, Meta(task, "by hand", 2, True))
-        bank.commit({task: one}, sites)
+        own = {name: sites.tensor(name).detach().clone() for name in sites.names("private")}
+        bank.commit({task: TaskRecord({"0": pack(mask)}, {}, own, found, Meta(task, "by hand", 2, True))}, sites)
     assert bool_of(bank.held()["0.weight"]).any(1).tolist() == [True, True, True, False]
     bank.remove("a")
     assert bool_of(Bank.open(bank.path).held()["0.weight"]).any(1).tolist() == [False, True, True, False]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from tests.banks import WEIGHTS, answer, filled, flat, logits, make, nested, on_disk, record
 from tests.contract import drive
 from tests.contract.toys import Anchored
@@ -148,7 +151,7 @@ def test_names_are_any_text(tmp_path: Path) -> None:
     assert Bank.open(bank.path).removed == ("",)
     for name in ("\ud800", "b\udfff"):
         with pytest.raises(ValueError, match=r"expected a task's name that is text, found '.*\\ud.*lone surrogate"):
-            bank.commit({name: replace(record(sites, "a"), meta=Meta(name, "by hand", 3, True))}, again.model())
+            again.commit({name: replace(record(sites, "a"), meta=Meta(name, "by hand", 3, True))}, again.model())
     assert Bank.open(bank.path).verify().ok
 
 
@@ -328,6 +331,27 @@ def model_like(model: nn.Module) -> nn.Module:
     plain = EightIsTooMany()
     plain.load_state_dict(model.state_dict())
     return plain
+
+
+def test_what_is_held_is_read_without_polymask(tmp_path: Path) -> None:
+    """By the page on the format, and NumPy."""
+    bank, sites = make(tmp_path / "bank")
+    bank.commit({task: record(sites, task) for task in "ab"}, sites)
+    said = json.loads((bank.path / "bank.json").read_text())["bank"]
+    own = load_file(bank.path / f"{said['held']}.safetensors")
+    base = load_file(bank.path / f"{said['base']['digest']}.safetensors")
+    parts = json.loads(own["json"].tobytes())["read"]
+    assert parts.keys() == base.keys()
+    for name, part in parts.items():
+        bits = own.get(f"/read/{name}/bits")
+        read = True if bits is None else np.unpackbits(bits, count=base[name].size, bitorder="little").astype(bool)
+        shape = tuple(part["shape"])
+        masks = [unpack(bank.record(task).masks[name]).numpy() for task in "ab" if name in WEIGHTS]
+        held = np.broadcast_to(read, base[name].size).reshape(shape)
+        assert np.array_equal(held, np.any(masks, 0) if masks else np.ones(shape, bool))
+        found = hashlib.blake2b(f"{part['dtype']}{shape}".encode(), digest_size=16)
+        found.update(np.where(held, base[name], 0).tobytes())
+        assert found.hexdigest() == part["digest"]
 
 
 def test_the_format_is_the_first_thing_that_is_said(tmp_path: Path) -> None:
