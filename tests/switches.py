@@ -25,6 +25,7 @@ class Switch:
         inputs: what it takes as well.
         rows: the layers that get a site.
         columns: reader -> how many of its columns are shut by what feeds them.
+        whole: whether it takes the example's own batch size alone.
     """
 
     model: nn.Module
@@ -32,6 +33,7 @@ class Switch:
     inputs: list[Any]
     rows: str = "b"
     columns: str = "head:4"
+    whole: bool = False
 
 
 SWITCHES: dict[str, Callable[[], Switch]] = {}
@@ -111,6 +113,27 @@ def a_padding_mask():
     padded = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     example = {"x": ids(12, 2, 5), "attention_mask": torch.ones(2, 5, dtype=torch.long)}
     return Switch(model, example, [{"x": ids(12, 2, 5), "attention_mask": padded}, example])
+
+
+@switch
+def a_padding_mask_that_the_example_leaves_out():
+    def added(x, mask=None):
+        return 0.0 if mask is None else on(mask == 0)
+
+    class Masked(Two):
+        def forward(self, x, attention_mask=None):
+            return super().forward(x, attention_mask)
+
+    return Switch(Masked(added, 12), {"x": ids(12, 2, 5)}, [{"x": ids(12, 2, 5), "attention_mask": ids(2, 2, 5)}])
+
+
+@switch
+def a_flag_that_the_example_leaves_out():
+    class Flagged(Two):
+        def forward(self, x, late=False):
+            return super().forward(x, late)
+
+    return Switch(Flagged(lambda x, late: 1.0 if late else 0.0), numbers(2, 6), [(numbers(2, 6), True)])
 
 
 @switch
@@ -349,7 +372,7 @@ def a_batch_of_its_own_size():
 
     model = Net(run, a=nn.Linear(6, 5), b=nn.Linear(5, 4), head=nn.Linear(4, 3))
     model.register_buffer("queue", torch.zeros(4, 5))
-    return Switch(model, numbers(4, 6), [numbers(4, 6)], "a b", "b:5 head:4")
+    return Switch(model, numbers(4, 6), [numbers(4, 6)], "a b", "b:5 head:4", whole=True)
 
 
 @switch
@@ -369,4 +392,4 @@ def a_graph():
 
     edges = torch.tensor([[0, 1, 2, 3, 4, 4], [1, 2, 3, 4, 0, 2]])
     inputs = [(numbers(5, 6), edges.flip(1)), (numbers(5, 6), torch.tensor([[0, 4], [4, 0]]))]
-    return Switch(Graph(), (numbers(5, 6), edges), inputs, "a b", "b:5 head:4")
+    return Switch(Graph(), (numbers(5, 6), edges), inputs, "a b", "b:5 head:4", whole=True)

@@ -266,17 +266,20 @@ def _tried(probe: Probe, steps: Steps, growth: int) -> str:
     """Why copies that have grown do not answer as they did; several, since of one draw all units may happen to rest."""
     for _ in range(TRIALS):
         probe.redraw()
-        if why := _tried_once(probe, steps, growth):
-            return why
+        with torch.no_grad():
+            other = probe.inputs.another(lambda x: logits_of(call(probe.model, x)))
+        for x in (*probe.asked, *([other[0]] if other and other[1].isfinite().all() else [])):
+            if why := _tried_once(probe, x, steps, growth):
+                return why
     return ""
 
 
 @torch.no_grad()
-def _tried_once(probe: Probe, steps: Steps, growth: int) -> str:
-    """Why a copy that has grown does not answer as it did, its new columns at 0; "" if it does."""
+def _tried_once(probe: Probe, x: Any, steps: Steps, growth: int) -> str:
+    """Why a copy that has grown does not answer an input as it did, its new columns at 0; "" if it does."""
     where = places(probe.model)
     axes = Axes((), steps, {name: tuple(where[name][0].tensor().shape) for name in steps})
-    example = as_read(probe.model, probe.example)
+    example = as_read(probe.model, x)
     before, wide = logits_of(call(probe.model, example)), copy.deepcopy(probe.model)
     widen(wide, axes, growth, ("trial",))
     for name, (_, column) in steps.items():

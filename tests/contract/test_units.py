@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 import torch
 from tests.contract import drive
 from tests.contract.test_forgetting import check, learn_all
-from tests.contract.zoo import placed
+from tests.contract.zoo import DEVICE, placed
+from tests.switches import SWITCHES
 from tests.traps import TRAPS
 from torch import nn
 
+from polymask.calling import tensors_of
 from polymask.method.contract import Method
-from polymask.methods import HAT, TFM, Piggyback
+from polymask.methods import HAT, TFM, PackNet, Piggyback
 from polymask.nets import build_net
 from polymask.sites.table import bake
 
@@ -62,6 +65,45 @@ def test_a_task_of_any_trap_can_be_baked(name: str, trap: str) -> None:
     for task in ("a", "b"):
         answer = drive.logits(method, task)
         assert torch.equal(drive.answer(bake(model), drive.probe(method)), answer)
+
+
+@dataclass(frozen=True)
+class Given(drive.Task):
+    """A task whose inputs are given.
+
+    Args:
+        given: one for every step, again and again.
+    """
+
+    given: Sequence[Any] = ()
+
+    def inputs(self, step: int) -> Any:
+        return self.given[step % len(self.given)]
+
+
+UNLIKE = {"time_first_with_a_position_code", "padding_of_an_example_of_zeros", "tokens_over_255", "more_than_one_row"}
+UNLIKE |= {"a_padding_mask", "a_domain_as_a_number", "loud_inputs", "an_expert_by_number"}
+SHORT = [name for name, build in SWITCHES.items() if not build().whole]
+"""The networks that also take two rows of their example."""
+
+
+@told
+@pytest.mark.parametrize(
+    ("name", "switch"),
+    [unless(name == "hat" and switch in UNLIKE, name, switch) for name in (*UNITS, "packnet") for switch in SHORT],
+)
+def test_what_other_inputs_switch_on_forgets_nothing(name: str, switch: str) -> None:
+    torch.manual_seed(0)
+    one = SWITCHES[switch]()
+    model, example = placed(one.model, one.example)
+    inputs = [tensors_of(x, lambda t: t.to(DEVICE)) for x in one.inputs]
+    method = {**UNITS, "packnet": PackNet}[name](model, example, head="head")
+    before = {}
+    for task in "abc":
+        drive.learn(method, [Given(task, example, given=[*inputs, example])], drive.adamw())
+        before[task] = [drive.logits(method, task, x) for x in inputs]
+    for task, was in before.items():
+        assert all(torch.equal(drive.logits(method, task, x), y) for x, y in zip(inputs, was, strict=True)), task
 
 
 def alexnet() -> tuple[nn.Module, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -73,9 +74,13 @@ class Inputs:
         """An input; the leaves that a setting leaves open as given, or as they come."""
         leaves = []
         for place, leaf in enumerate(self.leaves):
-            value = resized(leaf, place, setting.sizes) if isinstance(leaf, Tensor) else leaf
             way = setting.pins.get(place) or (None if pinned else self._any_way(place))
-            leaves.append(value if way is None else way.drawn(value, self.draw))
+            if way is not None and way.kind == "beside":
+                other = resized(self.leaves[way.low], way.low, setting.sizes)
+                leaf, way = torch.ones(other.shape[:2], dtype=way.points[0]), Way("within", 0, 1)
+            elif isinstance(leaf, Tensor):
+                leaf = resized(leaf, place, setting.sizes)
+            leaves.append(leaf if way is None else way.drawn(leaf, self.draw))
         return filled(self.example, iter(leaves))
 
     def base(self, scale: float) -> Any:
@@ -156,3 +161,28 @@ def filled(x: Any, leaves: Iterator[Any]) -> Any:
         values = [filled(value, leaves) for value in x]
         return type(x)(*values) if hasattr(x, "_fields") else type(x)(values)
     return next(leaves)
+
+
+def with_options(forward: Callable[..., Any], x: Any) -> Any:
+    """An example by name, with what it leaves out of a forward and could give: a mask, a flag, a word.
+
+    Args:
+        forward: of a network.
+        x: the example; it comes back as it is where nothing is left out.
+
+    >>> with_options(lambda x, mask=None, *, causal=False, scale=2.0: x, 3)
+    {'x': 3, 'mask': None, 'causal': False}
+    """
+    try:
+        signature = inspect.signature(forward)
+        named = isinstance(x, Mapping)
+        given = x if named else signature.bind(*(x if isinstance(x, (tuple, list)) else (x,))).arguments
+    except (TypeError, ValueError):
+        return x
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    known = {name: p.default for name, p in signature.parameters.items() if p.kind in kinds}
+    left = {name: default for name, default in known.items() if name not in given and type(default) in OPTIONS}
+    return {**given, **left} if left and (named or known.keys() >= given.keys()) else x
+
+
+OPTIONS = (type(None), bool, int, str)

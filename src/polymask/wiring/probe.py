@@ -13,7 +13,7 @@ from polymask.calling import as_read, call, logits_of, tensors_of, two_rows
 from polymask.copies.kept import twin
 from polymask.parts.seeds import generator
 from polymask.wiring.disturb import Disturbance
-from polymask.wiring.inputs import REFUSED, Inputs, Taken
+from polymask.wiring.inputs import REFUSED, Inputs, Taken, with_options
 from polymask.wiring.trial import explored
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -83,7 +83,7 @@ class Probe:
         self._disturbance = Disturbance(self.model, self.draw, later)
         self._disturbance.redraw()
         given = as_read(self.model, tensors_of(example, lambda t: t.detach().cpu()))
-        self.inputs = Inputs(given, self.draw, taken or Taken())
+        self.inputs = Inputs(with_options(self.model.forward, given), self.draw, taken or Taken())
         if taken is None:
             self.inputs.taken = explored(self.model, self.inputs)
         self.beside = [*self.inputs.taken.apart]

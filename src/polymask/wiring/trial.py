@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -80,7 +81,9 @@ class Explorer:
         """All that it takes."""
         self.first = self._base()
         for place, leaf in enumerate(self.inputs.leaves):
-            if not isinstance(leaf, Tensor):
+            if leaf is None:
+                self._masks(place)
+            elif not isinstance(leaf, Tensor):
                 self._flags(place, leaf)
             elif leaf.is_floating_point():
                 self.taken.ways[place] = of_fractions(leaf, self.thresholds)
@@ -139,6 +142,16 @@ class Explorer:
         ways = [way for way in others(leaf, self.hints) if self.takes({place: way}, isinstance(leaf, int | float))]
         if ways:
             self.taken.ways[place] = [Way("given"), *ways]
+
+    def _masks(self, place: int) -> None:
+        """What is not given may be a mask of rows and places."""
+        shapes = {shape[:2]: at for at, shape in self.inputs.shapes.items() if len(shape) > 1}
+        for at, dtype in product(shapes.values(), (torch.long, torch.bool)):
+            way = Way("beside", at, points=(dtype,))
+            before = len(self.taken.settings)
+            if self.takes({place: way}, only_new=True) and len(self.taken.settings) > before:
+                self.taken.ways[place] = [Way("given"), way]
+                return
 
     def _integers(self, place: int, leaf: Tensor) -> None:
         compared = self.first.heard.compared(self._based(place))

@@ -19,7 +19,8 @@ class Way:
 
     Args:
         kind: "given", "always" the one value of ``points``, numbers "spread" over magnitudes, "levels" among
-            ``points``, or integers "within" a range, "prefix" of ones, "falling", or the given ones "shuffled".
+            ``points``, or integers "within" a range, "prefix" of ones, "falling", or the given ones "shuffled"; of what
+            is not given, zeros and ones of the kind in ``points`` "beside" the leaf at place ``low``.
         low: the least integer.
         high: the largest.
         points: values of which something may depend.
