@@ -23,7 +23,7 @@ from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.bank.entry import to_entry
 from polymask.held import altered, bool_of, proof
-from polymask.method.snapshot import without_base
+from polymask.method.learner import without_base
 from polymask.parts.pack import unpack
 from polymask.sites.table import BASE, Role, attach
 from polymask.task import Meta, TaskRecord, reads

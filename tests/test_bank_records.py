@@ -92,7 +92,7 @@ def test_a_record_must_read_the_base_it_is_committed_with(tmp_path: Path) -> Non
     bank.commit({"a": replace(one, meta=replace(one.meta, exact=None))}, sites)
     with pytest.raises(ValueError, match="under the name of its task, found 'b' of task 'a'"):
         bank.commit({"b": one}, sites)
-    wide = replace(one, private={"head.bias": torch.zeros(3, dtype=torch.float64)})
+    wide = replace(one, private={"head.bias": torch.zeros(5, dtype=torch.float64)})
     with pytest.raises(ValueError, match=r"the private 'head.bias' of task 'a' to be torch.float32"):
         bank.commit({"a": replace(wide, meta=replace(one.meta, revision=1))}, sites)
 

@@ -210,10 +210,10 @@ class Method(ABC):
         issued = {**self._reissue(), task: record}
         self.records.update(issued)
         activate(self.sites, self.records[task])
-        if (wrong := same_answer(self.sites, self.records[task], self.probe)) is not None:
-            raise RuntimeError(wrong)
         held = guard.noted(self, before, issued)
         self.watch = guard.watched(self, held, task, self.model)
+        if (wrong := same_answer(self.sites, self.records[task], self.probe)) is not None:
+            raise RuntimeError(wrong)
         return issued
 
     def _as_in_place(self, task: str) -> nn.Module:

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from polymask.bank.bank import Bank
 from polymask.calling import as_read
-from polymask.held import altered, proof
+from polymask.held import AlteredNetwork, altered, proof
 from polymask.method.card import Recipe
 from polymask.method.contract import Method
 from polymask.method.learner import without_base
@@ -197,7 +197,7 @@ class Session:
     def _open_task(self, saved: dict[str, Any] | None) -> dict[str, Any] | None:
         """The checkpoint of the task that a stopped run left open, unless a task that it builds on was removed."""
         gone = [name for name in saved["method"]["finished"] if name not in self.method.records] if saved else []
-        if saved is None or not gone:
+        if saved is None or not gone or not {*gone} <= {*self.results.removed}:
             return saved
         warnings.warn(
             f"task {saved['task']!r} begins anew: {', '.join(gone)}, on top of which it was learned, was removed since",
@@ -213,7 +213,11 @@ class Session:
         if saved["method"]["finished"] != list(self.method.records):
             assert self.out is not None
             raise files.refuse_other_moment(self.out, "one of other finished tasks")
-        self.method.load_state_dict(saved["method"], self.method.records)
+        try:
+            self.method.load_state_dict(saved["method"], self.method.records)
+        except AlteredNetwork as error:
+            assert self.out is not None
+            raise files.refuse_other_moment(self.out, "another base than finished tasks read") from error
         self._check_base()
         phase, progress = str(saved["phase"]), Progress(**saved["progress"])
         before = self.method.phases[: self.method.phases.index(phase)]

@@ -35,6 +35,7 @@ def copied(model: nn.Module) -> nn.Module:
                 memo.setdefault("torch", {})[p.untyped_storage()._cdata] = twin.untyped_storage()  # type: ignore[call-overload]
         return copy.deepcopy(model, memo)
     except (RuntimeError, TypeError) as error:
+        twin(model)  # which names what cannot be copied, if it cannot either
         raise ValueError(
             f"expected a model that copy.deepcopy copies, found one that it does not ({error}): keep nothing that was "
             "computed from a parameter, and no open file or lock, as an attribute, and compute it in forward"

@@ -95,6 +95,7 @@ def plan(model: nn.Module, example: Any, policy: Policy, head: str | None = None
             the head cannot be found, the model carries a weight or spectral norm, or an answer depends on more than
             its parameters, its buffers and its input.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> policy = Policy(weights="masked", others="frozen", norms="frozen", biases="first")
     >>> {name: role.kind for name, role in plan(net, torch.zeros(1, 4), policy).roles.items()}
