@@ -143,7 +143,8 @@ class HAT(Method):
 
     def _none(self) -> dict[str, dict[str, Tensor]]:
         """What no task uses."""
-        used = {name: torch.zeros_like(self.sites.tensor(name)) for name in self.sites.weights}
+        tensors = {name: self.sites.tensor(name) for name in self.sites.weights}
+        used = {name: torch.zeros_like(w, dtype=w.dtype.to_real()) for name, w in tensors.items()}
         return {"union": zeros(self), "used": used}
 
     def _joined(

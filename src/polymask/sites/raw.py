@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from polymask.copies.kept import results
+from polymask.copies.kept import results, twin
 from polymask.sites.trace import places
 
 
@@ -29,13 +30,14 @@ def copied(model: nn.Module) -> nn.Module:
     memo = results(model)
     try:
         for p in model.parameters():
-            twin = copy.deepcopy(p, memo)
-            if _owns(p) and _owns(twin):
+            other = copy.deepcopy(p, memo)
+            if _owns(p) and _owns(other):
                 # Where torch looks for storages that a copy has copied already; of parameters it notes none.
-                memo.setdefault("torch", {})[p.untyped_storage()._cdata] = twin.untyped_storage()  # type: ignore[call-overload]
+                memo.setdefault("torch", {})[p.untyped_storage()._cdata] = other.untyped_storage()  # type: ignore[call-overload]
         return copy.deepcopy(model, memo)
     except (RuntimeError, TypeError) as error:
-        twin(model)  # which names what cannot be copied, if it cannot either
+        with suppress(RuntimeError, TypeError):
+            twin(model)  # which names what cannot be copied, if it cannot either
         raise ValueError(
             f"expected a model that copy.deepcopy copies, found one that it does not ({error}): keep nothing that was "
             "computed from a parameter, and no open file or lock, as an attribute, and compute it in forward"

@@ -38,10 +38,10 @@ def one_row(shapes: Mapping[int, Sequence[int]]) -> Sizes:
 
 
 def groups(shapes: Mapping[int, Sequence[int]]) -> list[tuple[Place, ...]]:
-    """Axes that may have to change together: those of one size and one place, and those of one size.
+    """Axes that may have to change together: those of one size and one place, those of one size, and all first ones.
 
     >>> groups({0: (5, 4, 6), 1: (4,)})
-    [((0, 0),), ((0, 1),), ((0, 2),), ((1, 0),), ((0, 1), (1, 0))]
+    [((0, 0),), ((0, 1),), ((0, 2),), ((1, 0),), ((0, 1), (1, 0)), ((0, 0), (1, 0))]
     """
     alike: dict[tuple[int, int], list[Place]] = {}
     equal: dict[int, list[Place]] = {}

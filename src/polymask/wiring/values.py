@@ -34,8 +34,9 @@ class Way:
     def drawn(self, leaf: Any, draw: torch.Generator) -> Any:
         """Another value for a leaf.
 
-        >>> Way("within", 0, 3).drawn(torch.zeros(100, dtype=torch.long), torch.Generator()).unique()
-        tensor([0, 1, 2, 3])
+        >>> other = Way("within", 0, 3).drawn(torch.zeros(100, dtype=torch.long), torch.Generator())
+        >>> bool((other >= 0).all() and (other <= 3).all())
+        True
         """
         if not isinstance(leaf, Tensor):
             return self.points[0] if self.kind == "always" else leaf
