@@ -37,6 +37,29 @@ class Switch:
 
 
 SWITCHES: dict[str, Callable[[], Switch]] = {}
+QUICK = frozenset(
+    [
+        "time_first_with_a_position_code",
+        "padding_of_an_example_of_zeros",
+        "a_padding_mask",
+        "one_token",
+        "tokens_over_255",
+        "a_padding_mask_that_the_example_leaves_out",
+        "all_tokens_over_255",
+        "loud_inputs",
+        "more_than_one_row",
+        "longer_sequences",
+        "positions_beyond_a_length",
+        "a_domain_as_a_number",
+        "a_domain_as_a_word",
+        "an_expert_by_number",
+        "an_expert_of_every_row",
+        "lengths_of_packed_sequences",
+        "a_batch_of_its_own_size",
+        "a_graph",
+    ]
+)
+"""One of each kind."""
 
 
 def switch(build: Callable[[], Switch]) -> Callable[[], Switch]:

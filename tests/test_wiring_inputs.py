@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.switches import SWITCHES, Switch
+from tests.switches import QUICK, SWITCHES, Switch
 from tests.test_wiring import closed
 from tests.wirings import leak, weights
 from torch import nn
@@ -25,7 +25,9 @@ def asked(one: Switch) -> Wiring:
     return ask(one.model, one.example, "head", weights(one.model))
 
 
-@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.full) for name in SWITCHES]
+)
 def test_what_other_inputs_switch_on_is_found(name: str) -> None:
     one = SWITCHES[name]()
     wiring = asked(one)
@@ -46,7 +48,9 @@ def bert(kind: str, example: str) -> tuple[nn.Module, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["eager", "sdpa"])
-@pytest.mark.parametrize("example", [pytest.param("no mask", marks=pytest.mark.full), "unpadded", "padded"])
+@pytest.mark.parametrize(
+    "example", [*(pytest.param(e, marks=pytest.mark.full) for e in ("no mask", "unpadded")), "padded"]
+)
 def test_all_values_of_an_attention_are_found_whatever_computes_it(kind: str, example: str) -> None:
     model, given = bert(kind, example)
     wiring = ask(model, given, "classifier", weights(model, "classifier"))
@@ -82,11 +86,11 @@ def test_mutant_that_asks_the_example_alone_leaks(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("polymask.wiring.probe.explored", lambda model, inputs: Taken(base=_row(inputs)))
     monkeypatch.setattr(Inputs, "another", lambda self, run: None)
     leaks = {}
-    for name, build in SWITCHES.items():
-        one = build()
+    for name in sorted(QUICK):
+        one = SWITCHES[name]()
         leaks[name] = leak(one.model, asked(one), inputs=one.inputs, draws=1)
     assert "logits off by" in leaks["padding_of_an_example_of_zeros"]
-    assert sum(map(bool, leaks.values())) > 20
+    assert sum(map(bool, leaks.values())) > 10
 
 
 def _row(inputs: Inputs) -> dict[tuple[int, int], int]:

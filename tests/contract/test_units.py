@@ -81,8 +81,12 @@ class Given(drive.Task):
         return self.given[step % len(self.given)]
 
 
-UNLIKE = {"time_first_with_a_position_code", "padding_of_an_example_of_zeros", "tokens_over_255", "more_than_one_row"}
-UNLIKE |= {"a_padding_mask", "a_domain_as_a_number", "loud_inputs", "an_expert_by_number"}
+UNLIKE = {
+    "time_first_with_a_position_code",
+    "padding_of_an_example_of_zeros",
+    "more_than_one_row",
+    "an_expert_by_number",
+}
 SHORT = [name for name, build in SWITCHES.items() if not build().whole]
 """The networks that also take two rows of their example."""
 

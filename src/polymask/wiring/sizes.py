@@ -69,7 +69,7 @@ def candidates(
     for group in groups(shapes):
         place, axis = group[0]
         now = shapes[place][axis]
-        first, rest = ((2, 65, now), ROWS) if axis == 0 else ((now + 1, 1), (65, 2, 2 * now, now - 1, *LENGTHS))
+        first, rest = ((65, 2, now), ROWS) if axis == 0 else ((65, 1, now + 1), (2, 2 * now, now - 1, *LENGTHS))
         hinted = [hint for hint in hints if 1 < hint <= 8 * max(now, 16)][:HINTS]
         wanted = dict.fromkeys((*first, *hinted, *rest))
         rounds.append([(group, size, size in hinted) for size in wanted if size > 0 and (size != now or axis == 0)])

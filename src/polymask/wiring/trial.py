@@ -16,7 +16,7 @@ from polymask.wiring.inputs import REFUSED, Inputs, Setting, Taken
 from polymask.wiring.sizes import Sizes, candidates, one_row, resized
 from polymask.wiring.values import Way, beside, beyond, of_fractions, others, ranges
 
-SETTINGS, NEW, DULL = 24, 12, 3
+SETTINGS, NEW, DULL = 24, 12, 2
 """How many sizes are taken; how many settings are asked for more often; how many sizes of an axis are tried in a row
 that the network refuses or answers as others."""
 WORK, LEAST, READ = 4, 1 << 20, 4
