@@ -50,7 +50,7 @@ class Layout:
 
     def fits(self, x: Tensor, units: int | None) -> bool:
         """Whether a layer's input has as many places on the axis; ``units`` is the axis of its units, if one is."""
-        sizes = list(x.shape) if units is not None else list(x.shape[:1])
+        sizes = list(x.shape)
         if units is not None:
             del sizes[units]
         return self.axis < len(sizes) and sizes[self.axis] == len(self.owner)

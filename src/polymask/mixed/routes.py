@@ -18,15 +18,22 @@ from polymask.calling import leaves_of
 
 
 class Mark(enum.IntFlag):
-    """What is known of a tensor: it depends on the batch; by numbers alone; values chose where samples lie in it."""
+    """What is known of a tensor.
+
+    It depends on the batch; by numbers alone; by numbers that were made of fractions, as an order is of scores; values
+    chose where samples lie in it.
+    """
 
     BATCH = 1
     NUMBER = 2
-    ROUTED = 4
+    CHOICE = 4
+    ROUTED = 8
 
 
 IN_PLACE = ("where", "masked_fill", "copy", "fill", "cat", "stack")
 """What leaves every value at its place, or beside others, and is not marked as pointwise by torch."""
+TABLE = ("embedding", "index", "index_select", "gather", "take")
+"""A row of a constant for a number; of choices it may be a row of a permutation."""
 ATTENTION = ("_scaled_dot_product", "_fused_sdp_choice", "_efficient_attention", "_flash_attention", "_cudnn_attention")
 """Here numbers are a mask on what samples read."""
 
@@ -81,8 +88,9 @@ class Routes(TorchDispatchMode):
                 self.elsewhere.add(path)
         out = func(*args, **kwargs)
         if mark := _after(func, marks):
+            made = Mark.NUMBER if mark & Mark.NUMBER else Mark.NUMBER | Mark.CHOICE
             for t in (*(t for t in tree_leaves(out) if isinstance(t, Tensor)), *_written(func, args, kwargs)):
-                self._add(t, mark if t.is_floating_point() else mark | Mark.NUMBER)
+                self._add(t, mark if t.is_floating_point() else mark | made)
         return out
 
     def _add(self, t: Tensor, mark: Mark) -> None:
@@ -107,8 +115,12 @@ def _after(func: Any, given: list[Mark]) -> Mark:
     chosen = numbers and len(live) > 1 and not beside and not name.startswith(ATTENTION)
     routed = chosen or not known or any(one & Mark.ROUTED for one in live)
     mark = Mark.BATCH | Mark.ROUTED if routed else Mark.BATCH
+    if len(numbers) < len(live):
+        return mark
+    choice = Mark.CHOICE if any(one & Mark.CHOICE for one in live) else Mark(0)
     # An embedding of numbers is not a number: a weight that is no number has a part in it.
-    return mark | Mark.NUMBER if len(numbers) == len(live) and (beside or len(given) == len(live)) else mark
+    still = beside or len(given) == len(live) or (choice and name in TABLE)
+    return mark | Mark.NUMBER | choice if still else mark
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
