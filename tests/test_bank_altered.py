@@ -189,13 +189,18 @@ def test_the_base_as_committed_comes_back_by_name(tmp_path: Path) -> None:
 
 def test_a_fingerprint_has_its_union_too(tmp_path: Path) -> None:
     bank, sites = make(tmp_path / "bank", builder=None, base="fingerprint")
-    bank.commit({"a": record(sites, "a"), "b": record(sites, "b")}, sites)
+    bank.commit({task: record(sites, task) for task in "abc"}, sites)
     assert not altered(Bank.open(bank.path).held(), sites, proof)
+    bank.remove("c")
+    wide = bool_of(bank.held(sites)[WEIGHTS[0]])
     bank.remove("a")
+    left = bool_of(bank.held(sites)[WEIGHTS[0]])
+    assert torch.equal(left, unpack(bank.record("b").masks[WEIGHTS[0]]))
+    assert wide.sum() > left.sum()
     with pytest.raises(ValueError, match="no more than its fingerprint"):
         Bank.open(bank.path).held()
     assert not altered(Bank.open(bank.path).held(sites), sites, proof)
-    bank.commit({"c": record(sites, "c")}, sites)
+    bank.commit({"d": record(sites, "d")}, sites)
     assert Bank.open(bank.path).held()
 
 

@@ -209,11 +209,7 @@ class Bank:
         return self._reader.model(base)
 
     def activate(self, sites: Sites, task: str) -> None:
-        """Make a task the active one on the sites of ``model``.
-
-        Raises:
-            RuntimeError: if a later commit changed what the task reads.
-        """
+        """Make a task the active one on the sites of ``model``; raises as ``plain`` does."""
         self._reader.activate(sites, task)
 
     def plain(self, task: str, base: nn.Module | None = None) -> nn.Module:

@@ -49,6 +49,9 @@ class Reader:
         """Go on from a head: what is read from now on is what it names."""
         self.head = self.now = head
         self._proved: set[str] = set()
+        if self._union is not None and self._union[0] is None:
+            # Without a file to name it, it is that of the head before.
+            self._union = None
 
     def newest(self) -> Reader:
         """A reader of the bank as it is now."""

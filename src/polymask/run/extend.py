@@ -88,6 +88,9 @@ def extend(
         probes = Probes(batch, noted(path, learner))
         rest: dict[str, Any] = {"about": {key: earlier.get(key) for key in DESCRIBED}, "feeds": feeds}
         writer = bank if fabric.is_global_zero else None
+        if writer is not None:
+            # As a run that goes on does: an earlier call may have been killed in the middle of its commit.
+            writer.sweep()
         session = Session(learner, [task], training, objective, fabric, results, probes, path, writer, **rest)
         builder = None if about["builder"] is None else Builder(**about["builder"])
         return Learned(learner, session.run(), bank, builder, about["options"])
