@@ -273,11 +273,11 @@ class KeepsItsLast(Body):
 
 
 class Cached(nn.Module):
-    """A layer that reads its gain in training mode and keeps what it made of it in evaluation mode."""
+    """A layer that reads its bias in training mode and keeps what it made of it in evaluation mode."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.gain, self.made = nn.Parameter(torch.ones(8)), {}
+        self.bias, self.made = nn.Parameter(torch.ones(8)), {}
 
     def train(self, mode: bool = True) -> None:  # type: ignore[override] (returns nothing, as some do)
         super().train(mode)
@@ -286,10 +286,10 @@ class Cached(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         if self.training:
-            return h * self.gain.exp()
-        if "gain" not in self.made:
-            self.made["gain"] = self.gain.exp()
-        return h * self.made["gain"]
+            return h * self.bias.exp()
+        if "bias" not in self.made:
+            self.made["bias"] = self.bias.exp()
+        return h * self.made["bias"]
 
 
 class CachedInEvaluation(Body):

@@ -238,6 +238,27 @@ def test_modes_are_put_back_as_they_were() -> None:
     assert not any(module.training for module in model.modules())
 
 
+@pytest.mark.parametrize("kind", ["CachedInEvaluation", "CachedByTheRoot"])
+def test_no_cache_outlives_its_task(kind: str) -> None:
+    learner, tasks = made(kind, "independent")
+    drive.learn(learner, tasks, drive.adamw())
+    x = torch.randn(5, 6)
+    seen, plain = answers(learner, x), learner.plain("a")
+    assert len({one.sum().item() for one in seen.values()}) == 3
+    learner.model.eval()
+    for name in "abcab":
+        learner.activate(name)
+        assert torch.equal(learner.model(x), seen[name])
+        switch(plain, learner.sites, learner.record(name))
+        assert torch.equal(plain(x), seen[name])
+    learner.begin("d")
+    start = learner.model(x)
+    learner.model.eval()
+    assert torch.equal(learner.model(x), start)
+    learner.abandon()
+    assert torch.equal(learner.model(x), seen["b"])
+
+
 def test_a_batch_of_tasks_reads_no_cache_of_another() -> None:
     learner, tasks = made("CachedInEvaluation", "tfm", growth=0)
     drive.learn(learner, tasks[:2], drive.adamw())
@@ -265,10 +286,10 @@ def test_networks_of_timm_that_cache_or_name_their_statistics_otherwise(build: C
     for task in drive.tasks(example)[:2]:
         drive.learn(learner, [task], drive.adamw(), steps=1)
         seen[task.name] = drive.logits(learner, task, example)
-    for name in "ab":
-        learner.model.eval()(example)
+    learner.model.eval()
+    for name in "abab":
         learner.activate(name)
-        assert torch.equal(learner.model.eval()(example), seen[name])
+        assert torch.equal(learner.model(example), seen[name])
         assert torch.equal(learner.plain(name)(example), seen[name])
 
 
