@@ -24,6 +24,7 @@ from polymask.bank.base import Builder
 from polymask.bank.entry import to_entry
 from polymask.held import altered, bool_of, proof
 from polymask.method.learner import without_base
+from polymask.methods.baselines import Finetune
 from polymask.parts.pack import unpack
 from polymask.sites.table import BASE, Role, attach
 from polymask.task import Meta, TaskRecord, reads
@@ -296,6 +297,25 @@ def test_records_are_reissued_before_and_after_a_bank_is_opened_again(tmp_path: 
     again = replace(one, deltas={}, meta=replace(one.meta, revision=0))
     with pytest.raises(ValueError, match="another record of revision 0: a reissued record has a higher revision"):
         bank.commit({"a": again}, method.sites)
+
+
+class Reopening(Finetune):
+    """A method under which a finished name may begin again."""
+
+    reopens = True
+
+
+def test_a_task_that_is_learned_again_and_again_is_revised_each_time(tmp_path: Path) -> None:
+    method, todo = drive.make(Reopening, "mlp_bn")
+    builder = Builder("tests.contract.zoo:network", {"name": "mlp_bn"})
+    bank = Bank.create(tmp_path / "bank", method.sites, method="x", builder=builder, example=method.example)
+    for revision in range(3):
+        drive.learn(method, todo[:1], drive.adamw())
+        assert method.record("a").meta.revision == revision
+        bank.commit(method.records, method.sites, without_base(method.state_dict()))
+        bank = Bank.open(bank.path)
+    assert bank.tasks == ("a",)
+    assert "since it was learned (revision 2: learned again)" in str(bank.verify())
 
 
 class EightIsTooMany(nn.Module):
