@@ -34,7 +34,7 @@ def measured(times: Times, arm: str, model: nn.Module, head: str, size: int) -> 
     layers = (nn.Linear, nn.Conv2d)
     masked = [f"{name}.weight" for name, m in model.named_modules() if isinstance(m, layers) and name != head]
     example = torch.randn(1, 3, size, size)
-    cache.forget()
+    cache.FOUND.clear()
     times.time(arm, lambda: ask(model, example, head, masked))
     times.time(f"{arm}, again", lambda: ask(model, example, head, masked))
     return len(ask(model, example, head, masked).sites)

@@ -15,7 +15,7 @@ import polymask
 
 SOURCE = Path(polymask.__file__).parent
 
-LOW = {"parts", "calling", "copies", "sites", "task", "wiring"}
+LOW = {"parts", "calling", "copies", "sites", "task", "wiring", "held", "probe"}
 MAY_IMPORT: dict[str, set[str]] = {
     "parts": set(),
     "calling": set(),
@@ -25,7 +25,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "copies": {"parts", "calling"},
     "wiring": {"parts", "calling", "copies"},
     "sites": {"parts", "calling", "copies", "wiring"},
-    "task": {"sites", "parts", "copies", "wiring"},
+    "held": {"sites", "parts"},
+    "probe": {"parts", "calling"},
+    "fits": {"sites", "parts"},
+    "task": {"sites", "parts", "copies", "wiring", "fits"},
     "bank": LOW,
     "method": LOW,
     "surgery": LOW,

@@ -78,7 +78,7 @@ shut by what feeds them, and the norms that are masked again."""
 
 @pytest.fixture(autouse=True)
 def _nothing_is_remembered() -> None:
-    remembered.forget()
+    remembered.FOUND.clear()
 
 
 def closed(wiring: Wiring) -> dict[str, int]:

@@ -18,7 +18,7 @@ from polymask.wiring.inputs import Inputs, Taken
 
 @pytest.fixture(autouse=True)
 def _nothing_is_remembered() -> None:
-    remembered.forget()
+    remembered.FOUND.clear()
 
 
 def asked(one: Switch) -> Wiring:

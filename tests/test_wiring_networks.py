@@ -12,6 +12,7 @@ from tests.wirings import weights
 from torch import nn
 
 from polymask.nets import build_net
+from polymask.parts.recent import Recent
 from polymask.wiring import Wiring, ask
 from polymask.wiring import cache as remembered
 from polymask.wiring.table import ANY
@@ -19,7 +20,7 @@ from polymask.wiring.table import ANY
 
 @pytest.fixture(autouse=True)
 def _nothing_is_remembered() -> None:
-    remembered.forget()
+    remembered.FOUND.clear()
 
 
 def _asked_for(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
@@ -46,14 +47,14 @@ def test_is_asked_once_and_doubted_always(monkeypatch: pytest.MonkeyPatch) -> No
     assert _asked_for(again, monkeypatch) == (0, 1)
     other = build_net("convnet", (3, 8, 8), 5)
     assert _asked_for(other, monkeypatch) == (1, 1)
-    assert len(remembered._FOUND) == 2
+    assert len(remembered.FOUND) == 2
 
 
 def test_remembers_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "MOST", 2)
+    monkeypatch.setattr(remembered, "FOUND", Recent(2))
     for outputs in (2, 3, 4):
         assert _asked_for(build_net("convnet", (3, 8, 8), outputs), monkeypatch) == (1, 1)
-    assert len(remembered._FOUND) == 2
+    assert len(remembered.FOUND) == 2
     assert _asked_for(build_net("convnet", (3, 8, 8), 4), monkeypatch) == (0, 1)
     assert _asked_for(build_net("convnet", (3, 8, 8), 2), monkeypatch) == (1, 1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,11 +12,13 @@ from torch import Tensor, nn
 
 from polymask.calling import as_read, call, logits_of
 from polymask.copies.kept import twin
+from polymask.parts.recent import Recent
 from polymask.parts.seeds import generator
 from polymask.sites.roles import Plan
 from polymask.sites.table import Sites
 from polymask.sites.trace import Place, places
 from polymask.wiring import Wiring, ask
+from polymask.wiring.cache import key_of
 from polymask.wiring.probe import Probe
 
 Steps = dict[str, tuple[int, int]]
@@ -141,11 +142,28 @@ def growable(model: nn.Module, example: Any, planned: Plan, growth: int = 1) -> 
     """
     # In one precision, whatever the network's own.
     plain = twin(model).float()
-    example, where = as_read(plain, example), places(model)
+    example = as_read(plain, example)
+    kinds = tuple((name, role.kind) for name, role in planned.roles.items())
+    build = key_of(plain, example, planned.head, ())
+    key = None if build is None else (build, kinds, growth)
+    probe, known = Probe(plain, example, later=planned.later), _GROWN.get(key)
+    if known is not None and not _tried(probe, known.steps, growth):
+        return known
+    found = _grown(plain, example, probe, planned, growth)
+    _GROWN.keep(key, found)
+    return found
+
+
+_GROWN: Recent[Axes] = Recent()
+"""Where the last few builds of networks were seen to grow; each network of one is tried once more."""
+
+
+def _grown(plain: nn.Module, example: Any, probe: Probe, planned: Plan, growth: int) -> Axes:
+    """Where a network can grow: group after group is tried, and all of them together."""
+    where = places(plain)
     masked = [name for name, role in planned.roles.items() if role.kind == "masked"]
     fixed = [name for name, role in planned.roles.items() if role.kind not in ("masked", "private")]
     wiring = ask(plain, example, planned.head, masked, planned.later).traced()
-    probe = Probe(plain, example, later=planned.later)
     found: dict[tuple[str, ...], Steps] = {}
     left: dict[str, str] = {}
     for sites in _together(wiring):
@@ -262,31 +280,36 @@ def _unfit(where: Mapping[str, list[Place]], steps: Steps, fixed: Collection[str
     return ""
 
 
-def _tried(probe: Probe, steps: Steps, growth: int) -> str:
+@torch.no_grad()
+def _tried(probe: Probe, steps: Mapping[str, tuple[int, int]], growth: int) -> str:
     """Why copies that have grown do not answer as they did; several, since of one draw all units may happen to rest."""
     for _ in range(TRIALS):
         probe.redraw()
-        with torch.no_grad():
-            other = probe.inputs.another(lambda x: logits_of(call(probe.model, x)))
+        other = probe.inputs.another(lambda x: logits_of(call(probe.model, x)))
+        wide = _wider(probe.model, steps, growth)
         for x in (*probe.asked, *([other[0]] if other and other[1].isfinite().all() else [])):
-            if why := _tried_once(probe, x, steps, growth):
+            if why := _differs(probe.model, wide, as_read(probe.model, x)):
                 return why
     return ""
 
 
-@torch.no_grad()
-def _tried_once(probe: Probe, x: Any, steps: Steps, growth: int) -> str:
-    """Why a copy that has grown does not answer an input as it did, its new columns at 0; "" if it does."""
-    where = places(probe.model)
+def _wider(model: nn.Module, steps: Mapping[str, tuple[int, int]], growth: int) -> nn.Module:
+    """A copy that has grown, its new columns at 0."""
+    wide = twin(model)
+    where = places(wide)
     axes = Axes((), steps, {name: tuple(where[name][0].tensor().shape) for name in steps})
-    example = as_read(probe.model, x)
-    before, wide = logits_of(call(probe.model, example)), copy.deepcopy(probe.model)
     widen(wide, axes, growth, ("trial",))
     for name, (_, column) in steps.items():
         if column:
-            places(wide)[name][0].tensor()[:, axes.built[name][1] :] = 0.0
+            where[name][0].tensor()[:, axes.built[name][1] :] = 0.0
+    return wide
+
+
+def _differs(model: nn.Module, wide: nn.Module, x: Any) -> str:
+    """Why a copy that has grown does not answer an input as the network does; "" if it does."""
+    before = logits_of(call(model, x))
     try:
-        after = logits_of(call(wide, example))
+        after = logits_of(call(wide, x))
     except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
         return f"the network does not accept it wider ({str(error).splitlines()[0]})"
     scale = float(before.abs().max())

@@ -13,7 +13,8 @@ from tests.contract.conftest import DEFAULT, SMALL, Case
 from tests.contract.toys import Anchored, UnitGates
 from torch import Tensor, nn
 
-from polymask.method import learner
+from polymask.held import AlteredNetwork
+from polymask.method import checks, contract, guard, learner
 from polymask.method.contract import Method
 from polymask.methods import HAT, TFM, WSN, ExSSNeT, LinearProbe, PackNet, Piggyback, SupSup
 from polymask.parts import binarize
@@ -109,16 +110,36 @@ MUTANTS = (
 )
 
 
+def without_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it would notice first, and nothing would be known of the suite's own eyes."""
+    monkeypatch.setattr(guard, "enforce", lambda *_, **__: None)
+    monkeypatch.setattr(contract, "same_answer", lambda *_: None)
+    monkeypatch.setattr(checks, "refuse_detached", lambda *_: None)
+
+
 @pytest.mark.parametrize("optimizer", list(drive.OPTIMIZERS))
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_no_task_is_forgotten_notices(mutant: Mutant, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(mutant.method, mutant.backbone, optimizer)
-    test_forgetting.test_no_task_is_forgotten(case)
     mutant.patch(monkeypatch)
+    without_the_guard(monkeypatch)
     if optimizer not in mutant.caught:
         test_forgetting.test_no_task_is_forgotten(case)  # which is why the suite has more than one optimizer
         return
     with pytest.raises(AssertionError, match=r"not bit-equal|drifts beyond"):
+        test_forgetting.test_no_task_is_forgotten(case)
+
+
+@pytest.mark.parametrize(
+    "mutant", [one for one in MUTANTS if one.method.card.exact is True], ids=lambda mutant: mutant.name
+)
+def test_the_guard_notices(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a user's own run, where no test compares logits, a broken habit must not pass either."""
+    optimizer = "adversary" if "adversary" in mutant.caught else "kept"
+    case = Case(mutant.method, mutant.backbone, optimizer)
+    test_forgetting.test_no_task_is_forgotten(case)
+    mutant.patch(monkeypatch)
+    with pytest.raises((AlteredNetwork, ValueError), match="would answer otherwise|to stay frozen"):
         test_forgetting.test_no_task_is_forgotten(case)
 
 
@@ -213,6 +234,7 @@ def test_the_default_optimizer_moves_masks(method: type[Method]) -> None:
 def test_units_forgotten_by_bake_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(UnitGates, "convnet", "adamw")
     test_baking.test_bake_is_activate(case)
+    without_the_guard(monkeypatch)
     monkeypatch.setattr(trace, "_value", lambda module, leaf, read: getattr(module, leaf))
     with pytest.raises(AssertionError):
         test_baking.test_bake_is_activate(case)
@@ -220,6 +242,7 @@ def test_units_forgotten_by_bake_are_noticed(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_gradient_gate_lets_packnet_drift_as_far_as_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     hold_by(lambda kept, w, gate: torch.where(gate, w, w.detach()))(monkeypatch)
+    without_the_guard(monkeypatch)
     drifts = {}
     for name, optimizer in drive.OPTIMIZERS.items():
         method, tasks = drive.make(PackNet, "convnet")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +19,8 @@ OWN = frozenset(vars(nn.Module()))
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
+NO_TENSORS = (*PLAIN, *CODE, nn.Module)
+EMPTIED = (dict, OrderedDict)
 _MISSING = object()
 Seen = dict[int, Any]
 """What has been looked into, by its id; held, or the id would be another's."""
@@ -52,19 +54,26 @@ def twin(model: nn.Module) -> nn.Module:
 
 
 def results(model: nn.Module) -> dict[int, Any]:
-    """A memo for ``copy.deepcopy``: of every kept tensor that autograd made, but for views, its value alone."""
+    """A memo for ``copy.deepcopy``: of every kept tensor that autograd made, but for views, its value alone.
+
+    And a new one of every empty container that torch keeps in a module (a dozen, of hooks): half of a copy's time.
+    """
     seen: Seen = {}
-    views = {p.untyped_storage().data_ptr() for p in model.parameters() if p.device.type != "meta"}
-    tensors = [t for m in model.modules() for t in _tensors_in({**kept_by(m), **m._buffers}, seen)]
-    made = [t for t in tensors if not t.is_leaf and t.untyped_storage().data_ptr() not in views]
-    return {id(t): t.detach().clone() for t in made}
+    modules = list(model.modules())
+    tensors = [t for m in modules for t in _tensors_in({**kept_by(m), **m._buffers}, seen) if not t.is_leaf]
+    memo = {id(v): type(v)() for m in modules for v in vars(m).values() if type(v) in EMPTIED and not v}
+    if tensors:
+        views = {p.untyped_storage().data_ptr() for p in model.parameters() if p.device.type != "meta"}
+        made = [t for t in tensors if t.untyped_storage().data_ptr() not in views]
+        memo.update({id(t): t.detach().clone() for t in made})
+    return memo
 
 
 def _tensors_in(value: Any, seen: Seen) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
         return
-    if isinstance(value, (*PLAIN, *CODE, nn.Module)) or id(value) in seen:
+    if isinstance(value, NO_TENSORS) or id(value) in seen:
         return
     seen[id(value)] = value
     if isinstance(value, Mapping):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.calling import as_accepted, as_read, call, drawn, logits_of
+from polymask.parts.recent import Recent
 from polymask.parts.seeds import generator
 from polymask.sites.raw import copied
 from polymask.sites.roles import Plan
@@ -27,9 +28,8 @@ UNLIKE = "masking its rows is not masking its output: it does more than the prod
 POOL = 65_521
 """Entries from which on a drawn mask repeats itself: a prime, so that it does not row by row."""
 Masks = dict[str, Tensor]
-MOST = 32
-_AGREED: dict[Hashable, None] = {}
-"""The last few builds of networks on which all of a method's sites agreed, with these roles and units."""
+_AGREED: Recent[bool] = Recent()
+"""Builds of networks on which all of a method's sites agreed, with these roles and units."""
 
 
 def same(a: Tensor, b: Tensor, real: bool) -> bool:
@@ -211,15 +211,12 @@ def settled(
     kinds = tuple((name, role.kind) for name, role in planned.roles.items())
     build = key_of(model, example, planned.head, ())
     key = None if build is None else (build, kinds, tuple(every.items()), tuple(wiring.rows.items()), real)
-    if key in _AGREED:
+    if _AGREED.get(key):
         return every, wiring
     trial = prepared(model, example, planned, every, wiring, real)
     names, weights = [*units, *wiring.sites], list(trial.sites.weights)
     if trial.agrees(names, weights):
-        if key is not None:
-            _AGREED[key] = None
-        while len(_AGREED) > MOST:
-            del _AGREED[next(iter(_AGREED))]
+        _AGREED.keep(key, True)
         return every, wiring
     guilty = _guilty(lambda some: trial.agrees(some, []), names)
     left = [name for name in names if name not in guilty]

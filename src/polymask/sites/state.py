@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from polymask.copies.running import (
     own_random,
     tensors_by_name,
 )
+from polymask.parts.recent import Recent
 from polymask.wiring.cache import key_of
 
 FAR = 10**6
@@ -43,8 +44,7 @@ class Moving:
     later: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-MOST = 16
-_KNOWN: dict[Hashable, Moving] = {}
+_KNOWN: Recent[Moving] = Recent()
 """What was found of the last few builds of networks that have nothing of their own beside their tensors' values."""
 
 
@@ -73,13 +73,8 @@ def moving(model: nn.Module, example: Any) -> Moving:
         key = key_of(model, example, "", ())
     except (RuntimeError, NotImplementedError):  # buffers that are not dense
         key = None
-    if key in _KNOWN:
-        return _KNOWN[key]
-    found = _found(model, example)
-    if key is not None:
-        _KNOWN[key] = found
-    while len(_KNOWN) > MOST:
-        del _KNOWN[next(iter(_KNOWN))]
+    found = _KNOWN.get(key) or _found(model, example)
+    _KNOWN.keep(key, found)
     return found
 
 

@@ -31,7 +31,7 @@ def ask(
     site only if some later column is fed by one of its units, unmixed, and arrives as exactly zero when that unit and
     whatever else feeds the column is masked; so a residual stream before a LayerNorm, or queries and keys, do not.
 
-    What was found of a network is remembered for the next of the same build, but doubted for each.
+    What was found of a network is remembered for the next of the same build, but doubted for each, if more briefly.
 
     Args:
         model: a plain network; it stays as it is.
@@ -48,11 +48,13 @@ def ask(
     names = sorted(set(masked))
     with _one_thread():
         key = cache.key_of(model, example, head, names)
-        known = cache.known(key)
+        known = cache.FOUND.get(key)
         probe = Probe(model, example, taken=known.taken if known else None, later=later)
         # A wiring that was found of another network of the same build is asked for anew before it is given up.
-        told = _Told(probe, head, names, key, fresh=known is None)
-        return doubted(known.wiring if known else told.wiring(), probe, told.anew)
+        told = _Told(probe, head, names, key)
+        wiring = doubted(known.wiring if known else told.wiring(), probe, told.anew, known is not None and known.clean)
+        told.keep(wiring)
+        return wiring
 
 
 @dataclass
@@ -64,31 +66,37 @@ class _Told:
         head: the name of its head.
         names: the weights that a method gates.
         key: under which the answer is remembered.
-        fresh: whether this network itself was asked.
         felt: the layers of which finite paint decided what feeds them.
         unsure: those of which it may not.
+        found: what this network itself was found to be, if it was asked.
     """
 
     probe: Probe
     head: str
     names: list[str]
     key: Hashable | None
-    fresh: bool
     felt: set[str] = field(default_factory=set)
     unsure: set[str] = field(default_factory=set)
+    found: Wiring | None = None
 
     def wiring(self) -> Wiring:
-        """Ask, and remember."""
+        """Ask."""
         question = prepared(self.probe, self.head, self.names, self.unsure)
         found = _found(question, self.head)
-        self.felt, self.fresh = question.felt, True
-        cache.keep(self.key, cache.Found(found, self.probe.inputs.taken))
+        self.felt = question.felt
+        self.found = found
         return found
+
+    def keep(self, doubted: Wiring) -> None:
+        """Remember what was found, before it was doubted, for the next of the same build."""
+        if self.found is not None:
+            clean = doubted.notes == self.found.notes
+            cache.FOUND.keep(self.key, cache.Found(self.found, self.probe.inputs.taken, clean))
 
     def anew(self, guilt: Guilt) -> Wiring | None:
         """Ask under the inputs that proved the wiring wrong as well, and by NaN alone where finite paint misled."""
         misled = self.felt & guilt.layers - self.unsure
-        if self.fresh and not misled and not guilt.inputs:
+        if self.found is not None and not misled and not guilt.inputs:
             return None
         self.unsure |= misled
         self.probe.beside += guilt.inputs

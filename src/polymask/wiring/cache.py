@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FunctionType
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from polymask.parts.recent import Recent
 from polymask.wiring.inputs import Taken
 from polymask.wiring.table import Wiring
 
@@ -25,14 +25,17 @@ class Found:
     Args:
         wiring: before it was doubted.
         taken: what the network takes beside its example.
+        clean: whether it was doubted at length, and nothing spoke against it.
     """
 
     wiring: Wiring
     taken: Taken
+    clean: bool = False
 
 
-MOST, DEEPEST = 8, 12
-_FOUND: OrderedDict[Hashable, Found] = OrderedDict()
+DEEPEST = 12
+FOUND: Recent[Found] = Recent()
+"""What was found of a network of a build, before it was doubted."""
 MOVING = ("running_mean", "running_var", "num_batches_tracked")
 OWN = ("_parameters", "_buffers", "_modules", "training")
 
@@ -71,26 +74,6 @@ def key_of(model: nn.Module, example: Any, head: str, masked: Sequence[str]) -> 
         (name, _told(buffer)) for name, buffer in model.named_buffers() if name.rpartition(".")[2] not in MOVING
     )
     return modules, parameters, buffers, given, head, tuple(masked)
-
-
-def known(key: Hashable | None) -> Found | None:
-    """What was found of a network of this build, before it was doubted."""
-    if key in _FOUND:
-        _FOUND.move_to_end(key)
-    return _FOUND.get(key)
-
-
-def keep(key: Hashable | None, found: Found) -> None:
-    """Remember it; the one that was not asked for longest is forgotten."""
-    if key is not None:
-        _FOUND[key] = found
-    while len(_FOUND) > MOST:
-        _FOUND.popitem(last=False)
-
-
-def forget() -> None:
-    """Forget all."""
-    _FOUND.clear()
 
 
 def _settings(module: nn.Module) -> tuple[str, ...]:

@@ -38,7 +38,9 @@ class Guilt:
 
 
 @torch.no_grad()
-def doubted(wiring: Wiring, probe: Probe, anew: Callable[[Guilt], Wiring | None] = lambda _: None) -> Wiring:
+def doubted(
+    wiring: Wiring, probe: Probe, anew: Callable[[Guilt], Wiring | None] = lambda _: None, brief: bool = False
+) -> Wiring:
     """The wiring, if a network behaves as it says; else with every layer that does not left conservative.
 
     Under each pattern, what should arrive as zero is looked at, and every entry of a weight or bias that no task with
@@ -49,11 +51,14 @@ def doubted(wiring: Wiring, probe: Probe, anew: Callable[[Guilt], Wiring | None]
         wiring: what was found.
         probe: the perturbed copy of the network; its weights change.
         anew: finds the wiring again under inputs that proved it wrong; None if there is nothing new to ask.
+        brief: whether it was doubted at length, in vain, for another network of the same build.
     """
     if not wiring.sites:
         return wiring
     shared = _shared(probe.model)
-    guilt = _guilt(wiring, probe, shared)
+    guilt = _guilt(wiring, probe, shared, brief)
+    if guilt.layers and brief:
+        guilt = _guilt(wiring, probe, shared)
     for _ in range(ROUNDS):
         other = anew(guilt) if guilt.layers else None
         if other is None:
@@ -70,10 +75,10 @@ def doubted(wiring: Wiring, probe: Probe, anew: Callable[[Guilt], Wiring | None]
     return _spared(wiring, guilt.layers, "masked units reach the output on a path that was not found")
 
 
-def _guilt(wiring: Wiring, probe: Probe, shared: set[str]) -> Guilt:
+def _guilt(wiring: Wiring, probe: Probe, shared: set[str], brief: bool = False) -> Guilt:
     """What a network does under random masks and various inputs that the wiring does not say."""
     guilt, readers = Guilt(), {reader for reader in wiring.feeds if reader not in wiring.echoes}
-    patterns = max(LEAST, min(MOST, UNITS // max(sum(wiring.sizes.values()), 1)))
+    patterns = LEAST if brief else max(LEAST, min(MOST, UNITS // max(sum(wiring.sizes.values()), 1)))
     turns = sum(setting.often for setting in probe.inputs.taken.settings)
     for place in range(patterns):
         probe.redraw()
