@@ -88,7 +88,12 @@ def reads(sites: Sites, masks: Mapping[str, Tensor]) -> dict[str, str]:
         sites: the attached model.
         masks: tensor or module name -> mask.
     """
-    return {name: fingerprint(sites.base(name), mask) for name, mask in entries(sites, masks).items()}
+    return fingerprints(sites, entries(sites, masks))
+
+
+def fingerprints(sites: Sites, read: Mapping[str, Tensor | None]) -> dict[str, str]:
+    """The hashes of some entries of the base: tensor name -> those where not 0; None: all of them."""
+    return {name: fingerprint(sites.base(name), mask) for name, mask in read.items()}
 
 
 def entries(sites: Sites, masks: Mapping[str, Tensor]) -> dict[str, Tensor | None]:

@@ -6,7 +6,7 @@ import copy
 import random
 import types
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,8 +26,12 @@ Seen = dict[int, Any]
 """What has been looked into, by its id; held, or the id would be another's."""
 
 
-def twin(model: nn.Module) -> nn.Module:
+def twin(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
     """A deep copy of a model, also of one that keeps results of its last call, which torch refuses to copy.
+
+    Args:
+        model: any module.
+        shared: tensors of it that the copy only reads for a moment, and holds itself instead of a copy.
 
     Raises:
         ValueError: if a module keeps what nobody can copy; it is named.
@@ -38,7 +42,7 @@ def twin(model: nn.Module) -> nn.Module:
     (True, False)
     """
     try:
-        return copy.deepcopy(model, results(model))
+        return copy.deepcopy(model, {**results(model), **{id(t): t for t in shared}})
     except (TypeError, RuntimeError, NotImplementedError) as error:
         for path, module in model.named_modules():
             for name, value in kept_by(module).items():

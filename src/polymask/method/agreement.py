@@ -83,26 +83,6 @@ def is_real(record: TaskRecord) -> bool:
     return any(packed.codec == "real" for packed in record.masks.values())
 
 
-def same_answer(sites: Sites, record: TaskRecord, batch: Any) -> str | None:
-    """Why a baked copy does not answer as the attached model, on which a record is active; None if it does.
-
-    Args:
-        sites: the attached model's.
-        record: the record that is active.
-        batch: what both are asked, as the model takes it.
-    """
-    real, batch = is_real(record), as_read(sites.model, batch)
-    baked = bake(sites.model)
-    masked, plain = answer(sites.model, batch), answer(baked, batch)
-    if same(masked, plain, real) or not same(masked, answer(sites.model, batch), real):
-        return None
-    gap = float((masked - plain).abs().max()) if masked.shape == plain.shape else float("inf")
-    return (
-        f"expected a baked copy to answer task {record.meta.task!r} as the masked network does, found logits that "
-        f"differ by {gap:.2g}: does a module keep what it computed from a weight, or read one past its attribute?"
-    )
-
-
 @dataclass(frozen=True)
 class Trial:
     """An attached copy of a network, on which drawn masks are tried.

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from polymask.copies.kept import renewed
 from polymask.method.heads import fresh_head, width_of
 from polymask.parts.pack import Packed, Sparse, unpack
-from polymask.task import Meta, TaskRecord, reads
+from polymask.task import Meta, TaskRecord, entries, fingerprints
 
 if TYPE_CHECKING:
     from polymask.method.contract import Method
@@ -35,12 +37,14 @@ def let_train(method: Method) -> None:
     method.versions = {name: parameter._version for name, parameter in method.named_parameters()}
 
 
-def record_of(method: Method, task: str, masks: Mapping[str, Packed], deltas: Mapping[str, Sparse]) -> TaskRecord:
-    """The record of a task that ends, given what it keeps."""
+def record_of(
+    method: Method, task: str, masks: Mapping[str, Packed], deltas: Mapping[str, Sparse]
+) -> tuple[TaskRecord, dict[str, Tensor | None]]:
+    """The record of a task that ends, given what it keeps; and the entries that it reads, from ``task.entries``."""
     sites = method.sites
     private = {name: sites.tensor(name).detach().cpu().clone() for name in sites.names("private")}
-    found = reads(sites, {name: unpack(one) for name, one in masks.items()})
+    read = entries(sites, {name: unpack(one) for name, one in masks.items()})
     meta = Meta(task, method.name, width_of(sites, method.head), method.exact)
     if task in method.records:
         meta = replace(meta, revision=method.records[task].meta.revision + 1, reason="learned again")
-    return TaskRecord(masks, deltas, private, found, meta)
+    return TaskRecord(masks, deltas, private, fingerprints(sites, read), meta), read

@@ -40,7 +40,7 @@ def refuse_infinite_base(method: Method) -> None:
     names = {name: None for layer in layers for name in sites.inside(layer) if sites.roles[name].kind != "private"}
     for name in names:
         base = sites.base(name)
-        if base.is_floating_point() and not base.isfinite().all():
+        if _spoiled(None, base):
             raise NotFinite(
                 f"expected a finite base, found NaN or infinity in {name!r}: a mask on units multiplies it, and "
                 "0 * NaN is NaN. Load finite weights before the first task"

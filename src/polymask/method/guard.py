@@ -114,7 +114,7 @@ def alike(was: Answer, now: Answer, real: bool = False) -> bool:
     return torch.allclose(was.logits, now.logits, rtol=0.0, atol=rounding(was.logits, changed), equal_nan=True)
 
 
-def watched(method: Method, held: Held, task: str, plain: nn.Module) -> Watch:
+def watched(method: Method, held: Held, task: str, plain: nn.Module, baked: nn.Module | None = None) -> Watch:
     """Everything that is compared from now on.
 
     Args:
@@ -122,28 +122,57 @@ def watched(method: Method, held: Held, task: str, plain: nn.Module) -> Watch:
         held: what finished tasks read.
         task: the task that ended last.
         plain: a network that answers as it.
+        baked: a baked copy, which must answer as it, too.
+
+    Raises:
+        RuntimeError: if the baked copy answers otherwise.
     """
     loose = {name: part(tensor, None, checksum) for name, tensor in method.sites.loose().items()}
-    answer = asked(plain, method.probe)
-    # A network, or a device, may not add in one order.
-    stable = alike(answer, asked(plain, method.probe))
+    answer, other = asked(plain, method.probe), asked(plain if baked is None else baked, method.probe)
+    # A network, or a device, may not add in one order: what does not answer twice alike cannot be compared.
+    stable = alike(answer, other) or (baked is not None and alike(answer, asked(plain, method.probe)))
+    if baked is not None and stable and not same(answer.logits, other.logits, is_real(method.record(task))):
+        raise RuntimeError(_other_answer(task, answer.logits, other.logits))
     return Watch(held, loose, task, answer if stable else None, forms(method.model))
 
 
-def union(method: Method, records: Iterable[TaskRecord], held: Held) -> dict[str, Part]:
-    """What was held and what some records read, in one."""
+def _other_answer(task: str, masked: Tensor, plain: Tensor) -> str:
+    gap = float((masked - plain).abs().max()) if masked.shape == plain.shape else float("inf")
+    return (
+        f"expected a baked copy to answer task {task!r} as the masked network does, found logits that differ by "
+        f"{gap:.2g}: does a module keep what it computed from a weight, or read one past its attribute?"
+    )
+
+
+Entries = Mapping[str, Tensor | None]
+"""Tensor name -> what is read of it, from ``task.entries``."""
+
+
+def union(method: Method, records: Iterable[TaskRecord], held: Held, known: Mapping[str, Entries]) -> dict[str, Part]:
+    """What was held and what some records read, in one; of tasks of which it is known, that is not asked again."""
     found = dict(held)
     for record in records:
-        masks = {name: unpack(packed) for name, packed in record.masks.items()}
-        found = joined(found, method.sites, entries(method.sites, masks), checksum)
+        read = known.get(record.meta.task)
+        if read is None:
+            read = entries(method.sites, {name: unpack(packed) for name, packed in record.masks.items()})
+        found = joined(found, method.sites, read, checksum)
     return found
 
 
-def noted(method: Method, before: Mapping[str, TaskRecord], issued: Mapping[str, TaskRecord]) -> Held:
-    """What is held after a task ended: one union more; all of them anew where a reissued record reads otherwise."""
+def noted(
+    method: Method, before: Mapping[str, TaskRecord], issued: Mapping[str, TaskRecord], known: Mapping[str, Entries]
+) -> Held:
+    """What is held after a task ended: one union more; all of them anew where a reissued record reads otherwise.
+
+    Args:
+        method: the learner.
+        before: the records before that.
+        issued: those that are new.
+        known: what some of their tasks read.
+    """
     again = any(task in before and dict(record.reads) != dict(before[task].reads) for task, record in issued.items())
     fresh = method.records.values() if again else [one for task, one in issued.items() if task not in before]
-    held = union(method, fresh, {} if again else method.watch.held)
+    held = union(method, fresh, {} if again else method.watch.held, known)
     # What a method lets later tasks change was not compared, so it is what it is now.
     return held if method.exact is True else redigested(held, method.sites, checksum)
 
@@ -178,7 +207,7 @@ def rebuilt(method: Method, held: Held | None = None) -> Watch:
             "state that was loaded and the bank's base are not of one moment; take both from the same commit"
         )
     task = list(method.records)[-1]
-    now = union(method, method.records.values(), {}) if held is None else redigested(held, method.sites, checksum)
+    now = union(method, method.records.values(), {}, {}) if held is None else redigested(held, method.sites, checksum)
     return watched(method, now, task, method.plain(task))
 
 

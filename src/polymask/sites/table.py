@@ -291,7 +291,8 @@ def bake(model: nn.Module) -> nn.Module:
     >>> type(plain) is nn.Linear, plain.weight[0, 1].item()
     (True, 0.0)
     """
-    plain = twin(model)
+    # What the sites hold is read once more and goes with them.
+    plain = twin(model, [t for site in model.modules() if isinstance(site, WeightSite) for t in site.buffers()])
     with renewed(plain):
         strip(plain, effective)
     plain.eval()
