@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import jaxtyping
 import pytest
 import torch
 from tests.contract import drive
@@ -13,21 +12,21 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 # What torch's compiler warns of while it looks at torch's own autograd.Function and at an LSTM's cache.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*should not be instantiated:DeprecationWarning",
-    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
-)
+pytestmark = [
+    pytest.mark.few,
+    pytest.mark.filterwarnings(
+        "ignore:.*should not be instantiated:DeprecationWarning",
+        "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
+    ),
+]
 
 
 @pytest.fixture(autouse=True)
 def _fresh_compiler() -> Iterator[None]:
-    # The wrapper that checks our annotations while testing keeps a stack of arguments that no graph can hold.
-    jaxtyping.config.update("jaxtyping_disable", True)
     torch._dynamo.reset()
     with torch._dynamo.config.patch(allow_rnn=True):
         yield
     torch._dynamo.reset()
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def compiled(model: nn.Module, backend: str) -> tuple[Callable, CompileCounterWithBackend]:

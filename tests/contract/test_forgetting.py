@@ -46,7 +46,10 @@ def test_no_task_is_forgotten(case: Case) -> None:
     check(method, learn_all(method, tasks, case.user()), case.optimizer)
 
 
-@pytest.mark.parametrize("optimizer", list(drive.OPTIMIZERS))
+@pytest.mark.parametrize(
+    "optimizer",
+    [pytest.param(name, marks=() if name in ("sgd", "adversary") else pytest.mark.full) for name in drive.OPTIMIZERS],
+)
 def test_no_task_is_forgotten_with_heads_of_any_width(one: Case, optimizer: str) -> None:
     method, _ = one.make()
     check(

@@ -203,6 +203,7 @@ def fast_paths(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     return calls
 
 
+@pytest.mark.few
 def test_the_encoders_fast_path_is_taken_and_right(one: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = fast_paths(monkeypatch)
     method, tasks = drive.make(one.method, "encoder")
@@ -217,6 +218,7 @@ def test_the_encoders_fast_path_is_taken_and_right(one: Case, monkeypatch: pytes
         torch.testing.assert_close(slow.detach(), fast)
 
 
+@pytest.mark.few
 def test_tied_weights_stay_tied(one: Case) -> None:
     method, tasks = drive.make(one.method, "tied_bert")
     embedding = method.model.get_input_embeddings()
@@ -241,6 +243,7 @@ def test_tied_weights_stay_tied(one: Case) -> None:
     assert embedding.weight is decoder.weight
 
 
+@pytest.mark.few
 @pytest.mark.filterwarnings("ignore:no free weight is left")
 def test_a_masked_tied_weight_is_one_site(one: Case) -> None:
     from tests.contract.test_activation import masking
@@ -274,6 +277,7 @@ class Two(nn.Module):
         return self.head((self.left(x) + self.right(y)).relu())
 
 
+@pytest.mark.few
 @pytest.mark.parametrize(
     "example",
     [(torch.ones(2, 6), torch.ones(2, 4)), {"y": torch.ones(2, 4), "x": torch.ones(2, 6)}],

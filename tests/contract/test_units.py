@@ -40,14 +40,18 @@ def unless(default: bool, *values: str) -> Any:
     return pytest.param(*values, marks=() if default else (pytest.mark.full,))
 
 
-DEFAULT = {("hat", "adamw"), ("tfm", "adamw"), ("piggyback", "sgd_momentum_decay")}
-PAIRS = [unless(pair in DEFAULT, *pair) for pair in product(UNITS, ("adamw", "sgd_momentum_decay"))]
+DEFAULT = (("hat", "adamw"), ("tfm", "adamw"), ("piggyback", "sgd_momentum_decay"))
+"""HAT meets every trap, the two others every third each."""
+PAIRS = [
+    unless(pair in DEFAULT and (pair == DEFAULT[0] or place % 3 == DEFAULT.index(pair)), trap, *pair)
+    for place, trap in enumerate(TRAPS)
+    for pair in product(UNITS, ("adamw", "sgd_momentum_decay"))
+]
 
 
 @told
-@pytest.mark.parametrize(("name", "optimizer"), PAIRS)
-@pytest.mark.parametrize("trap", TRAPS)
-def test_no_trap_forgets(name: str, trap: str, optimizer: str) -> None:
+@pytest.mark.parametrize(("trap", "name", "optimizer"), PAIRS)
+def test_no_trap_forgets(trap: str, name: str, optimizer: str) -> None:
     torch.manual_seed(0)
     model, example = placed(*TRAPS[trap]())
     method = UNITS[name](model, example, head="head")
@@ -55,8 +59,10 @@ def test_no_trap_forgets(name: str, trap: str, optimizer: str) -> None:
 
 
 @told
-@pytest.mark.parametrize("trap", TRAPS)
-@pytest.mark.parametrize("name", [unless(name == "hat", name) for name in UNITS])
+@pytest.mark.parametrize(
+    ("trap", "name"),
+    [unless(name == "hat" and place % 3 == 0, trap, name) for place, trap in enumerate(TRAPS) for name in UNITS],
+)
 def test_a_task_of_any_trap_can_be_baked(name: str, trap: str) -> None:
     torch.manual_seed(0)
     model, example = placed(*TRAPS[trap]())

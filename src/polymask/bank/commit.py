@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +21,7 @@ from polymask.bank.union import Union, extended, loose_of, rebuilt, write_union
 from polymask.bank.verify import content
 from polymask.held import Held
 from polymask.parts.pack import Packed
-from polymask.sites.table import Sites, bake
+from polymask.sites.table import Sites, bake, replica
 from polymask.sites.trace import effective, strip
 from polymask.task import TaskRecord, activate, check_fits
 
@@ -198,7 +197,7 @@ def answered(reader: Reader, sites: Sites, batch: Any, new: Sequence[Draft], mov
         last = None
     if batch is None or (last is None and not new):
         return None
-    copied = copy.deepcopy(sites)
+    copied = replica(sites)
     copied.clear()
     try:
         entry = None if last is None else reader.entry(last)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import as_accepted, as_read, call, drawn, logits_of
+from polymask.calling import as_accepted, call, drawn, logits_of
 from polymask.parts.recent import Recent
 from polymask.parts.seeds import generator
 from polymask.sites.raw import copied

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from polymask.copies.kept import renewed
 from polymask.sites.slots import Scores
-from polymask.sites.table import Kind, Sites, whole
+from polymask.sites.table import Kind, Sites, replica, whole
 from polymask.sites.trace import effective, strip
 from polymask.task import TaskRecord, activate
 
@@ -82,7 +81,7 @@ def clear_sources(sites: Sites) -> None:
 
 def plain(sites: Sites, record: TaskRecord) -> nn.Module:
     """A baked copy of an attached model that answers as a record, whatever is open on the original."""
-    sites = copy.deepcopy(sites)
+    sites = replica(sites)
     for name in list(sites.weights):
         site = sites.weights[name]
         if site.kept is not None:

@@ -209,6 +209,12 @@ class Sites:
         return place.tensor(), place
 
 
+def replica(sites: Sites) -> Sites:
+    """A copy with a network of its own, to make tasks active on and nothing else: what weights keep is shared."""
+    kept = [t for site in sites.weights.values() for t in (site.kept, site.gate) if t is not None]
+    return copy.deepcopy(sites, {id(t): t for t in kept})
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor in one piece: gathered, differentiably, if its model is sharded; for penalties, which read weights.
 
