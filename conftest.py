@@ -13,7 +13,10 @@ from beartype.claw import beartype_package
 # Nearest to the function: what torch makes of one (a custom operator) is no function any more.
 NEAREST = BeartypeDecorPlace.FIRST
 beartype_package(
-    "polymask", conf=BeartypeConf(is_pep484_tower=True, claw_is_pep526=False, claw_decor_place_func=NEAREST)
+    "polymask",
+    conf=BeartypeConf(
+        is_pep484_tower=True, claw_is_pep526=False, claw_decor_place_func=NEAREST, violation_type=TypeError
+    ),
 )
 
 

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -38,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Floor -> what it may import besides itself; ``run`` and the package's face see everything."""
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Name below ``polymask`` -> file; a package is named by its folder, the face is the empty name."""
     found = {
@@ -54,6 +56,7 @@ def at_run_time(tree: ast.AST) -> Iterator[ast.AST]:
             yield from at_run_time(child)
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """The full names that a file imports; of ``from a import b`` the module ``a.b`` if there is one, else ``a``."""
     found = set()

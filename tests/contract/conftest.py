@@ -79,11 +79,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
     By default a ``case`` takes every optimizer on the small backbone, and on the others an optimizer that goes round,
     each on a third of the methods; a ``pair`` takes the small backbone, and for a third of the methods another one that
-    goes round from test to test.
+    goes round from test to test. Of the variants every test but those of a ``case`` takes a third.
     """
-    few = metafunc.definition.get_closest_marker("few") is not None
     methods, nets, optimizers = [*EVERY, *VARIANTS], list(BACKBONES), list(drive.OPTIMIZERS)
     start = zlib.crc32(metafunc.function.__name__.encode())
+    few = metafunc.definition.get_closest_marker("few") is not None
+    taken = {m for i, m in enumerate(methods) if m in FEW or (not few and (m in EVERY or (i + start) % 3 == 0))}
     other = [net for net in nets if net != SMALL]
     chosen = []
     if "case" in metafunc.fixturenames:
@@ -93,10 +94,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             chosen.append(_param("case", m, b, o, default))
     elif "pair" in metafunc.fixturenames:
         for (i, m), b in product(enumerate(methods), nets):
-            turn = m in EVERY and b == other[(start + i) % len(other)] and (start + i) % 3 == 0
-            chosen.append(_param("pair", m, b, DEFAULT, (b == SMALL or turn) and (m in FEW or not few)))
+            turn = m in EVERY and b == other[(start + i) % len(other)] and (start + i) % 3 == 0 and not few
+            chosen.append(_param("pair", m, b, DEFAULT, m in taken and (b == SMALL or turn)))
     elif "one" in metafunc.fixturenames:
-        chosen = [_param("one", m, SMALL, DEFAULT, m in FEW or not few) for m in methods]
+        chosen = [_param("one", m, SMALL, DEFAULT, m in taken) for m in methods]
     for fixture in {"case", "pair", "one"} & set(metafunc.fixturenames):
         metafunc.parametrize(fixture, chosen)
 

@@ -87,6 +87,7 @@ def masking(method: type[Method]) -> bool:
     return "masked" in inspect.signature(method).parameters
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
 def test_switching_in_half_precision_is_baking(one: Case, dtype: torch.dtype) -> None:
     model, example = BACKBONES[one.backbone]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import pytest
 import torch
 from tests.contract import drive
 from tests.contract.conftest import Case
@@ -22,6 +23,7 @@ def test_the_penalty_is_a_finite_scalar(pair: Case) -> None:
         method.end(task.name)
 
 
+@pytest.mark.few
 def test_a_full_network_still_learns_heads(one: Case) -> None:
     method, _ = one.make()
     many = [drive.Task(f"task{k}", method.example) for k in range(14)]

@@ -113,6 +113,7 @@ def test_loading_a_snapshot_does_not_stop_a_task_from_being_abandoned(one: Case)
     assert not drive.differing(before, drive.tensors(method.model))
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_half_precision(one: Case, dtype: torch.dtype, when: str) -> None:

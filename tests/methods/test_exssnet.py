@@ -132,6 +132,7 @@ def test_transfer_needs_labels_that_are_classes() -> None:
     assert method.task is None
 
 
+@pytest.mark.full
 def test_it_beats_the_mask_alone_at_ten_per_cent() -> None:
     points: dict[str, list[float]] = {"exssnet": [], "supsup": []}
     for seed in (0, 1):

@@ -306,7 +306,7 @@ def growing(backbone: str, **hyper: Any) -> tuple[PackNet, list[drive.Task]]:
     return method, drive.tasks(method.example, 4)
 
 
-@pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "timm_resnet"])
+@pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", pytest.param("timm_resnet", marks=pytest.mark.full)])
 @pytest.mark.parametrize("reuse", [True, False])
 def test_a_full_network_grows_and_older_tasks_answer_alike(backbone: str, reuse: bool) -> None:
     method, todo = growing(backbone, reuse=reuse)

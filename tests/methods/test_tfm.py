@@ -19,7 +19,7 @@ from polymask.report import states
 
 GROWN = ["mlp_bn", "convnet", "encoder"]
 grown = pytest.mark.parametrize("backbone", GROWN)
-residual = pytest.mark.parametrize("backbone", [*GROWN, "timm_resnet"])
+residual = pytest.mark.parametrize("backbone", [*GROWN, pytest.param("timm_resnet", marks=pytest.mark.full)])
 normalised = pytest.mark.parametrize("normalise", [True, False])
 
 
@@ -285,6 +285,7 @@ def permuted_digits(make: Callable[[], Method]) -> list[float]:
     return at_end
 
 
+@pytest.mark.full
 def test_old_units_and_normalisation_help() -> None:
     x = torch.zeros(1, 64)
     full, plain, hidden = (

@@ -119,12 +119,14 @@ def learned(density: float, scores: str) -> tuple[float, float]:
     return mean(a for a, _ in found), mean(u for _, u in found)
 
 
+@pytest.mark.full
 def test_denser_is_better_on_permuted_digits() -> None:
     points = [learned(density, "carried")[0] for density in (0.03, 0.1, 0.3)]
     assert points[0] < points[1] < points[2]
     assert points[2] > 90
 
 
+@pytest.mark.full
 def test_carried_scores_share_more_than_fresh_ones_and_those_than_chance() -> None:
     independent = 1 - (1 - 0.3) ** 5
     assert learned(0.3, "carried")[1] < learned(0.3, "fresh")[1] - 0.05 < independent - 0.05

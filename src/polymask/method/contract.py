@@ -18,7 +18,7 @@ from polymask.method.removal import Removed, remove
 from polymask.parts.pack import Packed, Sparse, pack
 from polymask.sites.roles import Plan, Policy, plan
 from polymask.sites.slots import Scores
-from polymask.sites.table import Sites, attach, bake
+from polymask.sites.table import Sites, attach
 from polymask.task import TaskRecord, activate
 from polymask.wiring import Wiring
 
@@ -183,35 +183,13 @@ class Method(ABC):
         warn_unmoved(self)
         self._fold = fold.before_fold(self)
         try:
-            issued = self._folded(task)
+            issued = fold.fold_task(self, task)
         except BaseException:
             self._unfold()
             raise
         # No call from here on: an interruption finds the task either open or finished.
         self.task = self.phase = self._before = self._fold = None
         self.sites.latch.shut = False
-        return issued
-
-    def _folded(self, task: str) -> dict[str, TaskRecord]:
-        """Fold what the open task learned into the base, make its record the active one, and watch what it reads."""
-        hard = snapshot.hard_masks(self.sites)
-        for name in sorted(self.sites.opened):
-            self.sites.close(name)
-        for name in self.sites.names("first"):
-            self.sites.freeze(name)
-        # Statistics, which no gradient keeps equal, differ between processes.
-        snapshot.broadcast([self.sites.tensor(name) for name in self.sites.names("private", "first", "shared")])
-        with torch.no_grad():
-            record, read = cycle.record_of(self, task, self._close(hard), self._deltas(hard))
-        guard.enforce(self, f"end({task!r})", self._as_in_place, base=False)
-        snapshot.clear_sources(self.sites)
-        self.count += task not in self.records
-        before, self.records = self.records, {**self.records, task: record}
-        issued = {**self._reissue(), task: record}
-        self.records.update(issued)
-        activate(self.sites, self.records[task])
-        held = guard.noted(self, before, issued, {task: read})
-        self.watch = guard.watched(self, held, task, self.model, bake(self.model))
         return issued
 
     def _as_in_place(self, task: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Everything that ending a task changes, noted before it does, so that an interruption can be undone."""
+"""The end of a task: what it learned becomes part of the base, or nothing has happened."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from polymask.method import cycle, guard, snapshot
 from polymask.sites.marks import is_marked, mark
+from polymask.sites.table import bake
+from polymask.task import TaskRecord, activate
 
 if TYPE_CHECKING:
     from polymask.method.contract import Method
@@ -37,6 +40,30 @@ class Fold:
 
 SLOTS = ("mask", "delta", "source")
 LEARNER = ("records", "state", "initial", "watch", "count")
+
+
+def fold_task(method: Method, task: str) -> dict[str, TaskRecord]:
+    """Fold what the open task learned into the base, make its record the active one, and watch what it reads."""
+    sites = method.sites
+    hard = snapshot.hard_masks(sites)
+    for name in sorted(sites.opened):
+        sites.close(name)
+    for name in sites.names("first"):
+        sites.freeze(name)
+    # Statistics, which no gradient keeps equal, differ between processes.
+    snapshot.broadcast([sites.tensor(name) for name in sites.names("private", "first", "shared")])
+    with torch.no_grad():
+        record, read = cycle.record_of(method, task, method._close(hard), method._deltas(hard))
+    guard.enforce(method, f"end({task!r})", method._as_in_place, base=False)
+    snapshot.clear_sources(sites)
+    method.count += task not in method.records
+    before, method.records = method.records, {**method.records, task: record}
+    issued = {**method._reissue(), task: record}
+    method.records.update(issued)
+    activate(sites, method.records[task])
+    held = guard.noted(method, before, issued, {task: read})
+    method.watch = guard.watched(method, held, task, method.model, bake(method.model))
+    return issued
 
 
 def before_fold(method: Method) -> Fold:
