@@ -30,6 +30,10 @@ TRIALS = 8
 """Draws of parameters and input under which a network that has grown must answer as before."""
 
 
+LOUD = 100.0
+"""By how much new units speak louder than others in every other trial."""
+
+
 class CannotGrow(ValueError):  # noqa: N818 - the name says what is wrong
     """A network without a layer that can have more units."""
 
@@ -283,25 +287,31 @@ def _unfit(where: Mapping[str, list[Place]], steps: Steps, fixed: Collection[str
 @torch.no_grad()
 def _tried(probe: Probe, steps: Mapping[str, tuple[int, int]], growth: int) -> str:
     """Why copies that have grown do not answer as they did; several, since of one draw all units may happen to rest."""
-    for _ in range(TRIALS):
+    for trial in range(TRIALS):
         probe.redraw()
         other = probe.inputs.another(lambda x: logits_of(call(probe.model, x)))
-        wide = _wider(probe.model, steps, growth)
+        wide = _wider(probe.model, steps, growth, trial)
         for x in (*probe.asked, *([other[0]] if other and other[1].isfinite().all() else [])):
             if why := _differs(probe.model, wide, as_read(probe.model, x)):
                 return why
     return ""
 
 
-def _wider(model: nn.Module, steps: Mapping[str, tuple[int, int]], growth: int) -> nn.Module:
-    """A copy that has grown, its new columns at 0."""
+def _wider(model: nn.Module, steps: Mapping[str, tuple[int, int]], growth: int, trial: int) -> nn.Module:
+    """A copy that has grown, its new columns at 0; what its new units answer is large every other time.
+
+    A small one shows too rarely where a maximum, or a sum over units, mixes them into the others.
+    """
     wide = twin(model)
     where = places(wide)
     axes = Axes((), steps, {name: tuple(where[name][0].tensor().shape) for name in steps})
-    widen(wide, axes, growth, ("trial",))
-    for name, (_, column) in steps.items():
+    widen(wide, axes, growth, ("trial", trial))
+    for name, (row, column) in steps.items():
+        tensor = where[name][0].tensor()
+        if row and tensor.ndim > 1 and trial % 2:
+            tensor[axes.built[name][0] :] *= LOUD
         if column:
-            where[name][0].tensor()[:, axes.built[name][1] :] = 0.0
+            tensor[:, axes.built[name][1] :] = 0.0
     return wide
 
 

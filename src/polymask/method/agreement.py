@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import as_accepted, call, drawn, logits_of
+from polymask.calling import REFUSALS, as_accepted, call, drawn, logits_of
 from polymask.parts.recent import Recent
 from polymask.parts.seeds import generator
 from polymask.sites.raw import copied
@@ -89,12 +89,12 @@ class Trial:
 
     Args:
         sites: the copy's.
-        x: what it is asked.
+        asked: what it is asked.
         real: whether masks on units multiply.
     """
 
     sites: Sites
-    x: Any
+    asked: Sequence[Any]
     real: bool
 
     def agrees(self, units: Collection[str], weights: Collection[str]) -> bool:
@@ -110,9 +110,12 @@ class Trial:
         for name, mask in self._on_units(units, turn).items():
             fill(self.sites.units[name], "mask", mask.to(device))
         baked = bake(self.sites.model)
-        masked, plain = answer(self.sites.model, self.x), answer(baked, self.x)
+        return all(self._alike(baked, x) for x in self.asked)
+
+    def _alike(self, baked: nn.Module, x: Any) -> bool:
+        masked, plain = answer(self.sites.model, x), answer(baked, x)
         # What answers itself differently cannot be compared.
-        return same(masked, plain, self.real) or not same(masked, answer(self.sites.model, self.x), self.real)
+        return same(masked, plain, self.real) or not same(masked, answer(self.sites.model, x), self.real)
 
     def _on_units(self, units: Collection[str], turn: int) -> Masks:
         wiring, found = self.sites.wiring, {}
@@ -163,7 +166,17 @@ def prepared(
         except ValueError:
             continue
         break
-    return Trial(attach(probe, planned.roles, units, wiring), x, real)
+    return Trial(
+        attach(probe, planned.roles, units, wiring), [x, *(y for y in planned.others if _taken(probe, y))], real
+    )
+
+
+def _taken(model: nn.Module, x: Any) -> bool:
+    try:
+        answer(model, x)
+    except REFUSALS:
+        return False
+    return True
 
 
 def settled(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from polymask.calling import REFUSALS, as_accepted, call, drawn, logits_of
+from polymask.calling import REFUSALS, as_accepted, call, drawn, leaves_of, logits_of
 from polymask.parts.seeds import generator
 from polymask.sites.raw import Watch, copied, decides, renewed
 from polymask.sites.table import Role, attach
@@ -34,10 +37,16 @@ class Read:
 
 
 @torch.no_grad()
-def read_tensors(model: nn.Module, example: Any, names: list[str]) -> Read:
+def read_tensors(model: nn.Module, example: Any, names: list[str], others: Sequence[Any] = ()) -> Read:
     """See which tensors a forward reads, and which of them past their sites.
 
     Asked of a copy, with the example at two rows and the random state forked, so that nothing is left behind.
+
+    Args:
+        model: a plain network.
+        example: an input that it accepts.
+        names: its parameters.
+        others: inputs under which it takes other paths, where it must read nothing past its sites either.
 
     Raises:
         ValueError: if the model refuses the example, or a copy of it reads the model's own parameters.
@@ -65,17 +74,37 @@ def read_tensors(model: nn.Module, example: Any, names: list[str]) -> Read:
 
     x, output, learning, answering = as_accepted(example, run)
     refuse_past(sorted(own.seen))
+    for other in others:
+        with suppress(*REFUSALS), own, kept:
+            answer(other, True), answer(other, False)
+    refuse_past(sorted(own.seen))
     past = sorted(kept.seen)
     if past:
         draw = generator("past")
         Disturbance(probe, draw).redraw()
-        x = drawn(x, draw)
-        past = [
-            name for name in past if decides(was[name], lambda: [logits_of(answer(x, m)[0]) for m in (True, False)])
-        ]
+        asked = [drawn(x, draw), *others]
+        past = [name for name in past if decides(was[name], lambda: _outputs(probe, asked))]
     last = {name: place for place, name in enumerate(answering)}
     order = [name for name in sorted(last, key=last.__getitem__) if name in learning]
     return Read(order, logits_of(output).shape[-1], past)
+
+
+def _outputs(probe: nn.Module, asked: list[Any]) -> list[Tensor]:
+    """What every module of a network answers: a maximum behind it may hide what it reads from the logits."""
+    found: list[Tensor] = []
+    buffers = [(buffer, buffer.clone()) for buffer in probe.buffers()]
+    hooks = [
+        module.register_forward_hook(lambda _, __, y: found.extend(t.clone() for t in leaves_of(y)))
+        for module in probe.modules()
+    ]
+    for x, mode in product(asked, (True, False)):
+        with suppress(*REFUSALS), torch.random.fork_rng():
+            call(probe.train(mode), x)
+    for hook in hooks:
+        hook.remove()
+    for buffer, was in buffers:
+        buffer.copy_(was)
+    return found
 
 
 def refuse_past(names: list[str]) -> None:

@@ -14,6 +14,7 @@ from polymask.sites.read import EMBEDDINGS, Read, find_head, read_tensors, refus
 from polymask.sites.state import Moving, moving
 from polymask.sites.table import HEAD, MOVES, MOVES_ALONE, STATISTIC, Kind, Role
 from polymask.sites.trace import Place, can_seal, places
+from polymask.wiring.unlike import unlike
 
 Norms = Literal["frozen", "private", "first", "statistics", "shared", "masked"]
 Biases = Literal["frozen", "private", "first", "none", "shared", "masked"]
@@ -54,11 +55,13 @@ class Plan:
         roles: tensor -> role.
         head: the name of the module that is its head.
         later: buffers that a forward changes -> what they may look like later.
+        others: inputs under which it takes other paths than under the example.
     """
 
     roles: dict[str, Role]
     head: str
     later: Mapping[str, Tensor] = field(default_factory=dict)
+    others: Sequence[Any] = ()
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -101,8 +104,8 @@ def plan(model: nn.Module, example: Any, policy: Policy, head: str | None = None
     >>> {name: role.kind for name, role in plan(net, torch.zeros(1, 4), policy).roles.items()}
     {'0.weight': 'masked', '0.bias': 'first', '2.weight': 'private', '2.bias': 'private'}
     """
-    where, weights, found, head_name = _looked_at(model, example, head)
-    wanted, moves = _wanted(policy.masked, weights, found.order), moving(model, example)
+    where, weights, found, head_name, others = _looked_at(model, example, head)
+    wanted, moves = _wanted(policy.masked, weights, found.order), moving(model, example, others)
     roles = {}
     for name, spots in where.items():
         role = _role(name, spots, policy, found.order, wanted, model.get_submodule(head_name), moves)
@@ -117,26 +120,29 @@ def plan(model: nn.Module, example: Any, policy: Policy, head: str | None = None
             "expected a model with at least one matrix or kernel weight before its head, found none to mask: "
             "name weights with masked=, or use another method"
         )
-    return Plan(roles, head_name, moves.later)
+    return Plan(roles, head_name, moves.later, others)
 
 
 def head_of(model: nn.Module, example: Any, head: str | None = None) -> str:
     """The name of the module that is a model's head; see ``plan``."""
-    return _looked_at(model, example, head)[-1]
+    return _looked_at(model, example, head)[3]
 
 
-def _looked_at(model: nn.Module, example: Any, head: str | None) -> tuple[dict[str, list[Place]], list[str], Read, str]:
-    """Where every tensor stands, the weights, what a forward reads, and the head."""
+def _looked_at(
+    model: nn.Module, example: Any, head: str | None
+) -> tuple[dict[str, list[Place]], list[str], Read, str, list[Any]]:
+    """Where every tensor stands, the weights, what a forward reads, the head, and inputs that take other paths."""
     refuse_foreign(model)
     where = places(model)
     weights = [name for name, spots in where.items() if any(is_weight(spot) for spot in spots)]
-    found = read_tensors(model, example, [name for name, spots in where.items() if spots[0].trains])
+    others = unlike(model, example)
+    found = read_tensors(model, example, [name for name, spots in where.items() if spots[0].trains], others)
     read = found.order
     refuse_past([name for name in found.past if name not in read])
     head_name = head or find_head(model, where, [name for name in read if name in weights], found.width)
     if head_name not in dict(model.named_modules()):
         raise ValueError(f"expected head= to name a module of the model, found {head!r}")
-    return where, weights, found, head_name
+    return where, weights, found, head_name, others
 
 
 def _role(

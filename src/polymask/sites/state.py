@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from polymask.calling import tensors_of
 from polymask.copies.kept import differences, renewed, same_tensor, twin
 from polymask.copies.running import (
     Values,
@@ -25,6 +27,8 @@ from polymask.wiring.cache import key_of
 
 FAR = 10**6
 """How far a single number that evaluation changes is moved, to see whether an answer depends on it."""
+LOUD = 10
+"""By how much parameters and inputs are larger, to see what moves only then."""
 COUNTS = (99, 999, 9999, 1023)
 """Where counters of steps are put, so that what happens every so many steps, or after so many, is seen."""
 
@@ -43,6 +47,11 @@ class Moving:
     evaluation: frozenset[str] = frozenset()
     later: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def joined(self, other: Moving) -> Moving:
+        """What either found."""
+        later = {**other.later, **self.later}
+        return Moving(self.training | other.training, self.evaluation | other.evaluation, later)
+
 
 _KNOWN: Recent[Moving] = Recent()
 """What was found of the last few builds of networks that have nothing of their own beside their tensors' values."""
@@ -52,7 +61,7 @@ class _RefusedError(Exception):
     """What is wrong with a network, as the sentence to be raised."""
 
 
-def moving(model: nn.Module, example: Any) -> Moving:
+def moving(model: nn.Module, example: Any, others: Sequence[Any] = ()) -> Moving:
     """Run two copies of a network, one of them with a past, and compare what they answer and what they then hold.
 
     Both are given the same tensors and pass through ``train()`` and ``eval()``, which may empty caches. From the same
@@ -61,6 +70,7 @@ def moving(model: nn.Module, example: Any) -> Moving:
     Args:
         model: a plain network; it stays as it is, and so do all random generators.
         example: an input that it accepts.
+        others: inputs under which it takes other paths.
 
     Raises:
         ValueError: if answers depend on anything but parameters, buffers, input and random state, if a finished task
@@ -73,12 +83,19 @@ def moving(model: nn.Module, example: Any) -> Moving:
         key = key_of(model, example, "", ())
     except (RuntimeError, NotImplementedError):  # buffers that are not dense
         key = None
-    found = _KNOWN.get(key) or _found(model, example)
-    _KNOWN.keep(key, found)
+    found = _KNOWN.get(key)
+    if found is None:
+        found = _found(model, example)
+        for x in others:
+            found = found.joined(_found(model, x, needed=False))
+        if rest := {name for name in tensors_by_name(model) if name not in found.training} - _parameters(model):
+            found = found.joined(_loud(model, [example, *others], rest))
+        _KNOWN.keep(key, found)
     return found
 
 
-def _found(model: nn.Module, example: Any) -> Moving:
+def _found(model: nn.Module, example: Any, needed: bool = True) -> Moving:
+    """What moves under inputs like an example; nothing, if one that is not needed is not taken."""
     found: Moving | None = None
     failure: Exception | None = None
     with own_random(model):
@@ -93,12 +110,36 @@ def _found(model: nn.Module, example: Any) -> Moving:
                 continue
             if trial.finite:
                 return found
+    if found is None and not needed:
+        return Moving()
     if found is None:
         raise ValueError(
             f"expected a network that can be called again and again, found one that fails in a later call ({failure}): "
             "pass an example= that it accepts in training and in evaluation mode"
         ) from failure
     return found
+
+
+def _parameters(model: nn.Module) -> set[str]:
+    return {name for name, t in tensors_by_name(model).items() if isinstance(t, nn.Parameter)}
+
+
+def _loud(model: nn.Module, xs: Sequence[Any], names: Set[str]) -> Moving:
+    """Those buffers that move once all parameters and inputs are large: a largest value, the bounds of a clamp."""
+    found: set[str] = set()
+    with own_random(model):
+        copy = twin(model)
+        for parameter in copy.parameters():
+            parameter.data.mul_(LOUD)
+        now = {name: t.detach().clone() for name, t in tensors_by_name(copy).items()}
+        for x in xs:
+            with suppress(Exception):  # a network may raise anything
+                ask(copy, tensors_of(x, lambda t: t * LOUD if t.is_floating_point() else t), True)
+            found |= set(changed(copy, now)) & names
+    first: dict[int, str] = {}
+    own = {name: first.setdefault(id(t), name) for name, t in tensors_by_name(model).items()}
+    later = {own[name]: now[name].cpu() for name in found if now[name].isfinite().all()}
+    return Moving(frozenset(own[name] for name in found), later=later)
 
 
 class _Trial:

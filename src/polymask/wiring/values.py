@@ -142,6 +142,11 @@ def ranges(leaf: Tensor, tables: Iterable[int], compared: Collection[float], hin
     [(0, 11), (0, 5), (1, 5), (2, 5)]
     >>> [(way.low, way.high) for way in ranges(torch.tensor([0, 0]), [], [150.0], [])]
     [(0, 151), (0, 1), (1, 1), (0, 0)]
+
+    What looks like a table's index may be another number that happens to be the same:
+
+    >>> [(way.low, way.high) for way in ranges(torch.tensor([1]), [6], [150.0], [])]
+    [(0, 151), (0, 5), (0, 1), (1, 1)]
     """
     if leaf.dtype == torch.bool:
         return [Way("within", 0, 1)]
@@ -152,7 +157,7 @@ def ranges(leaf: Tensor, tables: Iterable[int], compared: Collection[float], hin
     points = sorted({low, high, low + 1, *[int(t) + step for t in (*compared, *hints) for step in (-1, 0, 1)]})
     return [
         Way("within", a, b, tuple(_picked([point for point in points if a <= point <= b])))
-        for a, b in dict.fromkeys(found)
+        for a, b in sorted(dict.fromkeys(found), key=lambda ends: ends[0] - ends[1])
         if b >= high
     ]
 
