@@ -45,6 +45,7 @@ class Taken:
         ways: leaf -> how it may be drawn.
         settings: what else may be asked.
         apart: inputs under which modules are called that are not called otherwise.
+        unlike: inputs under which it did something that it had not done before.
         most: how many numbers an input may hold.
     """
 
@@ -52,6 +53,7 @@ class Taken:
     ways: dict[int, list[Way]] = field(default_factory=dict)
     settings: list[Setting] = field(default_factory=lambda: [Setting()])
     apart: list[Any] = field(default_factory=list)
+    unlike: list[Any] = field(default_factory=list)
     most: float = float("inf")
 
 

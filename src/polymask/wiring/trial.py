@@ -53,7 +53,7 @@ def explored(model: nn.Module, inputs: Inputs) -> Taken:
         inputs: of which it is given some.
     """
     explorer = Explorer(model, inputs)
-    own = [(path, module) for path, module in model.named_modules() if module._parameters]
+    own = [(path, module) for path, module in model.named_modules() if module._parameters or module._buffers]
     hooks = [m.register_forward_pre_hook(lambda *_, path=path: explorer.now.add(path)) for path, m in own]
     try:
         return explorer.explored()
@@ -133,6 +133,8 @@ class Explorer:
     def _keep(self, setting: Setting, trial: Trial) -> None:
         new = trial.signature not in self.signatures and 0 < len(self.signatures) < NEW
         self.signatures.add(trial.signature)
+        if new:
+            self.taken.unlike.append(trial.x)
         if self.called and not trial.called <= self.called:
             self.taken.apart.append(trial.x)
         self.called |= trial.called

@@ -55,11 +55,13 @@ def unlike(model: nn.Module, example: Any) -> list[Any]:
 
 
 def _asked_for(model: nn.Module, example: Any) -> list[Any]:
-    probe = Probe(model, example)
-    taken = probe.inputs.taken
-    rare = [setting for setting in taken.settings if setting.often > 1]
-    every = [*taken.apart, *(probe.inputs.of(setting, pinned=True) for setting in rare)]
-    return [_with_rows(x) for x in every[:MOST]]
+    taken = Probe(model, example).inputs.taken
+    return [_with_rows(x) for x in _different([*taken.apart, *taken.unlike])[:MOST]]
+
+
+def _different(xs: list[Any]) -> list[Any]:
+    """The inputs without those that are there twice."""
+    return list({id(x): x for x in xs}.values())
 
 
 def _with_rows(x: Any) -> Any:
