@@ -14,7 +14,7 @@ from polymask.calling import call, logits_of
 from polymask.wiring.hearing import Overheard, same, spoken
 from polymask.wiring.inputs import REFUSED, Inputs, Setting, Taken
 from polymask.wiring.sizes import Sizes, candidates, one_row, resized
-from polymask.wiring.values import Way, beside, beyond, of_fractions, others, ranges
+from polymask.wiring.values import Way, beside, beyond, louder, of_fractions, others, ranges
 
 SETTINGS, NEW, DULL = 24, 12, 2
 """How many sizes are taken; how many settings are asked for more often; how many sizes of an axis are tried in a row
@@ -86,7 +86,7 @@ class Explorer:
             elif not isinstance(leaf, Tensor):
                 self._flags(place, leaf)
             elif leaf.is_floating_point():
-                self.taken.ways[place] = of_fractions(leaf, self.thresholds)
+                self._fractions(place, leaf)
             elif not leaf.is_complex():
                 self._integers(place, leaf)
         self._sizes()
@@ -139,6 +139,11 @@ class Explorer:
             self.taken.apart.append(trial.x)
         self.called |= trial.called
         self.taken.settings.append(replace(setting, often=OFTEN if new else 1))
+
+    def _fractions(self, place: int, leaf: Tensor) -> None:
+        self.taken.ways[place] = of_fractions(leaf, self.thresholds)
+        for way in louder(self.thresholds):
+            self.takes({place: way}, only_new=True)
 
     def _flags(self, place: int, leaf: Any) -> None:
         ways = [way for way in others(leaf, self.hints) if self.takes({place: way}, isinstance(leaf, int | float))]

@@ -13,15 +13,16 @@ from polymask.wiring.cache import key_of
 from polymask.wiring.inputs import REFUSED
 from polymask.wiring.probe import Probe
 
-MOST = 6
+MOST = 8
 _FOUND: Recent[list[Any]] = Recent()
 """Of the last few builds of networks."""
 
 
 def unlike(model: nn.Module, example: Any) -> list[Any]:
-    """A few inputs that take other paths than the example, first those that call modules which it does not call.
+    """A few inputs that take other paths than the example.
 
-    What a network does there has to be looked at as well: a norm of another domain has statistics, an expert of other
+    First those that call modules which it does not call; then single values of integers and flags, which may decide
+    without a trace. What a network does there has to be looked at as well: a norm of another domain has statistics, an expert of other
     tokens has weights.
 
     Args:
@@ -55,8 +56,10 @@ def unlike(model: nn.Module, example: Any) -> list[Any]:
 
 
 def _asked_for(model: nn.Module, example: Any) -> list[Any]:
-    taken = Probe(model, example).inputs.taken
-    return [_with_rows(x) for x in _different([*taken.apart, *taken.unlike])[:MOST]]
+    inputs = Probe(model, example).inputs
+    # What selects by a value, as torch.where does, does the same under each.
+    values = [inputs.of(setting, pinned=True) for setting in inputs.taken.settings if setting.pins]
+    return [_with_rows(x) for x in _different([*inputs.taken.apart, *inputs.taken.unlike, *values])[:MOST]]
 
 
 def _different(xs: list[Any]) -> list[Any]:

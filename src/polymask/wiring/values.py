@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MANY = 8
+MANY, LOUD = 8, 1000.0
 """How many single values of a leaf are tried, each on its own."""
 
 
@@ -18,9 +18,10 @@ class Way:
     """One way to draw a leaf.
 
     Args:
-        kind: "given", "always" the one value of ``points``, numbers "spread" over magnitudes, "levels" among
-            ``points``, or integers "within" a range, "prefix" of ones, "falling", or the given ones "shuffled"; of what
-            is not given, zeros and ones of the kind in ``points`` "beside" the leaf at place ``low``.
+        kind: "given", "always" the one value of ``points``, all as "loud" as that, numbers "spread" over magnitudes,
+            "levels" among ``points``, or integers "within" a range, "prefix" of ones, "falling", or the given ones
+            "shuffled"; of what is not given, zeros and ones of the kind in ``points`` "beside" the leaf at place
+            ``low``.
         low: the least integer.
         high: the largest.
         points: values of which something may depend.
@@ -47,8 +48,8 @@ def _always(way: Way, leaf: Tensor, _: torch.Generator) -> Tensor:
     return torch.full(leaf.shape, float(way.points[0]))
 
 
-def _normal(way: Way, leaf: Tensor, draw: torch.Generator) -> Tensor:
-    return torch.randn(leaf.shape, generator=draw)
+def _loud(way: Way, leaf: Tensor, draw: torch.Generator) -> Tensor:
+    return torch.randn(leaf.shape, generator=draw) * float(way.points[0])
 
 
 def _spread(way: Way, leaf: Tensor, draw: torch.Generator) -> Tensor:
@@ -98,7 +99,7 @@ def _shuffled(way: Way, leaf: Tensor, draw: torch.Generator) -> Tensor:
 
 _DRAWS = {
     "always": _always,
-    "normal": _normal,
+    "loud": _loud,
     "spread": _spread,
     "levels": _levels,
     "within": _within,
@@ -127,6 +128,16 @@ def of_fractions(leaf: Tensor, thresholds: Collection[float]) -> list[Way]:
     if len(seen) and torch.equal(seen, seen.round()):
         ways.append(Way("levels", points=tuple(_picked([float(value) for value in seen]))))
     return ways
+
+
+def louder(thresholds: Collection[float]) -> list[Way]:
+    """Magnitudes of fractions beyond what a network compares something with, and one beyond most.
+
+    >>> [way.points[0] for way in louder([0.5, 50.0])]
+    [200.0, 1000.0]
+    """
+    sizes = {LOUD, *(4.0 * abs(t) for t in thresholds if 1 < abs(t) < LOUD)}
+    return [Way("loud", points=(size,)) for size in sorted(sizes)[-MANY:]]
 
 
 def ranges(leaf: Tensor, tables: Iterable[int], compared: Collection[float], hints: Collection[float]) -> list[Way]:
