@@ -22,8 +22,8 @@ def unlike(model: nn.Module, example: Any) -> list[Any]:
     """A few inputs that take other paths than the example.
 
     First those that call modules which it does not call; then single values of integers and flags, which may decide
-    without a trace. What a network does there has to be looked at as well: a norm of another domain has statistics, an expert of other
-    tokens has weights.
+    without a trace. What a network does there has to be looked at as well: a norm of another domain has statistics, an
+    expert of other tokens has weights.
 
     Args:
         model: a plain network; it stays as it is.
