@@ -213,6 +213,7 @@ def test_more_tasks_than_codes_are_refused() -> None:
         method.begin("b")
 
 
+@pytest.mark.full
 def test_permuted_digits_lose_little_against_independent_networks() -> None:
     tasks = permuted(5)
     results = {}

@@ -185,6 +185,7 @@ def small_net() -> nn.Sequential:
         return nn.Sequential(a, na, nn.ReLU(), nn.MaxPool2d(2), b, nb, nn.ReLU(), nn.Flatten(), nn.Linear(256, 10))
 
 
+@pytest.mark.full
 def test_on_digits_a_mask_beats_a_classifier_and_loses_to_fine_tuning() -> None:
     changes: dict[str, Callable[[Tensor], Tensor]] = {
         "inverted": lambda x: -x,

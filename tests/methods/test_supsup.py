@@ -182,7 +182,13 @@ def test_a_density_outside_its_range_is_refused(density: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hyper", "least"), [({"density": 0.5}, 95), ({"density": 0.1}, 90), ({"select": "threshold"}, 95)], ids=str
+    ("hyper", "least"),
+    [
+        pytest.param({"density": 0.5}, 95, marks=pytest.mark.full),
+        pytest.param({"density": 0.1}, 90, marks=pytest.mark.full),
+        ({"select": "threshold"}, 95),
+    ],
+    ids=str,
 )
 def test_supermasks_of_a_random_network_learn_permuted_digits(hyper: dict[str, Any], least: float) -> None:
     tasks = permuted(3)
