@@ -37,7 +37,7 @@ TORCHVISION_OPS = declare_torchvision_ops()  # the declarations live as long as 
 def _same_start() -> Iterator[None]:
     threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
     torch.set_num_threads(1)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     torch.backends.cudnn.deterministic = True  # on a GPU, so that the same run twice is the same
     yield
     torch.set_num_threads(threads)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.calling import call, logits_of, tensors_of
-from polymask.parts.seeds import generator
+from polymask.parts.seeds import generator, seed_global
 
 Spec = dict[str, Any]
 Setting = dict[str, Any]
@@ -129,7 +129,7 @@ def run_twice(plain: nn.Module, batch: Any) -> tuple[Tensor, bool]:
     device = _first(plain).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         logits = run_probe(plain, batch)
-        torch.manual_seed(torch.initial_seed() + 1)
+        seed_global(torch.initial_seed() + 1, device.type)
         again = run_probe(plain, batch)
     return logits, same_bits(logits, again)
 

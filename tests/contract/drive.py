@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tests.contract.zoo import BACKBONES
+from tests.contract.zoo import BACKBONES, DEVICE
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymask.calling import call, logits_of, tensors_of
 from polymask.method.contract import Method
-from polymask.parts.seeds import generator
+from polymask.parts.seeds import generator, seed_global
 from polymask.task import TaskRecord
 
 MakeOptimizer = Callable[[Method], torch.optim.Optimizer]
@@ -109,7 +109,7 @@ def train(
     model.train()
     loss = torch.zeros(())
     for step in steps:
-        torch.manual_seed(step)  # of dropout
+        seed_global(step, DEVICE.type)  # of dropout
         method.on_step(step / max(len(steps), 4))
         optimizer.zero_grad(set_to_none=False)
         logits = logits_of(call(model, task.inputs(step)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from polymask.calling import call, logits_of, tensors_of
 from polymask.copies.kept import is_equal
-from polymask.parts.seeds import generator
+from polymask.parts.seeds import generator, seed_global
 
 Values = dict[str, Tensor]
 
@@ -43,9 +43,8 @@ def ask(model: nn.Module, x: Any, train: bool) -> Tensor:
     """The answer from one random state, always the same."""
     if model.training != train:
         model.train(train)
-    kind = _kind(model)
-    # Not torch.manual_seed where no accelerator is at work: it would seed one that nobody puts back.
-    (torch.default_generator.manual_seed if kind == "cpu" else torch.manual_seed)(0)
+    # The generators of the model's own device alone: nobody puts another's back.
+    seed_global(0, _kind(model))
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     with torch.set_grad_enabled(train):

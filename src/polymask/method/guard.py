@@ -27,6 +27,7 @@ from polymask.held import (
 from polymask.method.agreement import evenly, is_real, same
 from polymask.method.causes import Form, causes, differing, forms
 from polymask.parts.pack import unpack
+from polymask.parts.seeds import seed_global
 from polymask.probe import Setting, differences, probe_batch, rounding, run_probe, same_bits, setting
 from polymask.task import TaskRecord, entries, reads
 
@@ -90,7 +91,7 @@ def asked(model: nn.Module, batch: Any) -> Answer:
     """What a network answers to a batch; its random state is always the same, and no autocast reaches it."""
     device = next(iter((*model.parameters(), *model.buffers())), torch.zeros(())).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.autocast(device.type, enabled=False):
-        torch.manual_seed(0)
+        seed_global(0, device.type)
         # Baked or masked, a network must round in one way.
         with evenly(model):
             return Answer(run_probe(model, as_read(model, batch)), setting(model, batch))

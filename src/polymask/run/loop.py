@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from polymask.calling import as_read, call, logits_of
 from polymask.method.card import Recipe
 from polymask.method.contract import Method
-from polymask.parts.seeds import seed_of
+from polymask.parts.seeds import seed_global, seed_of
 from polymask.run.fabric import fresh_precision
 from polymask.run.objective import Objective
 from polymask.run.training import Plateau
@@ -164,7 +164,7 @@ def progress_of(step: int, steps: int) -> float:
 def _keyed(device: torch.device, *key: object) -> Iterator[None]:
     """Key what layers draw (dropout) for a while; the global generators are as before afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed_of(*key))
+        seed_global(seed_of(*key), device.type)
         yield
 
 

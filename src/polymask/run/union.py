@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from polymask.calling import call, logits_of
 from polymask.method.card import Recipe
-from polymask.parts.seeds import generator, seed_of
+from polymask.parts.seeds import generator, seed_global, seed_of
 from polymask.run.journal import Journal
 from polymask.run.loop import Judge, NotFinite, evaluate
 from polymask.run.objective import Objective
@@ -136,7 +136,7 @@ def _epoch(union: Union, net: Any, heads: Heads, optimizer: Any, schedule: Any, 
     fabric, training, total, batches = union.fabric, union.training, 0.0, union.steps
     net.train()
     with torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
-        torch.manual_seed(seed_of(union.seed, union.tasks[-1], "joint", epoch))
+        seed_global(seed_of(union.seed, union.tasks[-1], "joint", epoch), fabric.device.type)
         for i, (owner, x, y) in enumerate(union.batches(epoch)):
             heads.active = owner
             loss = union.objective.loss(logits_of(call(net, x)), y)
