@@ -15,7 +15,12 @@ OPTIONS = {"hat": {"c": 0.05}}
 """Three epochs are few for HAT's penalty, which under the paper's weight shuts these small layers before they learn."""
 
 
-@pytest.mark.parametrize("name", METHODS)
+QUICK = {"packnet", "piggyback", "hat", "tfm", "exssnet", "finetune"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.full) for name in METHODS]
+)
 def test_no_finished_task_moves_under_momentum_and_decay(name):
     training = Training(
         epochs=3, optimizer="sgd", lr=LRS.get(name, 0.05), momentum=0.9, weight_decay=5e-4, batch_size=32, device="cpu"

@@ -16,6 +16,7 @@ from polymask.method.contract import Method
 from polymask.task import switch
 
 
+@pytest.mark.few
 def test_order_is_irrelevant_and_twice_is_once(pair: Case) -> None:
     method, tasks = pair.make()
     drive.learn(method, tasks)

@@ -66,6 +66,7 @@ def test_bake_is_activate(pair: Case) -> None:
         assert torch.equal(drive.answer(method.model, x), answer)
 
 
+@pytest.mark.few
 def test_the_original_goes_on_working_after_bake(pair: Case) -> None:
     method, tasks = pair.make()
     other, _ = pair.make()
@@ -105,6 +106,7 @@ def test_baked_weights_are_nobodys_but_their_own(pair: Case) -> None:
     assert not theirs & {value.data_ptr() for value in (*plain.parameters(), *plain.buffers()) if value.numel()}
 
 
+@pytest.mark.few
 @pytest.mark.parametrize("backbone", list(BACKBONES))
 @pytest.mark.parametrize("kind", ["masked", "frozen", "private"])
 def test_attach_then_detach_is_the_identity(backbone: str, kind: str) -> None:

@@ -83,6 +83,7 @@ def test_going_on_inside_a_phase_is_never_having_stopped(pair: Case) -> None:
     assert_same(never, stopped)
 
 
+@pytest.mark.few
 def test_abandoning_after_going_on_inside_a_phase_leaves_no_trace(pair: Case) -> None:
     method, tasks = pair.make()
     drive.learn(method, tasks[:1], pair.user())
@@ -182,6 +183,7 @@ def files(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
+@pytest.mark.few
 def test_a_bank_answers_alike_and_counts_its_bytes(pair: Case, tmp_path: Path) -> None:
     method, tasks = pair.make()
     drive.learn(method, tasks[:2], pair.user())

@@ -41,9 +41,9 @@ def unless(default: bool, *values: str) -> Any:
 
 
 DEFAULT = (("hat", "adamw"), ("tfm", "adamw"), ("piggyback", "sgd_momentum_decay"))
-"""HAT meets every trap, the two others every third each."""
+"""HAT meets every trap, the two others every sixth each."""
 PAIRS = [
-    unless(pair in DEFAULT and (pair == DEFAULT[0] or place % 3 == DEFAULT.index(pair)), trap, *pair)
+    unless(pair in DEFAULT and (pair == DEFAULT[0] or place % 6 == DEFAULT.index(pair)), trap, *pair)
     for place, trap in enumerate(TRAPS)
     for pair in product(UNITS, ("adamw", "sgd_momentum_decay"))
 ]

@@ -22,7 +22,7 @@ from polymask.run.learn import learn
 from polymask.run.training import Training
 from polymask.streams import make_stream
 
-nets = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "timm_resnet"])
+nets = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", pytest.param("timm_resnet", marks=pytest.mark.full)])
 
 
 class Uneven(nn.Module):

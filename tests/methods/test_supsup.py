@@ -21,7 +21,9 @@ from polymask.parts.pack import unpack
 from polymask.parts.seeds import generator
 from polymask.task import activate
 
-backbones = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", "timm_resnet", "encoder"])
+backbones = pytest.mark.parametrize(
+    "backbone", ["mlp_bn", "convnet", pytest.param("timm_resnet", marks=pytest.mark.full), "encoder"]
+)
 modes = pytest.mark.parametrize("select", ["top-k", "threshold"])
 
 
