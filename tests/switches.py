@@ -93,6 +93,17 @@ class Kinds(nn.Module):
         return self.kinds(types)
 
 
+class Places(nn.Module):
+    """What is added for a place, once a sequence is long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Embedding(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor | float:
+        return self.places(torch.arange(x.shape[1])) if x.shape[1] > 10 else 0.0
+
+
 def numbers(*shape: int) -> Tensor:
     return torch.randn(shape)
 
@@ -263,8 +274,7 @@ def shorter_sequences():
 
 @switch
 def positions_beyond_a_length():
-    model = Two(lambda x: model.places(torch.arange(x.shape[1])) if x.shape[1] > 10 else 0.0, 12)
-    model.places = nn.Embedding(16, 5)
+    model = Two(Places(), 12)
     return Switch(model, ids(12, 2, 6), [ids(12, 2, 12), ids(12, 2, 16)])
 
 

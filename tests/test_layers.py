@@ -16,7 +16,7 @@ import polymask
 
 SOURCE = Path(polymask.__file__).parent
 
-LOW = {"parts", "calling", "copies", "sites", "task", "wiring", "held", "probe"}
+LOW = {"parts", "calling", "copies", "sites", "task", "wiring"}
 MAY_IMPORT: dict[str, set[str]] = {
     "parts": set(),
     "calling": set(),
@@ -30,8 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "probe": {"parts", "calling"},
     "fits": {"sites", "parts"},
     "task": {"sites", "parts", "copies", "wiring", "fits"},
-    "bank": LOW,
-    "method": LOW,
+    "bank": LOW | {"held", "probe"},
+    "method": LOW | {"held", "probe"},
     "surgery": LOW,
     "mixed": LOW,
     "methods": LOW | {"method", "surgery"},

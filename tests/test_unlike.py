@@ -124,6 +124,26 @@ def test_a_weight_that_is_read_past_its_site_out_of_sight_is_refused(hidden: boo
         plan(Past(hidden), (torch.randn(4, 6), ZERO), FROZEN)
 
 
+def test_a_closure_over_the_model_is_refused_where_another_flag_alone_reads_it() -> None:
+    """A baked copy would read the live network's table, as whatever task it is then."""
+    net = Domains(nn.Identity(), nn.Identity())
+    net.other = Read(lambda h: h + net.table(torch.zeros(len(h), dtype=torch.long)))
+    net.table = nn.Embedding(1, 8)
+    with pytest.raises(ValueError, match=r"expected every read of 'table\.weight' to be of the module's attribute"):
+        plan(net, (torch.randn(4, 6), ZERO), FROZEN)
+
+
+class Read(nn.Module):
+    """Does what it is told."""
+
+    def __init__(self, do: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.do = do
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.do(h)
+
+
 class Largest(nn.Module):
     """Remembers the largest number that it was given, beyond 50."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -82,15 +83,18 @@ def test_integers_and_flags_of_an_example_tell_builds_apart() -> None:
     assert key(torch.tensor([1, 2])) == key(torch.tensor([2, 1])) != key(torch.tensor([1, 3]))
 
 
-def test_mutant_that_asks_the_example_alone_leaks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("names", "least"), [(QUICK, 10), pytest.param(SWITCHES, 20, marks=pytest.mark.full)])
+def test_mutant_that_asks_the_example_alone_leaks(
+    names: Collection[str], least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("polymask.wiring.probe.explored", lambda model, inputs: Taken(base=_row(inputs)))
     monkeypatch.setattr(Inputs, "another", lambda self, run: None)
     leaks = {}
-    for name in sorted(QUICK):
+    for name in sorted(names):
         one = SWITCHES[name]()
         leaks[name] = leak(one.model, asked(one), inputs=one.inputs, draws=1)
     assert "logits off by" in leaks["padding_of_an_example_of_zeros"]
-    assert sum(map(bool, leaks.values())) > 10
+    assert sum(map(bool, leaks.values())) > least
 
 
 def _row(inputs: Inputs) -> dict[tuple[int, int], int]:

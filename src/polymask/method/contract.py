@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from polymask.held import Held
 from polymask.method import cycle, finite, fold, guard, learner, snapshot
 from polymask.method.agreement import settled
+from polymask.method.answer import drawn
 from polymask.method.card import Card, Recipe
 from polymask.method.checks import check_begin, check_end, expect_open, refuse_wrapped, warn_unmoved
 from polymask.method.removal import Removed, remove
@@ -60,7 +61,7 @@ class Method(ABC):
     ) -> None:
         refuse_wrapped(model)
         planned = plan(model, example, policy, head)
-        self.probe = guard.drawn(model, example, seed)
+        self.probe = drawn(model, example, seed)
         self.model, self.example, self.seed = model, example, seed
         self.policy, self.head = policy, planned.head
         self.exact: bool | float | None = type(self).card.exact

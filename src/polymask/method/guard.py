@@ -5,12 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import as_read, leaves_of
 from polymask.held import (
     AlteredNetwork,
     Held,
@@ -24,29 +23,15 @@ from polymask.held import (
     proof,
     redigested,
 )
-from polymask.method.agreement import evenly, is_real, same
+from polymask.method.agreement import is_real, same
+from polymask.method.answer import CRASHES, Answer, alike, asked
 from polymask.method.causes import Form, causes, differing, forms
 from polymask.parts.pack import unpack
-from polymask.parts.seeds import seed_global
-from polymask.probe import Setting, differences, probe_batch, rounding, run_probe, same_bits, setting
+from polymask.probe import same_bits
 from polymask.task import TaskRecord, entries, reads
 
 if TYPE_CHECKING:
     from polymask.method.contract import Method
-
-LARGE = 1000
-"""Numbers in a row from which on one row is enough to see a change, and cheap enough to be asked at every verb."""
-
-CRASHES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
-"""What a network raises that was changed so that it no longer runs."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Logits, and the setting in which they are bit-equal."""
-
-    logits: Tensor
-    setting: Setting
 
 
 @dataclass(frozen=True)
@@ -76,45 +61,6 @@ class HasBase(Protocol):
         """The base as committed."""
 
 
-def drawn(model: nn.Module, example: Any, seed: int) -> Any:
-    """The batch of the small probe: rows like the example's, or the example where a network takes no others."""
-    large = any(t.ndim > 1 and t[0].numel() > LARGE for t in leaves_of(example))
-    try:
-        batch = probe_batch(example, seed, rows=1 if large else 4)
-        asked(model, batch)
-    except CRASHES:
-        return example
-    return batch
-
-
-def asked(model: nn.Module, batch: Any) -> Answer:
-    """What a network answers to a batch; its random state is always the same, and no autocast reaches it."""
-    device = next(iter((*model.parameters(), *model.buffers())), torch.zeros(())).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.autocast(device.type, enabled=False):
-        seed_global(0, device.type)
-        # Baked or masked, a network must round in one way.
-        with evenly(model):
-            return Answer(run_probe(model, as_read(model, batch)), setting(model, batch))
-
-
-def alike(was: Answer, now: Answer, real: bool = False) -> bool:
-    """Whether two answers are one: to the bit, or within rounding where another setting rounds otherwise.
-
-    Args:
-        was: as it was.
-        now: as it is.
-        real: whether masks on units multiply, which a baked network does before the sum and a masked one after it.
-    """
-    if same_bits(was.logits, now.logits):
-        return True
-    if real and same(was.logits, now.logits, real):
-        return True
-    changed = differences(was.setting, now.setting)
-    if not changed or was.logits.shape != now.logits.shape or was.logits.dtype != now.logits.dtype:
-        return False
-    return torch.allclose(was.logits, now.logits, rtol=0.0, atol=rounding(was.logits, changed), equal_nan=True)
-
-
 def watched(method: Method, held: Held, task: str, plain: nn.Module, baked: nn.Module | None = None) -> Watch:
     """Everything that is compared from now on.
 
@@ -129,10 +75,11 @@ def watched(method: Method, held: Held, task: str, plain: nn.Module, baked: nn.M
         RuntimeError: if the baked copy answers otherwise.
     """
     loose = {name: part(tensor, None, checksum) for name, tensor in method.sites.loose().items()}
-    answer, other = asked(plain, method.probe), asked(plain if baked is None else baked, method.probe)
+    answer, other = asked(plain, method.probe), None if baked is None else asked(baked, method.probe)
     # A network, or a device, may not add in one order: what does not answer twice alike cannot be compared.
-    stable = alike(answer, other) or (baked is not None and alike(answer, asked(plain, method.probe)))
-    if baked is not None and stable and not same(answer.logits, other.logits, is_real(method.record(task))):
+    twice = other is not None and same_bits(answer.logits, other.logits)
+    stable = twice or alike(answer, asked(plain, method.probe))
+    if other is not None and stable and not same(answer.logits, other.logits, is_real(method.record(task))):
         raise RuntimeError(_other_answer(task, answer.logits, other.logits))
     return Watch(held, loose, task, answer if stable else None, forms(method.model))
 

@@ -75,8 +75,9 @@ def read_tensors(model: nn.Module, example: Any, names: list[str], others: Seque
     x, output, learning, answering = as_accepted(example, run)
     refuse_past(sorted(own.seen))
     for other in others:
-        with suppress(*REFUSALS), kept:
+        with suppress(*REFUSALS), own, kept:
             answer(other, True), answer(other, False)
+    refuse_past(sorted(own.seen))
     past = sorted(kept.seen)
     if past:
         draw = generator("past")

@@ -80,7 +80,8 @@ def moving(model: nn.Module, example: Any, others: Sequence[Any] = ()) -> Moving
     ['1.num_batches_tracked', '1.running_mean', '1.running_var']
     """
     try:
-        key = key_of(model, example, "", ())
+        build = key_of(model, example, "", ())
+        key = None if build is None else (build, len(others))
     except (RuntimeError, NotImplementedError):  # buffers that are not dense
         key = None
     found = _KNOWN.get(key)
