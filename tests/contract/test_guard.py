@@ -505,3 +505,11 @@ def test_a_state_that_disagrees_is_refused() -> None:
     state["slots"]["0.weight"]["kept"][owner == 1] += 1
     with pytest.raises(AlteredNetwork, match=r"found '0.weight' otherwise"):
         fresh.load_state_dict(state, method.records)
+
+
+@pytest.mark.parametrize("wrong", [None, "runs/first/bank"])
+def test_what_is_no_bank_cannot_be_restored_from(wrong: object) -> None:
+    method, _, _ = start("packnet")
+    with pytest.raises(TypeError, match=r"expected a bank, found \w+: open it first, with Bank\.open\(path\)"):
+        # Without the check of annotations, which a user does not have.
+        inspect.unwrap(guard.restore)(method, wrong)

@@ -244,6 +244,7 @@ class Method(ABC):
 
         Raises:
             RuntimeError: while a task is open.
+            TypeError: for what is no bank.
             ValueError: if the bank lacks a tensor, or the model has another dtype.
             AlteredNetwork: if the base alone does not bring the answers back.
         """

@@ -247,6 +247,8 @@ def _harmed(method: Method, found: Mapping[str, str]) -> list[str]:
 @torch.no_grad()
 def restore(method: Method, bank: HasBase) -> None:
     """Bring back what finished tasks read, and nothing else; see ``Method.restore``."""
+    if not isinstance(bank, HasBase):
+        raise TypeError(f"expected a bank, found {type(bank).__name__}: open it first, with Bank.open(path)")
     held, tensors, sites = method.watch.held, bank.tensors(), method.sites
     for name in altered(held, sites, checksum):
         if name not in sites.roles or name not in tensors:
