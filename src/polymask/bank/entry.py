@@ -155,20 +155,20 @@ def _codes(mask: Mapping[str, Any]) -> Codes:
 def _first_change(old: Packed, new: Packed, views: Sequence[Codes]) -> Codes | None:
     """The first of some views whose mask ``least <= code <= level`` differs between two planes.
 
-    One comparison for all views, not one a task: codes that the same views read count as the same.
+    One comparison for all views, not one a task: of every pair of codes that an entry went from and to.
     """
     if not views or (old.payload is new.payload and old.bits == new.bits):
         return None
     if len(old.shape) != len(new.shape) or any(a > b for a, b in zip(old.shape, new.shape, strict=True)):
         return views[0]
+    # A plane that has grown holds the older one as its leading block.
+    block = tuple(slice(size) for size in old.shape)
+    a, b = (owners(plane)[block].flatten() for plane in (old, new))
+    moved = a != b
+    changed = 256 * a[moved].int() + b[moved].int()
+    pairs = torch.bincount(changed, minlength=256 * 256).nonzero().flatten()
     least, level = torch.tensor(views).unbind(1)
     code = torch.arange(256)[:, None]
     read = (code >= least) & (code <= level) & (code > 0)
-    alike = read.unique(dim=0, return_inverse=True)[1]
-    # A plane that has grown holds the older one as its leading block.
-    block = tuple(slice(size) for size in old.shape)
-    a, b = (owners(plane)[block].flatten().long() for plane in (old, new))
-    moved = alike[a] != alike[b]
-    changed = torch.stack([a[moved], b[moved]]).unique(dim=1)
-    found = (read[changed[0]] != read[changed[1]]).any(0).nonzero()
+    found = (read[pairs // 256] != read[pairs % 256]).any(0).nonzero()
     return views[int(found[0])] if len(found) else None
