@@ -1,4 +1,4 @@
-"""Every annotated argument and result of ours is checked while testing; an int is a float, as for mypy."""
+"""Every annotated argument and result of ours is checked while testing, the shapes of ``parts/`` too."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ import importlib
 import inspect
 import pkgutil
 
-from beartype import BeartypeConf, BeartypeDecorPlace
 from beartype.claw import beartype_package
+from jaxtyping import install_import_hook
+from tests.typed import CONF
 
-# Nearest to the function: what torch makes of one (a custom operator) is no function any more.
-NEAREST = BeartypeDecorPlace.FIRST
-beartype_package(
-    "polymask",
-    conf=BeartypeConf(
-        is_pep484_tower=True, claw_is_pep526=False, claw_decor_place_func=NEAREST, violation_type=TypeError
-    ),
-)
+# Shapes are stated and checked where all is arithmetic on tensors, types everywhere.
+install_import_hook("polymask.parts", "tests.typed.checked")
+beartype_package("polymask", conf=CONF)
 
 
 def pytest_collection_finish() -> None:

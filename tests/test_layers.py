@@ -99,7 +99,7 @@ def test_no_import_goes_round_in_a_circle() -> None:
 @pytest.mark.parametrize("name", [name for name in modules() if name.split(".")[0] == "parts"])
 def test_parts_need_torch_and_the_entropy_coder_alone(name: str) -> None:
     foreign = {one.split(".")[0] for one in imports(modules()[name])} - {*sys.stdlib_module_names, "polymask"}
-    assert foreign <= {"torch", "numpy", "constriction"}
+    assert foreign <= {"torch", "numpy", "jaxtyping", "constriction"}
 
 
 def test_importing_polymask_imports_nothing_heavy() -> None:

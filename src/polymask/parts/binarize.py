@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int8, Shaped
 from torch import Tensor
 
 from polymask.parts.bits import bits_of, has_bits, select_bits
@@ -29,7 +30,7 @@ def select(w: Tensor, mask: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def select_into(out: Tensor, w: Tensor, mask: Tensor) -> None:
+def select_into(out: Shaped[Tensor, "*w"], w: Shaped[Tensor, "*w"], mask: Tensor) -> None:
     """Write ``select(w, mask)`` over ``out``, without a gradient.
 
     Args:
@@ -62,7 +63,7 @@ def leading(w: Tensor, mask: Tensor) -> Tensor:
     return w
 
 
-def threshold(scores: Tensor, tau: float) -> Tensor:
+def threshold(scores: Shaped[Tensor, "*s"], tau: float) -> Bool[Tensor, "*s"]:
     """The mask ``scores > tau`` (Piggyback, Mallya et al. 2018, section 3).
 
     >>> threshold(torch.tensor([0.01, 0.005, -1.0]), 0.005)
@@ -71,7 +72,7 @@ def threshold(scores: Tensor, tau: float) -> Tensor:
     return scores > tau
 
 
-def ternary(scores: Tensor, tau: float) -> Tensor:
+def ternary(scores: Shaped[Tensor, "*s"], tau: float) -> Int8[Tensor, "*s"]:
     """The mask -1 where ``scores < 0``, 0 up to ``tau``, 1 above (Piggyback, Mallya et al. 2018, section 3); int8.
 
     >>> ternary(torch.tensor([-0.1, 0.0, 0.005, 0.01]), 0.005)
@@ -84,7 +85,7 @@ LEAST = 1e-7
 """Gates below it are exactly 0 in the forward: arithmetic on subnormal numbers is several times slower."""
 
 
-def annealed(e: Tensor, s: Tensor | float, s_max: float) -> Tensor:
+def annealed(e: Float[Tensor, "*u"], s: Float[Tensor, ""] | float, s_max: float) -> Float[Tensor, "*u"]:
     """The gate ``sigmoid(s * e)``, with the gradient ``s_max * sigmoid'(e)`` (HAT, Serra et al. 2018, section 2.4).
 
     That gradient is what the paper's compensation makes of the forward's own: ``s sigmoid'(se)`` times ``(s_max / s)
@@ -161,7 +162,9 @@ class _StraightThrough(torch.autograd.Function):
         return to_w, to_scores if ctx.signed else to_scores * scores.sign(), None, None
 
 
-def straight_through(w: Tensor, scores: Tensor, mask: Tensor, *, signed: bool = True) -> Tensor:
+def straight_through(
+    w: Tensor, scores: Shaped[Tensor, "*s"], mask: Shaped[Tensor, "*s"], *, signed: bool = True
+) -> Tensor:
     """``select(w, mask)``, with the gradient that passes the mask's step straight through to the scores.
 
     ``dL/dw = mask * g`` and ``dL/ds = g * w``, summed over the axes along which the scores are broadcast; a mask of

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float, Float32, Shaped
 from torch import Tensor, nn
 
 from polymask.parts.seeds import generator
 
 
-def signed_constant(shape: torch.Size | tuple[int, ...], seed: int, name: str) -> Tensor:
+def signed_constant(shape: torch.Size | tuple[int, ...], seed: int, name: str) -> Float32[Tensor, " *_"]:
     """The signed Kaiming constant ``w = sign(w0) * sqrt(2) / sqrt(fan_in)``.
 
     The network of SupSup (Wortsman et al. 2020, section 3.1) after "What's hidden in a randomly weighted neural
@@ -45,7 +46,7 @@ def signed_constant(shape: torch.Size | tuple[int, ...], seed: int, name: str) -
     return torch.where(w0 < 0, -constant, constant).to(torch.float32)
 
 
-def voted_scores(votes: Tensor, bound: float, draw: torch.Generator) -> Tensor:
+def voted_scores(votes: Shaped[Tensor, "*w"], bound: float, draw: torch.Generator) -> Float[Tensor, "*w"]:
     """Random scores whose magnitudes follow votes: the largest ``|s|`` where a weight has most votes.
 
     Scores of earlier tasks are not kept, their masks are; this is how they come back. Of a bool mask (votes 0 and 1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from polymask.parts.bits import has_bits, hold_bits
 
 
-def hold(kept: Tensor, w: Tensor, gate: Tensor) -> Tensor:
+def hold(kept: Shaped[Tensor, "*w"], w: Shaped[Tensor, "*w"], gate: Tensor) -> Shaped[Tensor, "*w"]:
     """Read ``kept`` where the gate is shut and ``w`` where it is open; a soft gate scales the displacement.
 
     ``hold = where(gate, w, kept)`` for a bool gate, ``kept + gate * (w - kept)`` for a real one. Scaling the

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from polymask.parts.bits import bits_of
 
 
-def magnitudes(x: Tensor) -> Tensor:
+def magnitudes(x: Float[Tensor, " *_"]) -> Int[Tensor, " n"]:
     """``|x|`` as integers in the same order: a float's bits without its sign, flat.
 
     NaN comes after infinity, and 0 equals -0: an order without exceptions, that 16-bit floats have as well.
@@ -24,7 +25,7 @@ def magnitudes(x: Tensor) -> Tensor:
     return whole & torch.iinfo(whole.dtype).max
 
 
-def kth_largest(values: Tensor, k: int) -> int:
+def kth_largest(values: Int[Tensor, " n"], k: int) -> int:
     """The ``k``-th largest of ``n`` integers: exact, whatever they are, and with nothing kept from call to call.
 
     A vectorised quickselect that falls back to a sort, and so takes ``n log n`` at worst.

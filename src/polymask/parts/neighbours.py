@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
-def neighbour_accuracy(features: Tensor, labels: Tensor, neighbours: int) -> tuple[float, float]:
+def neighbour_accuracy(
+    features: Float[Tensor, "n d"], labels: Shaped[Tensor, " n *_"], neighbours: int
+) -> tuple[float, float]:
     """The accuracy of a k-nearest-neighbour vote on the last third of some examples, and of a guess.
 
     The first two thirds vote. ``k`` is at most the size of the smallest class among them, so that a few examples are

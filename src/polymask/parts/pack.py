@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 
@@ -36,7 +37,7 @@ class Packed:
 
     codec: str
     shape: tuple[int, ...]
-    payload: Tensor
+    payload: UInt8[Tensor, " bytes"] | Float[Tensor, " rows"]
     bits: int = 1
     level: int = 1
     least: int = 1
@@ -53,8 +54,8 @@ class Sparse:
     """A sparse tensor: ``value`` at the flat (C order) ``index``, 0 elsewhere."""
 
     shape: tuple[int, ...]
-    index: Tensor
-    value: Tensor
+    index: Int[Tensor, " k"]
+    value: Shaped[Tensor, " k"]
 
 
 def code_bits(largest: int) -> int:
@@ -85,7 +86,7 @@ def pack(mask: Tensor) -> Packed:
     return Packed("bits", tuple(mask.shape), _to_bytes(flat))
 
 
-def pack_owners(owner: Tensor, level: int, largest: int, least: int = 1) -> Packed:
+def pack_owners(owner: UInt8[Tensor, " *_"], level: int, largest: int, least: int = 1) -> Packed:
     """The mask ``least <= owner <= level`` as a view of a plane of owners that nested or disjoint masks share.
 
     Args:
@@ -104,7 +105,7 @@ def pack_owners(owner: Tensor, level: int, largest: int, least: int = 1) -> Pack
     return Packed("owners", tuple(owner.shape), planes, bits, level, least)
 
 
-def pack_block(shape: Sequence[int], gains: Tensor | None = None) -> Packed:
+def pack_block(shape: Sequence[int], gains: Float[Tensor, " rows *_"] | None = None) -> Packed:
     """A mask that is its shape: the leading block of a weight that grows, at no byte an entry.
 
     Args:
@@ -157,7 +158,7 @@ def unpack(packed: Packed) -> Tensor:
     )
 
 
-def owners(packed: Packed) -> Tensor:
+def owners(packed: Packed) -> UInt8[Tensor, " *_"]:
     """The plane of owner codes (uint8) behind an "owners" pack.
 
     >>> owners(pack_owners(torch.tensor([0, 3, 1], dtype=torch.uint8), 1, 3))

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable
 
 import torch
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 
-def smallest(w: Tensor, among: Tensor, count: int) -> Tensor:
+def smallest(w: Shaped[Tensor, "*w"], among: Bool[Tensor, "*w"], count: int) -> Bool[Tensor, "*w"]:
     """The mask of the ``count`` entries of smallest ``|w|`` among those given; at ties the lower index goes first.
 
     Magnitude pruning per layer (PackNet, Mallya and Lazebnik 2018, section 3); exactly ``count`` entries, where a
@@ -47,7 +48,7 @@ def equal_share(position: int, tasks: int) -> float:
     return (tasks - position) / (tasks - position + 1)
 
 
-def capacity_penalty(gates: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+def capacity_penalty(gates: Iterable[tuple[Float[Tensor, " u"], Shaped[Tensor, " u"]]]) -> Float[Tensor, ""]:
     """``sum a (1 - A) / sum (1 - A)`` over all units of all layers: what a task takes of what is free.
 
     HAT's regulariser (Serra et al. 2018, equation 5): global sums; 0 where nothing is free.
