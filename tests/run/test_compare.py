@@ -70,6 +70,32 @@ def test_weights_reach_only_the_methods_that_start_from_them(tmp_path: Path) -> 
     assert "backbone" not in reports["packnet"][0]["options"]
 
 
+def test_each_method_is_given_what_it_can_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, tuple[str | None, dict[str, Any]]] = {}
+    report = {"metric": "accuracy", "average_accuracy": 0.25, "bwt_gem": 0.0, "max_logit_drift": 0.0, "seconds": 2.0}
+
+    def noted(method: str, *, weights: str | None, options: dict[str, Any], **_: Any) -> dict[str, Any]:
+        given[method] = weights, options
+        return {**report, "average_accuracy": None if method == "supsup" else 0.25}
+
+    monkeypatch.setattr(module, "run_named", noted)
+    lines: list[str] = []
+    asked = {"packnet": {"ratio": 0.4}, "joint": {"heads": "own"}}
+    compare(["packnet", "supsup", "joint"], [0], tmp_path, weights="a file", options=asked, say=lines.append)
+    # SupSup draws its weights; joint training measures the last prefix of the stream alone, unless told otherwise.
+    assert given == {
+        "packnet": ("a file", {"ratio": 0.4}),
+        "supsup": (None, {}),
+        "joint": ("a file", {"prefixes": "last", "heads": "own"}),
+    }
+    assert lines == [
+        f"{name}, seed 0: accuracy {x} in 2.0 s" for name, x in zip(given, ("0.2500", "-", "0.2500"), strict=True)
+    ]
+    assert (tmp_path / "table.md").read_text().splitlines()[-1].startswith("| joint")
+    compare(["joint"], [0], tmp_path, options={"joint": {"prefixes": "all"}})
+    assert given["joint"] == (None, {"prefixes": "all"})
+
+
 def test_several_devices_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected one device for a comparison, found 2"):
         compare(["packnet"], [0], tmp_path, training=Training(devices=2))
