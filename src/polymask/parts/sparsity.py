@@ -48,7 +48,7 @@ def equal_share(position: int, tasks: int) -> float:
     return (tasks - position) / (tasks - position + 1)
 
 
-def capacity_penalty(gates: Iterable[tuple[Float[Tensor, " u"], Shaped[Tensor, " u"]]]) -> Float[Tensor, ""]:
+def capacity_penalty(gates: Iterable[tuple[Float[Tensor, " _"], Shaped[Tensor, " _"]]]) -> Float[Tensor, ""]:
     """``sum a (1 - A) / sum (1 - A)`` over all units of all layers: what a task takes of what is free.
 
     HAT's regulariser (Serra et al. 2018, equation 5): global sums; 0 where nothing is free.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MethodType
@@ -187,8 +188,11 @@ def _refuse_assignment(module: nn.Module, name: str, param: Any) -> None:
 
 def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     memo[id(module)] = new = module.__new__(type(module))
-    # An RNN caches the weights that it read last: under a site they are results, which torch refuses to copy.
+    # An RNN caches the weights that it read last, under a site results that torch refuses to copy, and knows by
+    # references when to read anew: the copy always has to, also where it shares a weight with what it was made of.
     state = {name: [] if name == "_flat_weights" else value for name, value in module.__dict__.items()}
+    if "_flat_weight_refs" in state:
+        state["_flat_weight_refs"] = [weakref.ref(torch.empty(0)) for _ in state["_flat_weight_refs"]]
     new.__dict__ = copy.deepcopy(state, memo)
     return new
 
