@@ -19,7 +19,7 @@ from polymask.bank.base import Builder
 from polymask.copies.kept import renewed, twin
 from polymask.method.contract import Method
 from polymask.method.snapshot import broadcast
-from polymask.methods import METHODS
+from polymask.methods import HAT, METHODS
 from polymask.mixed import Mixed
 from polymask.run.config import Refused
 from polymask.run.extend import extend
@@ -28,7 +28,7 @@ from polymask.run.training import Training
 from polymask.sites import roles
 from polymask.sites.roles import Policy, plan
 from polymask.sites.state import moving
-from polymask.sites.table import MOVES, MOVES_ALONE, bake, detach
+from polymask.sites.table import MOVES, MOVES_ALONE, bake, detach, replica
 from polymask.task import switch
 
 EXACT = ("packnet", "hat", "tfm", "piggyback", "linear_probe")
@@ -334,3 +334,31 @@ def test_a_bank_of_another_wiring_is_not_learned_on(tmp_path: Path) -> None:
     learner.sites.wiring.free[site].logical_not_()
     with pytest.raises(Refused, match="found another for the wiring"):
         check_roles(bank, learner)
+
+
+class Read(nn.Module):
+    """An LSTM and a head, read at the last step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+def test_a_copy_of_an_rnn_that_shares_its_weights_answers_as_it() -> None:
+    """An RNN knows by references to its weights whether its cache of them is stale; shared, they look unchanged."""
+    x = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    method = HAT(Read(), x)
+    method.begin("a")
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
+    method.on_step(1.0)
+    method.model(x).sum().backward()
+    optimizer.step()
+    method.end("a")
+    answer = method.model.eval()(x)
+    cached = method.model.lstm._flat_weights
+    assert all(weight is not method.sites.weights["lstm.weight_ih_l0"].kept for weight in cached)
+    copied = replica(method.sites)
+    assert torch.equal(copied.model.eval()(x), answer)

@@ -114,7 +114,8 @@ class WeightSite(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         """The weight as the active task reads it."""
         if self.gate is not None and self.kept is not None:
-            w = self.kept if _is_shut(self.gate) else hold(self.kept, w, self.gate)
+            # Never the buffer itself: an RNN that finds again what it has cached would compile one graph more.
+            w = self.kept.detach() if _is_shut(self.gate) else hold(self.kept, w, self.gate)
         if self.rate is not None:
             w = w.detach() + (w - w.detach()) * self.rate
         if self.source is not None:
