@@ -38,12 +38,12 @@ def randn(*shape: int) -> Tensor:
     return torch.randn(*shape).to(DEVICE)
 
 
-def learned(make: Callable[..., Method], model: nn.Module, example: Any, count: int = 3) -> Method:
+def learned(make: Callable[..., Method], model: nn.Module, example: Any, count: int = 3, lr: float = 0.3) -> Method:
     """Tasks of different widths, learned by large steps so that they differ."""
     model, example = placed(model, example)
     method = make(model, example)
     tasks = drive.tasks(example, count, outputs=(None, 3, 4))
-    drive.learn(method, tasks, lambda method: torch.optim.SGD(method.parameters(), lr=0.3))
+    drive.learn(method, tasks, lambda method: torch.optim.SGD(method.parameters(), lr=lr))
     return method
 
 

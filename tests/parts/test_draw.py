@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from polymask.parts.draw import signed_constant
+from polymask.parts.draw import signed_constant, voted_scores
 from polymask.parts.seeds import generator
 
 shapes = st.lists(st.integers(1, 6), min_size=2, max_size=4).map(tuple)
@@ -51,3 +51,24 @@ def test_the_global_state_plays_no_part() -> None:
 def test_a_shape_without_fan_in_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="expected a weight of two axes or more for 'bias'"):
         signed_constant(shape, 0, "bias")
+
+
+def test_voted_scores_come_from_their_generator_alone() -> None:
+    votes = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 0.0] * 20)
+    first, other = (voted_scores(votes, 2.0, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, other)
+    assert bool((first.abs() <= 2.0).all())
+    assert bool((first.abs() > 1.0).any())
+    assert bool((first < 0).any())
+    assert bool((first > 0).any())
+    assert first.abs()[votes == 1].min() >= first.abs()[votes == 0].max()
+
+
+def test_equal_votes_keep_the_order_of_the_draw() -> None:
+    """Where torch sorts equal keys in whatever order it likes, machines would differ."""
+    votes = torch.zeros(64)
+    scores = voted_scores(votes, 1.0, torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(0)
+    drawn = torch.empty(64).uniform_(-1.0, 1.0, generator=draw)
+    shuffled = torch.randperm(64, generator=draw)
+    assert torch.equal(scores[shuffled], drawn[drawn.abs().argsort(descending=True)])

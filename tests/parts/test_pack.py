@@ -125,3 +125,11 @@ def test_a_mask_on_a_plane_that_has_grown_is_its_leading_block() -> None:
     packed = replace(pack_owners(codes, 1, 3), shape=(2, 2), plane=(3, 3))
     assert torch.equal(unpack(packed), codes[:2, :2] == 1)
     assert torch.equal(owners(packed), codes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_sparse_tensor_keeps_its_dtype(dtype: torch.dtype) -> None:
+    dense = torch.tensor([[0.0, 0.25], [-3.0, 0.0]], dtype=dtype)
+    sparse = sparsify(dense)
+    assert (sparse.index.dtype, sparse.value.dtype, densify(sparse).dtype) == (torch.int32, dtype, dtype)
+    assert torch.equal(densify(sparse), dense)

@@ -109,3 +109,19 @@ def test_a_table_reports_the_largest_drift_and_the_bytes_of_all_runs() -> None:
     ]
     row = rows({"adahat": runs})[0]
     assert (row["max logit drift"], row["bytes per task"], row["shared bytes"]) == ("0.3", "200 B", "4.00 kB")
+    assert (row["average accuracy"], row["bwt"], row["seconds"]) == (
+        "0.5000 ± 0.0000",
+        "0.0000 ± 0.0000",
+        "1.0 ± 0.0",
+    )
+    assert list(row) == [
+        "method",
+        "average accuracy",
+        "bwt",
+        "max logit drift",
+        "bytes per task",
+        "shared bytes",
+        "seconds",
+    ]
+    assert next(iter(rows({"hat": [{"error": "NaN", "seconds": None}]})[0].items())) == ("method", "hat")
+    assert rows({"hat": [{"error": "NaN", "seconds": None}]})[0]["average metric"] == "-"

@@ -13,7 +13,7 @@ def neighbour_accuracy(
     """The accuracy of a k-nearest-neighbour vote on the last third of some examples, and of a guess.
 
     The first two thirds vote. ``k`` is at most the size of the smallest class among them, so that a few examples are
-    not outvoted by the most frequent class. Distances are Euclidean, of features scaled to a common deviation.
+    not outvoted by the most frequent class. Distances are Euclidean.
 
     Args:
         features: ``(n, d)``.
@@ -36,6 +36,7 @@ def neighbour_accuracy(
             f"{labels.dtype}: leave transfer out"
         )
     cut = max(1, len(labels) * 2 // 3)
+    # Centred and of one scale, which changes no order: distances far from 0 lose their digits.
     scaled = (features - features[:cut].mean(0)) / features[:cut].std(unbiased=False).clamp(min=1e-12)
     known, asked, classes = scaled[:cut], scaled[cut:], labels[:cut]
     k = min(neighbours, int(classes.bincount()[classes.unique()].min()))
