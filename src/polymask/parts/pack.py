@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 
@@ -37,7 +37,7 @@ class Packed:
 
     codec: str
     shape: tuple[int, ...]
-    payload: UInt8[Tensor, " bytes"] | Float[Tensor, " rows"]
+    payload: Tensor
     bits: int = 1
     level: int = 1
     least: int = 1
@@ -54,8 +54,8 @@ class Sparse:
     """A sparse tensor: ``value`` at the flat (C order) ``index``, 0 elsewhere."""
 
     shape: tuple[int, ...]
-    index: Int[Tensor, " k"]
-    value: Shaped[Tensor, " k"]
+    index: Tensor
+    value: Tensor
 
 
 def code_bits(largest: int) -> int:
