@@ -20,10 +20,10 @@ from _measure import THREADS, Times, compare, machine, options, show, threads, w
 from _mnist import MNIST, origin, permuted_mnist
 from _peers import Peer, write_mnist
 from polymask import METHODS, Objective, Training
+from polymask.learning.fabric import make_fabric
+from polymask.learning.loop import Phase, Progress, evaluate, train_phase
+from polymask.learning.training import make_optimizer, make_schedule
 from polymask.nets import build_net
-from polymask.run.fabric import make_fabric
-from polymask.run.loop import Phase, Progress, evaluate, train_phase
-from polymask.run.training import make_optimizer, make_schedule
 from polymask.streams import Feeds, prepare
 
 BATCH, LR, PLAIN, OURS, TARGET = 128, 1e-3, "bare PyTorch loop", "finetune, our loop", 1.10

@@ -16,8 +16,8 @@ from _measure import machine, options, show, threads, with_data
 from _mnist import origin, permuted_mnist
 from _peers import Peer
 from polymask import METHODS, Task, Training, learn
+from polymask.learning.learn import Learned
 from polymask.nets import build_net
-from polymask.run.learn import Learned
 from polymask.streams import prepare
 
 LRS = {"piggyback": (0.03, 0.1, 0.3, 1.0), "supsup": (0.1, 0.3, 1.0)}

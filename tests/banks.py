@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
-from polymask.bank.lock import LOCK
+from polymask.lock import LOCK
 from polymask.nets.mlp import MLP
 from polymask.parts.pack import Packed, pack, pack_owners, sparsify, unpack
 from polymask.parts.seeds import generator

@@ -242,7 +242,7 @@ from importlib.machinery import PathFinder
 class Blocked(PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        if name.startswith(("polymask.method", "polymask.run", "torchvision")):
+        if name.startswith(("polymask.method", "polymask.learning", "polymask.cli", "torchvision")):
             raise ImportError(f"{name} is blocked")
         return None
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.run import small
+from tests.learning import small
 from torch import Tensor
 
 from polymask import METHODS, Bank, Training, learn
+from polymask.learning.objective import Objective
 from polymask.nets import build_net
 from polymask.parts.binarize import top_k
-from polymask.run.objective import Objective
 from polymask.streams import digits
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,4 +1,4 @@
-"""Six floors: no import points up, none goes round in a circle, and importing polymask imports nothing heavy."""
+"""Floors: no import points up, none goes round in a circle, and importing polymask imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ LOW = {"parts", "calling", "copies", "sites", "task", "wiring"}
 MAY_IMPORT: dict[str, set[str]] = {
     "parts": set(),
     "calling": set(),
+    "version": set(),
+    "lock": set(),
     "streams": {"parts.seeds"},
     "nets": {"parts.seeds"},
     "report": set(),
@@ -30,13 +32,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "probe": {"parts", "calling"},
     "fits": {"sites", "parts"},
     "task": {"sites", "parts", "copies", "wiring", "fits"},
-    "bank": LOW | {"held", "probe"},
+    "bank": LOW | {"held", "probe", "lock"},
     "method": LOW | {"held", "probe"},
     "surgery": LOW,
     "mixed": LOW,
     "methods": LOW | {"method", "surgery"},
+    "learning": LOW
+    | {"held", "probe", "lock", "version", "streams", "nets"}
+    | {"report", "bank", "method", "methods", "surgery", "mixed"},
 }
-"""Floor -> what it may import besides itself; ``run`` and the package's face see everything."""
+"""Floor -> what it may import besides itself; ``cli`` sees everything and is seen by nothing."""
 
 
 @cache
@@ -77,13 +82,35 @@ def ours(path: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", [name for name in modules() if name and name.split(".")[0] != "run"])
+@pytest.mark.parametrize("name", [name for name in modules() if name and name.split(".")[0] != "cli"])
 def test_no_import_points_up(name: str) -> None:
     floor = name.split(".")[0]
     assert floor in MAY_IMPORT, f"a new file: say in MAY_IMPORT what {floor!r} may import"
     allowed = MAY_IMPORT[floor] | {floor}
     bad = [other for other in ours(modules()[name]) if not {other, other.split(".")[0]} & allowed]
     assert not bad, f"{name} may import {', '.join(sorted(allowed))}"
+
+
+def test_nothing_imports_the_command_line_nor_what_stands_above_it() -> None:
+    for name, path in modules().items():
+        assert name.split(".")[0] == "cli" or not [other for other in ours(path) if other.split(".")[0] == "cli"]
+        assert "polymask" not in imports(path), f"{name} imports the package's face"
+
+
+def test_no_room_bears_the_name_of_a_function_that_the_package_shows() -> None:
+    shown = {name for name in polymask.__all__ if not name[0].isupper()}
+    assert not shown & {name.split(".")[0] for name in modules()}
+
+
+ROOM = 2600
+"""Lines that a room may hold: a stranger should be able to read it in an afternoon."""
+
+
+def test_no_room_is_too_full() -> None:
+    rooms: dict[Path, int] = {}
+    for path in modules().values():
+        rooms[path.parent] = rooms.get(path.parent, 0) + len(path.read_text().splitlines())
+    assert {str(room.relative_to(SOURCE)): lines for room, lines in rooms.items() if lines > ROOM} == {}
 
 
 @pytest.mark.parametrize("name", [name for name in modules() if name.startswith("methods.")])

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from polymask.cli.commands.learning import run_parser
+from polymask.cli.main import main
+from polymask.cli.options import parse, words
+from polymask.cli.parsers import regrouped, stream_of
 from polymask.methods import METHODS
-from polymask.run.cli import main
-from polymask.run.commands.learning import run_parser
-from polymask.run.options import parse, words
-from polymask.run.parsers import regrouped, stream_of
 from polymask.streams import Stream, make_stream
 
 FOLDER = Path(__file__).parent.parent / "protocols"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from polymask.cli.catalog import BLOCKS, main, rewritten
+from polymask.cli.main import COMMANDS
+from polymask.cli.options import parse, words
 from polymask.methods import METHODS
-from polymask.run.catalog import BLOCKS, main, rewritten
-from polymask.run.cli import COMMANDS
-from polymask.run.options import parse, words
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ("README.md", "docs/methods.md")
@@ -22,7 +22,7 @@ GENERATED = ("README.md", "docs/methods.md")
 @pytest.mark.parametrize("name", GENERATED)
 def test_generated_tables_are_up_to_date(name: str) -> None:
     text = (ROOT / name).read_text()
-    assert rewritten(text) == text, f"run: python -m polymask.run.catalog {' '.join(GENERATED)}"
+    assert rewritten(text) == text, f"run: python -m polymask.cli.catalog {' '.join(GENERATED)}"
     assert all(f"| {method} " in text for method in METHODS)
 
 
@@ -52,7 +52,7 @@ def test_every_command_that_is_shown_can_be_meant(name: str) -> None:
     assert len(commands) > 3
     for command, rest in commands:
         argv = [word for word in words(shlex.split(rest)) if word not in ("--config", "runs/first/config.yaml")]
-        module = importlib.import_module(f"polymask.run.commands.{COMMANDS[command][0]}")
+        module = importlib.import_module(f"polymask.cli.commands.{COMMANDS[command][0]}")
         parse(module.PARSERS[command](argv), argv)
 
 

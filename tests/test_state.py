@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 from tests.contract import drive
-from tests.run import small
+from tests.learning import small
 from tests.states import KINDS, REFUSED, Centre
 from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.copies.kept import renewed, twin
+from polymask.learning.config import Refused
+from polymask.learning.extend import extend
+from polymask.learning.learn import check_roles, learn, make_bank
+from polymask.learning.training import Training
 from polymask.method.contract import Method
 from polymask.method.snapshot import broadcast
 from polymask.methods import HAT, METHODS
 from polymask.mixed import Mixed
-from polymask.run.config import Refused
-from polymask.run.extend import extend
-from polymask.run.learn import check_roles, learn, make_bank
-from polymask.run.training import Training
 from polymask.sites import roles
 from polymask.sites.roles import Policy, plan
 from polymask.sites.state import moving

@@ -32,8 +32,8 @@ from polymask.streams import (
     rotate,
     split,
 )
+from polymask.streams.by_name import whole
 from polymask.streams.classic import views
-from polymask.streams.named import whole
 from polymask.streams.view import Rotation
 
 DATA_ROOT = os.environ.get("POLYMASK_DATA_ROOT")

@@ -15,12 +15,12 @@ from _row import Target, measure
 from torch import nn
 
 from polymask import Task, Training, learn
+from polymask.learning.joint.prefixes import learn_joint
+from polymask.learning.loop import evaluate
+from polymask.learning.objective import Objective
 from polymask.nets import build_net
 from polymask.parts.seeds import generator
 from polymask.report.metrics import hat_forgetting_ratio
-from polymask.run.joint import learn_joint
-from polymask.run.loop import evaluate
-from polymask.run.objective import Objective
 from polymask.streams import prepare
 from polymask.streams.images import load_images
 

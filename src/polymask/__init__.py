@@ -9,8 +9,14 @@ from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.sites.table import Role, Sites, attach, bake, detach
 from polymask.task import Meta, TaskRecord, activate, switch
+from polymask.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from polymask.learning.extend import extend
+    from polymask.learning.learn import learn
+    from polymask.learning.load import load
+    from polymask.learning.objective import Objective
+    from polymask.learning.training import Training
     from polymask.method.card import Card, Recipe
     from polymask.method.contract import Method
     from polymask.methods import (
@@ -28,14 +34,7 @@ if TYPE_CHECKING:
         SupSup,
     )
     from polymask.mixed import Mixed
-    from polymask.run.extend import extend
-    from polymask.run.learn import learn
-    from polymask.run.load import load
-    from polymask.run.objective import Objective
-    from polymask.run.training import Training
     from polymask.streams.stream import Stream, Task
-
-__version__ = "0.1.0.dev0"
 
 __all__ = [
     "HAT",
@@ -84,11 +83,11 @@ _LATER = {
     "Mixed": "mixed",
     "Stream": "streams.stream",
     "Task": "streams.stream",
-    "Objective": "run.objective",
-    "Training": "run.training",
-    "extend": "run.extend",
-    "learn": "run.learn",
-    "load": "run.load",
+    "Objective": "learning.objective",
+    "Training": "learning.training",
+    "extend": "learning.extend",
+    "learn": "learning.learn",
+    "load": "learning.load",
 }
 
 

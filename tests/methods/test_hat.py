@@ -12,14 +12,14 @@ from tests.methods.digits import Split, accuracy, mlp, permuted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polymask.learning.learn import learn
+from polymask.learning.training import Training
 from polymask.method.attention import gates
 from polymask.methods import HAT, LinearProbe
 from polymask.nets import build_net
 from polymask.parts.binarize import annealed
 from polymask.parts.pack import unpack
 from polymask.parts.seeds import generator
-from polymask.run.learn import learn
-from polymask.run.training import Training
 from polymask.streams import make_stream
 
 nets = pytest.mark.parametrize("backbone", ["mlp_bn", "convnet", pytest.param("timm_resnet", marks=pytest.mark.full)])

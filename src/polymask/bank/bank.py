@@ -16,7 +16,6 @@ from polymask.bank.base import Builder, axes_of, check_network, table_of
 from polymask.bank.commit import commit
 from polymask.bank.first import first, refuse_another
 from polymask.bank.head import Head, State, read_head, write_head
-from polymask.bank.lock import writing
 from polymask.bank.probe import ask
 from polymask.bank.proofs import prove_all
 from polymask.bank.reader import Reader
@@ -25,6 +24,7 @@ from polymask.bank.remove import without
 from polymask.bank.sizes import sizes_of
 from polymask.bank.verify import Verification
 from polymask.held import Held
+from polymask.lock import writing
 from polymask.sites.table import Sites, bake
 from polymask.task import TaskRecord
 

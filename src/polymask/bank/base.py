@@ -20,6 +20,8 @@ from polymask.task import fingerprint
 from polymask.wiring import Wiring
 
 Table = list[dict[str, Any]]
+MOVED = {"polymask.run.build:build_model": "polymask.nets.by_name:build_model"}
+"""Builders that banks on disk name by where they once stood."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Builder:
         >>> Builder("torch.nn:Linear", {"in_features": 2, "out_features": 1}).build()
         Linear(in_features=2, out_features=1, bias=True)
         """
-        package, _, leaf = self.name.partition(":")
+        package, _, leaf = MOVED.get(self.name, self.name).partition(":")
         try:
             # What a script or a notebook defines has no name elsewhere.
             function = getattr(importlib.import_module("" if package == "__main__" else package), leaf)

@@ -19,7 +19,7 @@ from polymask.method.removal import Removed, remove
 from polymask.parts.pack import Packed, Sparse, pack
 from polymask.sites.roles import Plan, Policy, plan
 from polymask.sites.slots import Scores
-from polymask.sites.table import Sites, attach
+from polymask.sites.table import Kind, Sites, attach
 from polymask.task import TaskRecord, activate
 from polymask.wiring import Wiring
 
@@ -139,13 +139,17 @@ class Method(ABC):
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All that this phase's optimizer may touch, under the model's own keys; scores as ``<key>.scores``."""
         expect_open(self, "named_parameters")
-        kinds = ("private", "shared") if self.count else ("private", "shared", "first")
         for name, role in self.sites.roles.items():
             tensor = self.sites.tensor(name)
-            if isinstance(tensor, nn.Parameter) and (name in self.sites.opened or role.kind in kinds):
+            if isinstance(tensor, nn.Parameter) and (name in self.sites.opened or role.kind in self.learning):
                 yield name, tensor
         for name, scores in self.scores.items():
             yield f"{name}.scores", scores
+
+    @property
+    def learning(self) -> tuple[Kind, ...]:
+        """The roles of tensors that learn as a whole, now: what the first task fixes does so until it has ended."""
+        return ("private", "shared") if self.count else ("private", "shared", "first")
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters alone, as optimizers take them."""

@@ -50,7 +50,7 @@ def refuse_infinite_base(method: Method) -> None:
 def _trained(method: Method) -> Iterable[tuple[str, Tensor | None, Tensor]]:
     """Name, what it was before the task, what it is now, of all that a task changes."""
     before = {} if method._before is None else method._before.tensors
-    for name in method.sites.names("private", "shared", *(() if method.count else ("first",))):
+    for name in method.sites.names(*method.learning):
         yield name, method.initial.get(name, before.get(name)), method.sites.tensor(name)
     for name in sorted(method.sites.opened):
         if not method.sites.tensor(name).detach().sum().isfinite():

@@ -1,0 +1,181 @@
+"""A run from names alone, as the command line asks for it: stream, network, weights and method are looked up."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from polymask.bank.base import Builder
+from polymask.learning.config import JOINT, settled
+from polymask.learning.joint.prefixes import learn_joint
+from polymask.learning.learn import learn, method_class
+from polymask.learning.training import Training
+from polymask.learning.weights import load_weights
+from polymask.method.contract import Method
+from polymask.methods import METHODS
+from polymask.nets.by_name import PRETRAINED, RANDOM, default_net, example_of
+from polymask.streams.by_name import make_stream
+from polymask.streams.prepare import prepare
+from polymask.streams.stream import Stream
+from polymask.version import __version__
+
+FIRST_TASK = "first-task"
+
+
+def run_named(
+    method: str = "packnet",
+    stream: str = "digits",
+    *,
+    data: list[str] | None = None,
+    data_root: str | None = None,
+    tasks: int | list[list[int]] | None = None,
+    order: list[int] | None = None,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+    crop: int = 0,
+    flip: bool = False,
+    area: float = 1.0,
+    model: str | None = None,
+    net: dict[str, Any] | None = None,
+    weights: str | None = None,
+    head: str | None = None,
+    seed: int = 0,
+    out: str | None = None,
+    relearn: list[str] | None = None,
+    how: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    training: Training | None = None,
+) -> dict[str, Any]:
+    """Learn a stream by a method, both by name; go on where an earlier call with the same folder was stopped.
+
+    Args:
+        method: what learns: a name that ``polymask methods`` lists, or "joint" for joint training.
+        stream: digits, digits-permuted or digits-rotated need no data; split, permuted, rotated or datasets (each a
+            task) take ``data``.
+        data: names of Hugging Face data sets, or folders (./photos) with a folder of images for each class.
+        data_root: a folder that holds the named data sets; without it they come from the hub.
+        tasks: how many tasks, or the groups of classes: [[0, 1], [2, 3]].
+        order: in which the tasks are learned, by their places: 1 0 2.
+        size: height and width that images are brought to.
+        channels: channels that images are brought to.
+        mean: what is subtracted from each channel, of pixels from 0 to 1; without it the mean of the training images.
+        std: what each channel is divided by; without it the deviation of the training images.
+        crop: pixels of padding for random crops while training.
+        flip: mirror left and right at random while training.
+        area: smallest share of the image that a random part has while training, such as 0.08; 1 keeps all.
+        model: the network: mlp, convnet, lenet, alexnet, vgg or resnet18, a timm or transformers name, or
+            package.module:factory; without it mlp, or convnet for colour images.
+        net: arguments of the network, such as --net.width 20.
+        weights: what it starts from: random, pretrained, first-task (trained with task 1, then frozen), or a file;
+            without it first-task for a method that needs a trained frozen network, else random.
+        head: the name of the head module, where it cannot be found.
+        seed: key of every random draw.
+        out: the run's folder; without it runs/METHOD-STREAM-SEED.
+        relearn: names of tasks to learn again although they were removed from the folder's bank.
+        how: further arguments of the stream, such as degrees.
+        options: the method's own arguments.
+        training: epochs, optimizer, device and so on; what is None follows the method's recipe.
+
+    Returns:
+        What ``results.json`` says, and under "out" where it is.
+
+    Raises:
+        ValueError: for a name that does not exist, or what ``learn`` raises.
+    """
+    training, how = training or Training(), how or {}
+    kind = None if method == JOINT else method_class(method)
+    weights = choose_weights(kind, weights)
+    places: dict[str, Any] = {"data_root": data_root, "tasks": tasks, "order": order or ()}
+    places |= {"size": size, "channels": channels, "mean": mean, "std": std}
+    places |= {"crop": crop, "flip": flip, "area": area}
+    made = make_stream(stream, data, seed=seed, **places, **how)
+    network, builder = build(made, model, net or {}, weights, seed, training.val_fraction)
+    own = {"prefixes": "all", **(options or {})} if kind is None else settled(kind, options or {}, len(made))
+    config: dict[str, Any] = {
+        "polymask": __version__,
+        "method": method,
+        "stream": stream,
+        "data": data,
+        **places,
+        **how,
+    }
+    config |= {"model": builder.args["name"], "net": net or {}, "weights": weights, "head": head, "seed": seed}
+    config |= asdict(training)
+    config["options"] = {name: value for name, value in own.items() if name != "backbone"}
+    common: dict[str, Any] = {"seed": seed, "training": training, "head": head, "config": config}
+    common["out"] = out = out or default_out(method, stream, data, seed)
+    if kind is None:
+        return {**learn_joint(network, made, **own, **common), "out": out}
+    if "backbone" in own:
+        own["backbone"] = FIRST_TASK if weights == FIRST_TASK else "given"
+    learned = learn(network, made, kind, options=own, builder=builder, relearn=relearn or (), **common)
+    return {**learned.report, "out": out}
+
+
+def default_out(method: str, stream: str, data: Sequence[str] | None, seed: int) -> str:
+    """Where a run goes that is not told.
+
+    >>> default_out("packnet", "split", ["ylecun/mnist"], 0)
+    'runs/packnet-split-mnist-0'
+    """
+    names = [name.rstrip("/").rpartition("/")[2].replace(":", "-") for name in data or ()]
+    return "/".join(("runs", "-".join([method, stream, *names, str(seed)])))
+
+
+def choose_weights(kind: type[Method] | None, weights: str | None) -> str:
+    """What a method's network starts from.
+
+    Raises:
+        ValueError: if the method cannot start from it.
+
+    >>> choose_weights(METHODS["piggyback"], None), choose_weights(METHODS["packnet"], None)
+    ('first-task', 'random')
+    """
+    takes = kind is not None and "backbone" in inspect.signature(kind).parameters
+    if weights is None:
+        return FIRST_TASK if takes else RANDOM
+    if not can_start_from(kind, weights):
+        others = ", ".join(name for name, other in METHODS.items() if can_start_from(other, weights))
+        name = JOINT if kind is None else kind.name
+        raise ValueError(
+            f"expected weights that {name} can start from, found {weights!r}, which is for {others}: "
+            "leave --weights out"
+        )
+    return weights
+
+
+def can_start_from(kind: type[Method] | None, weights: str) -> bool:
+    """Whether a method reads the weights it is given, and can train them with the first task if it is told to."""
+    if kind is None:
+        return weights != FIRST_TASK
+    if kind.drawn is not Method.drawn:
+        return weights == RANDOM
+    return weights != FIRST_TASK or "backbone" in inspect.signature(kind).parameters
+
+
+def build(
+    stream: Stream, model: str | None, net: Mapping[str, Any], weights: str, seed: int, val_fraction: float
+) -> tuple[nn.Module, Builder]:
+    """A network as wide as the stream's largest task, and how a bank builds it again."""
+    first = prepare(stream[0], seed=seed, val_fraction=val_fraction)
+    example = first.example()
+    shape = list(example.shape[1:]) if isinstance(example, Tensor) else None
+    outputs = max(
+        len(task.labels) if task.labels else task.outputs or prepare(task, seed=seed).outputs for task in stream
+    )
+    args = {"name": model or default_net(shape or ()), "example_shape": shape, "outputs": outputs, "seed": seed, **net}
+    builder = Builder("polymask.nets.by_name:build_model", args)
+    if weights in (RANDOM, FIRST_TASK):
+        return builder.build(), builder
+    # A bank holds what was learned, so that it can be opened without what it began with.
+    if weights == PRETRAINED:
+        return replace(builder, args={**args, "weights": weights}).build(), builder
+    network = builder.build()
+    load_weights(network, weights, example_of(shape))
+    return network, builder

@@ -1,0 +1,94 @@
+"""What a run writes down of itself: the arguments that start it again, and a description beside its figures."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from polymask.bank.base import Builder
+from polymask.learning.objective import Objective
+from polymask.learning.training import Training
+from polymask.method.contract import Method
+from polymask.streams.stream import Stream, Task
+from polymask.version import __version__
+
+NEUTRAL = ("polymask", "data_root", "workers", "save_every")
+"""What may differ between two parts of one run: it changes where and how fast, not what is learned."""
+
+CONTRACT = ("model", "example", "head", "seed")
+"""The arguments that every method has; the others are its own options."""
+
+
+JOINT = "joint"
+"""Joint training's name where methods are named; it is a mode of the run, no method."""
+
+
+class Refused(ValueError):  # noqa: N818 - the name says what is wrong
+    """A method does not take its options, or the network."""
+
+
+def options_of(kind: type[Method]) -> dict[str, Any]:
+    """A method's own options and their defaults, from its signature.
+
+    >>> from polymask.methods import SupSup
+    >>> options_of(SupSup)["density"]
+    0.5
+    """
+    parameters = inspect.signature(kind).parameters
+    return {name: one.default for name, one in parameters.items() if name not in CONTRACT}
+
+
+def settled(kind: type[Method], options: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """All of a method's options: those given, else its defaults, and the stream's length where that is one.
+
+    Raises:
+        ValueError: for an option that the method does not have.
+    """
+    known = options_of(kind)
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(f"expected options of {kind.name} ({', '.join(known) or 'it has none'}), found {unknown[0]!r}")
+    full = {**known, **options}
+    if "tasks" in known and full["tasks"] is None:
+        full["tasks"] = count
+    return full
+
+
+def arguments(
+    kind: type[Method],
+    tasks: Sequence[Task],
+    seed: int,
+    options: Mapping[str, Any],
+    training: Training,
+    head: str | None,
+    builder: Builder | None,
+) -> dict[str, Any]:
+    """What ``config.yaml`` says of a run that was started from Python; a given network or stream is only named."""
+    return {
+        "polymask": __version__,
+        "method": kind.name,
+        "stream": tasks.name if isinstance(tasks, Stream) else "given",
+        "model": "given" if builder is None else builder.name,
+        "head": head,
+        "seed": seed,
+        **asdict(training),
+        "options": dict(options),
+        "task_names": [task.name for task in tasks],
+    }
+
+
+def description(
+    method: str, tasks: Sequence[Task], seed: int, options: Mapping[str, Any], objective: Objective, model: str
+) -> dict[str, Any]:
+    """What ``results.json`` says of a run besides its figures."""
+    stream = {"name": tasks.name, "protocol": dict(tasks.protocol)} if isinstance(tasks, Stream) else None
+    return {
+        "method": method,
+        "seed": seed,
+        "options": dict(options),
+        "metric": objective.metric_name,
+        "model": model,
+        "stream": stream,
+    }

@@ -1,0 +1,139 @@
+"""Networks by name: ours, timm's, transformers', or a factory of your own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from polymask.nets import NETS, build_net
+from polymask.parts.seeds import seed_of
+
+RANDOM, PRETRAINED = "random", "pretrained"
+
+
+def build_model(
+    name: str,
+    example_shape: Sequence[int] | None,
+    outputs: int,
+    *,
+    weights: str = RANDOM,
+    seed: int = 0,
+    **net: Any,
+) -> nn.Module:
+    """A network by name; what a bank calls to build it again.
+
+    Args:
+        name: a key of ``polymask.nets.NETS``, ``package.module:factory``, a name of timm, or a folder or a name with a
+            slash of transformers (a model for sequence classification).
+        example_shape: of one example, without the batch: (C, H, W); None for token ids.
+        outputs: width of the head.
+        weights: "random", drawn from ``seed``; or "pretrained", those that timm or transformers download.
+        seed: what random weights are drawn from; the global generators stay as they are.
+        net: further arguments of the network.
+
+    Raises:
+        ValueError: there is no such network, it does not take an argument, or it has no such weights.
+
+    >>> build_model("mlp", (1, 8, 8), 2, hidden=[16]).head
+    Linear(in_features=16, out_features=2, bias=True)
+    """
+    if weights not in (RANDOM, PRETRAINED):
+        raise ValueError(f"expected weights {RANDOM!r} or {PRETRAINED!r}, found {weights!r}: a file is read afterwards")
+    if weights == PRETRAINED and (name in NETS or ":" in name):
+        raise ValueError(
+            f"expected weights of {name!r} from a file or 'random', found 'pretrained': it has none to load"
+        )
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed_of(seed, "init"))
+        try:
+            return _made(name, example_shape, outputs, weights == PRETRAINED, seed, net)
+        except TypeError as error:
+            raise ValueError(f"expected arguments that the network {name!r} takes, found {net}: {error}") from error
+
+
+def default_net(example_shape: Sequence[int]) -> str:
+    """The network that suits examples of a shape, where none is asked for.
+
+    >>> default_net((1, 8, 8)), default_net((3, 32, 32))
+    ('mlp', 'convnet')
+    """
+    return "convnet" if len(example_shape) == 3 and example_shape[0] > 1 else "mlp"
+
+
+def is_transformers(name: str) -> bool:
+    """Whether a name is one of transformers: a folder, or a name with a slash that is not timm's."""
+    return name not in NETS and ":" not in name and ("/" in name.removeprefix("timm/") or Path(name).is_dir())
+
+
+def example_of(shape: Sequence[int] | None) -> Any:
+    """Two examples of a shape, or of token ids."""
+    if shape is not None:
+        return torch.zeros(2, *shape)
+    return {"input_ids": torch.ones(2, 8, dtype=torch.long), "attention_mask": torch.ones(2, 8, dtype=torch.long)}
+
+
+def _made(
+    name: str, shape: Sequence[int] | None, outputs: int, pretrained: bool, seed: int, net: Mapping[str, Any]
+) -> nn.Module:
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise FileNotFoundError(f"expected a network's name, or the folder of one, found no {name}")
+    if name in NETS:
+        return build_net(name, shape or (), outputs, seed=seed, **net)
+    if ":" in name:
+        return _from_factory(name, outputs, net)
+    if is_transformers(name):
+        return _from_transformers(name, outputs, pretrained, net)
+    timm = _optional("timm", name, "vision")
+    short = name.removeprefix("timm/")
+    if not timm.is_model(short):
+        near = difflib.get_close_matches(short, [*NETS, *timm.list_models()], 3, 0.5)
+        raise ValueError(
+            f"expected a network of {', '.join(NETS)}, of timm, of transformers (a folder, or owner/name) or "
+            f"package.module:factory, found {name!r}" + (f": did you mean {' or '.join(near)}?" if near else "")
+        )
+    channels = shape[0] if shape is not None and len(shape) == 3 else 3
+    model: nn.Module = timm.create_model(short, pretrained=pretrained, num_classes=outputs, in_chans=channels, **net)
+    return model
+
+
+def _from_factory(name: str, outputs: int, net: Mapping[str, Any]) -> nn.Module:
+    package, _, leaf = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(package), leaf)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"expected package.module:factory that can be imported, found {name!r}: {error}") from error
+    wanted = {"outputs": outputs} if "outputs" in inspect.signature(factory).parameters else {}
+    model = factory(**wanted, **net)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected {name!r} to return a module, found {type(model).__name__}")
+    return model
+
+
+def _from_transformers(name: str, outputs: int, pretrained: bool, net: Mapping[str, Any]) -> nn.Module:
+    transformers = _optional("transformers", name, "text")
+    kind = transformers.AutoModelForSequenceClassification
+    if pretrained:
+        model: nn.Module = kind.from_pretrained(name, num_labels=outputs, **net)
+    else:
+        model = kind.from_config(transformers.AutoConfig.from_pretrained(name, num_labels=outputs, **net))
+    return model
+
+
+def _optional(package: str, network: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"expected the package {package} for the network {network!r}, found none (ours are {', '.join(NETS)}): "
+            f"pip install 'polymask[{extra}]'"
+        ) from error
+    except RuntimeError as error:
+        # torchvision built for another torch fails so, and takes along whatever imports it.
+        raise RuntimeError(f"expected to import {package}, found {error}: install it anew for this torch") from error

@@ -1,0 +1,132 @@
+"""Networks by name, their weights by seed or file, and what is said of those that do not exist."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from polymask.bank.base import Builder
+from polymask.learning.by_name import build, can_start_from
+from polymask.learning.weights import load_weights
+from polymask.nets import NETS
+from polymask.nets.by_name import build_model, example_of
+from polymask.streams.images import digits
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_our_networks_are_drawn_from_the_seed_alone(name: str) -> None:
+    state = torch.get_rng_state()
+    one, two = (build_model(name, (3, 32, 32), 4, seed=7).state_dict() for _ in range(2))
+    torch.manual_seed(5)
+    three = build_model(name, (3, 32, 32), 4, seed=8).state_dict()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert any(not torch.equal(one[key], three[key]) for key in one)
+    torch.set_rng_state(state)
+
+
+def test_timm_takes_channels_and_width_from_the_stream() -> None:
+    model = build_model("test_resnet", (1, 32, 32), 5)
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 5)
+    again = build_model("timm/test_resnet", (1, 32, 32), 5)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_transformers_builds_from_a_folder(tmp_path: Path) -> None:
+    import transformers
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    transformers.BertConfig(vocab_size=13, **sizes).save_pretrained(tmp_path)
+    model = build_model(str(tmp_path), None, 3)
+    assert model(**example_of(None)).logits.shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["resnet81", "convnett"])
+def test_an_unknown_network_is_met_with_the_nearest_names(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"found '{name}': did you mean (resnet|convnet)"):
+        build_model(name, (3, 8, 8), 2)
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'polymask\[vision\]'"):
+        build_model("resnet18d", (3, 8, 8), 2)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'polymask\[text\]'"):
+        build_model("some/bert", None, 2)
+
+
+@pytest.mark.parametrize("name", ["torch.nn:Nothing", "torch.nn:init", "no.such:thing"])
+def test_a_factory_that_is_none(name: str) -> None:
+    with pytest.raises(ValueError, match=r"expected (arguments that the network|package\.module:factory)"):
+        build_model(name, None, 2)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_fill_all_but_a_head_of_another_width(tmp_path: Path, suffix: str) -> None:
+    theirs, path = build_model("convnet", (1, 8, 8), 10, seed=3).state_dict(), tmp_path / f"weights{suffix}"
+    save_file(theirs, path) if suffix == ".safetensors" else torch.save({"state_dict": theirs}, path)
+    model = build_model("convnet", (1, 8, 8), 2)
+    load_weights(model, path, example_of((1, 8, 8)))
+    own = build_model("convnet", (1, 8, 8), 2).state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, own[name] if name.startswith("head.") else theirs[name])
+
+
+def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
+    model, path = build_model("mlp", (1, 8, 8), 2), tmp_path / "weights.pt"
+    state = model.state_dict()
+    torch.save({**{k: v for k, v in state.items() if k != "body.3.bias"}, "more": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match=r"'body.3.bias' is missing; 'more' is not of this network"):
+        load_weights(model, path, example_of((1, 8, 8)))
+    path.write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match="to hold tensors alone"):
+        load_weights(model, path, example_of((1, 8, 8)))
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="to hold tensors alone, found an empty file"):
+        load_weights(model, path, example_of((1, 8, 8)))
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"expected .*safetensors to hold tensors, found "):
+        load_weights(model, tmp_path / "weights.safetensors", example_of((1, 8, 8)))
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match="to hold a state dict, names and tensors, found list"):
+        load_weights(model, path, example_of((1, 8, 8)))
+
+
+def test_a_pickle_with_code_in_it_is_not_run(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match="to hold tensors alone"):
+        load_weights(build_model("mlp", (1, 8, 8), 2), tmp_path / "weights.pt", example_of((1, 8, 8)))
+
+
+def test_weights_of_a_file_are_no_part_of_how_a_network_is_built() -> None:
+    with pytest.raises(ValueError, match=r"found 'mine\.pt': a file is read afterwards"):
+        build_model("mlp", (1, 8, 8), 2, weights="mine.pt")
+
+
+def test_a_bank_builds_the_network_without_the_file_it_began_with(tmp_path: Path) -> None:
+    stream, path = digits(2), tmp_path / "weights.pt"
+    torch.save(build_model("mlp", (1, 8, 8), 2).state_dict(), path)
+    _, builder = build(stream, "mlp", {}, str(path), 0, 0.1)
+    path.unlink()
+    assert isinstance(builder, Builder)
+    assert builder.build()(torch.rand(2, 1, 8, 8)).shape == (2, 5)
+
+
+def test_who_can_start_from_what() -> None:
+    from polymask.methods import PackNet, Piggyback, SupSup
+
+    starts = {
+        kind: [can_start_from(kind, weights) for weights in ("random", "first-task", "file.pt")]
+        for kind in (PackNet, Piggyback, SupSup, None)
+    }
+    assert starts == {
+        PackNet: [True, False, True],
+        Piggyback: [True, True, True],
+        SupSup: [True, False, False],
+        None: [True, False, True],
+    }
