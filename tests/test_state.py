@@ -19,7 +19,8 @@ from polymask.bank.base import Builder
 from polymask.copies.kept import renewed, twin
 from polymask.learning.config import Refused
 from polymask.learning.extend import extend
-from polymask.learning.learn import check_roles, learn, make_bank
+from polymask.learning.learn import learn
+from polymask.learning.learner import check_roles, make_bank
 from polymask.learning.training import Training
 from polymask.method.contract import Method
 from polymask.method.snapshot import broadcast

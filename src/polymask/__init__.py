@@ -14,9 +14,9 @@ from polymask.version import __version__ as __version__
 if TYPE_CHECKING:
     from polymask.learning.extend import extend
     from polymask.learning.learn import learn
-    from polymask.learning.load import load
     from polymask.learning.objective import Objective
     from polymask.learning.training import Training
+    from polymask.loaded import load
     from polymask.method.card import Card, Recipe
     from polymask.method.contract import Method
     from polymask.methods import (
@@ -87,7 +87,7 @@ _LATER = {
     "Training": "learning.training",
     "extend": "learning.extend",
     "learn": "learning.learn",
-    "load": "learning.load",
+    "load": "loaded",
 }
 
 

@@ -16,7 +16,7 @@ import yaml
 
 import polymask
 from polymask.cli.main import COMMANDS, main
-from polymask.learning.load import load
+from polymask.loaded import load
 from polymask.methods import METHODS
 from polymask.nets import build_net
 

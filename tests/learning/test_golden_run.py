@@ -13,7 +13,7 @@ import yaml
 from polymask.bank.bank import Bank
 from polymask.cli.main import main
 from polymask.learning.folder import read_results
-from polymask.learning.load import load
+from polymask.loaded import load
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run"
 NAMES = ["digits/0-1", "digits/2-3", "digits/4-5", "digits/6-7", "digits/8-9"]

@@ -22,10 +22,10 @@ from polymask.bank.bank import Bank
 from polymask.held import AlteredNetwork
 from polymask.learning.extend import extend
 from polymask.learning.learn import learn
-from polymask.learning.load import load
 from polymask.learning.objective import Objective
 from polymask.learning.results import Forgot
 from polymask.learning.training import Training, make_optimizer
+from polymask.loaded import load
 from polymask.methods import Piggyback
 from polymask.parts.pack import Packed
 from polymask.sites import roles

@@ -16,10 +16,10 @@ from polymask.bank.bank import Bank
 from polymask.calling import call, logits_of
 from polymask.learning.extend import extend
 from polymask.learning.learn import Learned
-from polymask.learning.load import load
 from polymask.learning.objective import Objective
 from polymask.learning.results import largest_change
 from polymask.learning.training import Training
+from polymask.loaded import load
 from polymask.method.contract import Method
 from polymask.methods import METHODS
 from polymask.probe import run_probe

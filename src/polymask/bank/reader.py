@@ -33,7 +33,7 @@ class Reader:
         head: its ``bank.json`` as the handle was opened on it, or as it last committed it.
 
     ``known`` are the records that the bank holds as they are; ``last`` is the file of the entry that was written last,
-    its record and its logits, so that the next commit reads no file of another task.
+    its record and its logits, so that the next commit reads no file of another task; ``weights`` are bytes of files.
     """
 
     def __init__(self, path: Path, head: Head) -> None:
@@ -43,6 +43,7 @@ class Reader:
         self._lost: str | None = None
         self.last: tuple[str, TaskRecord, Tensor | None] | None = None
         self.known: dict[str, ref[TaskRecord]] = {}
+        self.weights: dict[str, int] = {}
         self.settle(head)
 
     def settle(self, head: Head) -> None:
@@ -56,7 +57,7 @@ class Reader:
     def newest(self) -> Reader:
         """A reader of the bank as it is now."""
         found = Reader(self.path, read_head(self.path))
-        found._entries = self._entries
+        found._entries, found.weights = self._entries, self.weights
         return found
 
     def is_latest(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from polymask.bank import store
@@ -23,7 +24,13 @@ def sizes_of(reader: Reader) -> dict[str, Any]:
         if digest is None or digest in seen:
             return 0
         seen.add(digest)
-        return store.size_of(store.path_of(reader.path, digest))
+        return weigh(store.path_of(reader.path, digest))
+
+    def weigh(path: Path) -> int:
+        # A file is named by what it holds, so that it weighs the same for ever.
+        if path.name not in reader.weights or not reader.weights[path.name]:
+            reader.weights[path.name] = store.size_of(path)
+        return reader.weights[path.name]
 
     said, (entries, _) = reader.head.said, reader.readable()
     added, files = said["owners"]["added"], {line.entry for line in reader.head.records.values()}
@@ -36,5 +43,5 @@ def sizes_of(reader: Reader) -> dict[str, Any]:
         "probe": size((said["probe"] or {}).get("file"))
         + sum(size(proof["logits"]) for entry in entries.values() for proof in proofs_of(entry)),
         "json": store.size_of(reader.path / store.COMMIT)
-        + sum(store.size_of(store.entry_path(reader.path, file)) for file in files),
+        + sum(weigh(store.entry_path(reader.path, file)) for file in files),
     }

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from polymask.bank.base import Builder
 from polymask.learning.config import JOINT, settled
 from polymask.learning.joint.prefixes import learn_joint
-from polymask.learning.learn import learn, method_class
+from polymask.learning.learn import learn
+from polymask.learning.learner import method_class
 from polymask.learning.training import Training
 from polymask.learning.weights import load_weights
 from polymask.method.contract import Method

@@ -10,7 +10,7 @@ from typing import Any
 from polymask.bank.store import write_file
 from polymask.learning.by_name import can_start_from, run_named
 from polymask.learning.config import JOINT
-from polymask.learning.learn import method_class
+from polymask.learning.learner import method_class
 from polymask.learning.loop import NotFinite
 from polymask.learning.results import Forgot
 from polymask.report.table import human_bytes, markdown, mean_std, table

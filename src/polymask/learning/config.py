@@ -14,8 +14,8 @@ from polymask.method.contract import Method
 from polymask.streams.stream import Stream, Task
 from polymask.version import __version__
 
-NEUTRAL = ("polymask", "data_root", "workers", "save_every")
-"""What may differ between two parts of one run: it changes where and how fast, not what is learned."""
+NEUTRAL = ("polymask", "data_root", "workers", "save_every", "measure")
+"""What may differ between two parts of one run: where, how fast and what is looked at, not what is learned."""
 
 CONTRACT = ("model", "example", "head", "seed")
 """The arguments that every method has; the others are its own options."""

@@ -15,13 +15,17 @@ from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.bank.probe import batch_of
 from polymask.learning import folder as files
-from polymask.learning.drift import Probes
+from polymask.learning.drift import Drift
 from polymask.learning.fabric import make_fabric
-from polymask.learning.learn import Learned, earlier_results, given_back, method_class, noted, open_learner
-from polymask.learning.load import bank_folder
+from polymask.learning.learn import Learned
+from polymask.learning.learner import earlier_logits, give_back, method_class, on_device, open_learner
 from polymask.learning.objective import Objective
-from polymask.learning.session import Session, opened
+from polymask.learning.results import earlier_results
+from polymask.learning.session import Place, Session
+from polymask.learning.setup import Setup
 from polymask.learning.training import Training
+from polymask.learning.twin import Twin
+from polymask.loaded import bank_folder
 from polymask.method.contract import Method
 from polymask.probe import probe_batch
 from polymask.streams.stream import Task
@@ -38,7 +42,7 @@ def extend(
     training: Training | None = None,
     objective: Objective | None = None,
 ) -> Learned:
-    """Learn one more task on top of a finished run; its accuracies on older tasks are not measured again.
+    """Learn one more task on top of a finished run; the metrics of older tasks stand where the method is exact.
 
     The logits of the older tasks are compared on the bank's probe, as in any run. A method that has shared out all its
     weights (PackNet told the number of its tasks) warns and learns a head alone. Called again with the same task, it
@@ -65,8 +69,8 @@ def extend(
     >>> with tempfile.TemporaryDirectory() as out:
     ...     _ = learn(MLP(64, (16,), 2), stream[:1], "piggyback", out=out, training=short)
     ...     later = extend(out, stream[1], MLP(64, (16,), 2))
-    >>> later.tasks, later.report["accuracy"][1][0], later.report["max_logit_drift"]
-    (['digits/0-1', 'digits/2-3'], None, 0.0)
+    >>> later.tasks, later.report["source"][1], later.report["max_logit_drift"]
+    (['digits/0-1', 'digits/2-3'], ['proved', 'measured'], 0.0)
     """
     path, objective = Path(out).expanduser(), objective or Objective()
     bank = Bank.open(bank_folder(path))
@@ -76,22 +80,23 @@ def extend(
         if fabric.is_global_zero:
             stack.enter_context(files.locked(path))
         earlier = finished(path, {task.name, *bank.removed})
-        feeds = {task.name: opened(task, earlier["seed"], training, fabric.device)}
+        setup = Setup(training, objective, fabric)
+        feeds = {task.name: setup.open(task, earlier["seed"])}
         batch = batch_of(bank.path, about["probe"])
         batch = probe_batch(feeds[task.name].example(), earlier["seed"]) if batch is None else batch
         kind = method_class(method or about["method"])
-        network = fabric._precision.convert_module(built(about["builder"], model).to(fabric.device))
+        network, _ = on_device(built(about["builder"], model), None, fabric)
         learner, _ = open_learner(kind, network, batch, about["head"], earlier["seed"], about["options"], path)
-        stack.enter_context(given_back(learner))
+        stack.enter_context(give_back(learner))
         removed = [name for name in bank.removed if name != task.name]
-        results = earlier_results(path, [task], learner, objective, removed)
-        probes = Probes(batch, noted(path, learner))
-        rest: dict[str, Any] = {"about": {key: earlier.get(key) for key in DESCRIBED}, "feeds": feeds}
+        results = earlier_results(path, learner, [task.name], objective.higher_is_better, removed)
         writer = bank if fabric.is_global_zero else None
         if writer is not None:
             # As a run that goes on does: an earlier call may have been killed in the middle of its commit.
             writer.sweep()
-        session = Session(learner, [task], training, objective, fabric, results, probes, path, writer, **rest)
+        place = Place(path, writer, {key: earlier.get(key) for key in DESCRIBED})
+        drift = Drift(learner, Twin(learner), batch, earlier_logits(path, learner))
+        session = Session(learner, [task], setup, place, results, drift, feeds)
         builder = None if about["builder"] is None else Builder(**about["builder"])
         return Learned(learner, session.run(), bank, builder, about["options"])
 
@@ -103,7 +108,8 @@ def finished(path: Path, may_miss: Collection[str]) -> dict[str, Any]:
         ValueError: if tasks other than those that may be missing are.
     """
     earlier = files.read_results(path)
-    missing = [task for task in earlier.get("tasks", ()) if task not in (*earlier["finished"], *may_miss)]
+    known = {*earlier.get("finished", ()), *may_miss}
+    missing = [task for task in earlier.get("tasks", ()) if task not in known]
     if missing or not earlier:
         raise ValueError(
             f"expected a finished run in {path}, found {', '.join(missing) or 'nothing'} still to be learned: "

@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
-from polymask.bank.store import as_json
-from polymask.calling import as_read, tensors_of
+from polymask.calling import as_read
 from polymask.learning import folder as files
-from polymask.learning.config import Refused, arguments, description, settled
-from polymask.learning.drift import Probes
-from polymask.learning.fabric import make_fabric, precision_of
-from polymask.learning.load import prepared
+from polymask.learning.config import arguments, description, settled
+from polymask.learning.drift import Drift
+from polymask.learning.fabric import make_fabric
+from polymask.learning.learner import (
+    claim_bank,
+    earlier_logits,
+    give_back,
+    make_bank,
+    method_class,
+    on_device,
+    open_learner,
+)
 from polymask.learning.loop import narrowed
 from polymask.learning.objective import Objective
-from polymask.learning.results import Results
-from polymask.learning.session import Session, opened
+from polymask.learning.results import earlier_results
+from polymask.learning.session import Place, Session
+from polymask.learning.setup import Setup
 from polymask.learning.training import Training
-from polymask.method.checks import refuse_shared
+from polymask.learning.twin import Twin
+from polymask.loaded import prepared
 from polymask.method.contract import Method
 from polymask.method.learner import without_base
-from polymask.methods import METHODS
 from polymask.probe import probe_batch, run_probe
-from polymask.sites.table import BASE, detach
 from polymask.streams.stream import Stream, Task
 
 
@@ -138,38 +143,21 @@ def learn(
             stack.enter_context(files.locked(path))
             files.check(path, config)
         fabric.barrier()
-        feeds = {tasks[0].name: opened(tasks[0], seed, training, fabric.device)}
+        setup = Setup(training, objective, fabric, optimizer, schedule)
+        feeds = {tasks[0].name: setup.open(tasks[0], seed)}
         example = feeds[tasks[0].name].example() if example is None else example
-        model, example = placed(model, example, fabric)
+        model, example = on_device(model, example, fabric)
         learner, old = open_learner(kind, model, example, head, seed, options, path)
-        stack.enter_context(given_back(learner))
+        stack.enter_context(give_back(learner))
         fabric.barrier()
-        bank = claimed(path, config, old, learner, builder, options) if path and fabric.is_global_zero else None
+        bank = claim_bank(path, config, old, learner, builder, options) if path and fabric.is_global_zero else None
         removed = [name for name in old.removed if name not in relearn] if old is not None else []
         todo = [task for task in tasks if task.name not in removed]
-        warn_removed([task.name for task in tasks if task not in todo], path)
-        results = earlier_results(path, todo, learner, objective, removed)
-        probes = Probes(probe_batch(example, seed), noted(path, learner))
-        figures = results, probes, path, bank, about
-        session = Session(learner, todo, training, objective, fabric, *figures, optimizer, schedule, feeds)
+        warn_removed([task.name for task in tasks if task.name in removed], path)
+        results = earlier_results(path, learner, [task.name for task in todo], objective.higher_is_better, removed)
+        drift = Drift(learner, Twin(learner), probe_batch(example, seed), earlier_logits(path, learner))
+        session = Session(learner, todo, setup, Place(path, bank, about), results, drift, feeds)
         return Learned(learner, session.run(), bank, builder, options)
-
-
-def placed(model: nn.Module, example: Any, fabric: Fabric) -> tuple[nn.Module, Any]:
-    """A network, and an input as it reads it, on the run's device and in its precision."""
-    model = precision_of(fabric).convert_module(model.to(fabric.device))
-    return model, as_read(model, tensors_of(example, lambda t: t.to(fabric.device)))
-
-
-@contextmanager
-def given_back(method: Method) -> Iterator[None]:
-    """If learning fails, give the network back to its owner as it was before the open task, with no site on it."""
-    try:
-        yield
-    except BaseException:
-        method.abandon()
-        detach(method.model)
-        raise
 
 
 def check_relearn(names: Iterable[str], tasks: Sequence[Task]) -> None:
@@ -187,128 +175,3 @@ def warn_removed(names: Sequence[str], path: Path | None) -> None:
             "relearn=, on the command line --relearn",
             stacklevel=3,
         )
-
-
-def earlier_results(
-    path: Path | None, tasks: Sequence[Task], method: Method, objective: Objective, removed: Sequence[str]
-) -> Results:
-    """The figures of the tasks that an earlier process finished, in the folder's ``results.json``.
-
-    Nothing is left of a task that was removed, also if one of its name is learned again.
-    """
-    names, better = [task.name for task in tasks], objective.higher_is_better
-    earlier = {} if path is None else files.read_results(path)
-    if not earlier:
-        return Results(names, higher_is_better=better, removed=removed)
-    order = dict.fromkeys([*method.records, *names, *earlier["tasks"]])
-    results = Results.from_json(earlier, [name for name in order if name not in removed], better)
-    return results.only(method.records, removed)
-
-
-def method_class(method: str | type[Method]) -> type[Method]:
-    """The class behind a name.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
-    if isinstance(method, str):
-        if method.replace("-", "_") not in METHODS:
-            raise ValueError(f"expected a method of {', '.join(METHODS)}, found {method!r}")
-        return METHODS[method.replace("-", "_")]
-    return method
-
-
-def open_learner(
-    kind: type[Method],
-    model: nn.Module,
-    example: Any,
-    head: str | None,
-    seed: int,
-    options: Mapping[str, Any],
-    out: Path | None,
-) -> tuple[Method, Bank | None]:
-    """The learner: fresh, or as the bank in the run's folder left it; and that bank."""
-    place = None if out is None else out / "bank"
-    old = Bank.open(place) if place is not None and (place / "bank.json").exists() else None
-    base: dict[str, Tensor] = {}
-    if old is not None and (old.tasks or old.removed):
-        # Of a copy: the method is made on the network as built, and grows it again as its state says.
-        attached = old.model(copy.deepcopy(model))
-        base = {name: attached.base(name).clone() for name in attached.names(*BASE)}
-    try:
-        method = kind(model, example, head=head, seed=seed, **options)
-        refuse_shared(method)
-    except ValueError as error:
-        detach(model)
-        raise Refused(str(error)) from error
-    if old is not None:
-        check_roles(old, method)
-    if old is not None and (old.tasks or old.removed):
-        state = old.learner()
-        # A method may draw its weights when it is made, over those that the finished tasks have trained.
-        state["tensors"] = base
-        held = old.held() if method.exact is True else None
-        method.load_state_dict(state, {task: old.record(task) for task in old.tasks}, old.removed, held)
-        if old.tasks:
-            method.activate(old.tasks[-1])
-    return method, old
-
-
-def check_roles(bank: Bank, method: Method) -> None:
-    """Raise unless a learner does with every tensor and unit what the one did that began a bank.
-
-    Raises:
-        Refused: if it does not; it names the first tensor or layer.
-    """
-    about, sites = bank.outline, method.sites
-    wiring = as_json(sites.wiring.to_json(), "the wiring") if sites.wiring.sites else None
-    then: dict[str, Any] = {line["name"]: line["kind"] for line in about["sites"]} | about["units"]
-    now: dict[str, Any] = {name: role.kind for name, role in sites.roles.items()}
-    now |= {path: site.axis for path, site in sites.units.items()}
-    other = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-    if not other and wiring != about["wiring"]:
-        other = ["the wiring"]
-    if other:
-        raise Refused(
-            f"expected the roles and the wiring under which {bank.path} was begun, found another for {other[0]} (an "
-            "earlier polymask, or another network): its tasks go on answering, but learn new ones in a new folder"
-        )
-
-
-def claimed(
-    path: Path,
-    config: Mapping[str, Any],
-    bank: Bank | None,
-    method: Method,
-    builder: Builder | None,
-    options: Mapping[str, Any],
-) -> Bank:
-    """The bank in a run's folder, which is written first now: the method has accepted its options and the network."""
-    files.claim(path, config)
-    if bank is None:
-        return make_bank(path / "bank", method, builder, options)
-    # A run that was killed right after a commit had no time to.
-    bank.sweep()
-    return bank
-
-
-def make_bank(path: Path, method: Method, builder: Builder | None, options: Mapping[str, Any]) -> Bank:
-    """An empty bank for a learner."""
-    return Bank.create(
-        path,
-        method.sites,
-        method=method.name,
-        options=options,
-        builder=builder,
-        head=method.head,
-        drawn=method.drawn,
-        example=method.example,
-        seed=method.seed,
-    )
-
-
-def noted(out: Path | None, method: Method) -> dict[str, Tensor]:
-    """The probe logits of tasks that an earlier process finished, as its bank keeps them."""
-    if out is None or not method.records:
-        return {}
-    return Bank.open(out / "bank").probe_logits()

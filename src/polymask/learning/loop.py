@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -36,13 +37,15 @@ class Progress:
     """Where a phase stands: what a checkpoint writes and a resumed run reads.
 
     Args:
-        epoch: the next epoch.
+        epoch: the next epoch, or the one that was begun.
+        begun: how far that one is, if it was: batches done, the sum of their losses, the state of the draws.
         best: the best validation score so far.
         kept: the tensors that scored it.
         states: the states of optimizer, schedule and loss scale, to be loaded.
     """
 
     epoch: int = 0
+    begun: dict[str, Any] = field(default_factory=dict)
     best: float | None = None
     kept: dict[str, Tensor] = field(default_factory=dict)
     states: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -62,7 +65,8 @@ class Phase:
         accumulate: batches a step.
         clip: the largest gradient norm, or None.
         log: called after every epoch with its figures.
-        saved: called after every epoch, to write a checkpoint if it is time.
+        is_due: asked after every step whether it is time for a checkpoint.
+        saved: called then, to write it.
     """
 
     fabric: Fabric
@@ -74,6 +78,7 @@ class Phase:
     accumulate: int = 1
     clip: float | None = None
     log: Callable[[dict[str, float]], None] = lambda figures: None
+    is_due: Callable[[], bool] = lambda: False
     saved: Callable[[Progress], None] = lambda progress: None
 
 
@@ -100,10 +105,16 @@ def train_phase(
     net, stepper = _set_up(fabric, method.model, optimizer)
     for name, state in progress.states.items():
         parts[name].load_state_dict(state)
+
+    def save(batches_done: int, total: Tensor) -> None:
+        progress.begun = _begun(fabric.device, batches_done, total) if batches_done else {}
+        progress.states = {name: part.state_dict() for name, part in parts.items()}
+        phase.saved(progress)
+
     for epoch in range(progress.epoch, recipe.epochs):
         if isinstance(schedule, Plateau) and schedule.over:
             break
-        loss = _epoch(phase, net, stepper, schedule, epoch, batches)
+        loss = _epoch(phase, net, stepper, schedule, progress, batches, save)
         _check_finite(phase, epoch, loss)
         # Statistics differ between processes; all of them select by the first one's score.
         score, *losses = fabric.broadcast(_validated(phase, isinstance(schedule, Plateau)))
@@ -112,22 +123,36 @@ def train_phase(
         if phase.objective.better(score, progress.best):
             progress.best, progress.kept = score, _snapshot(method)
         progress.epoch = epoch + 1
-        progress.states = {name: part.state_dict() for name, part in parts.items()}
         phase.log({"epoch": epoch, "loss": loss, "val": score, "lr": float(schedule.get_last_lr()[0])})
-        phase.saved(progress)
+        if phase.is_due():
+            save(0, torch.zeros(()))
     _restore(method, progress.kept)
     assert progress.best is not None
     return progress.best
 
 
-def _epoch(phase: Phase, net: nn.Module, optimizer: Any, schedule: LRScheduler, epoch: int, batches: int) -> float:
+def _epoch(
+    phase: Phase,
+    net: nn.Module,
+    optimizer: Any,
+    schedule: LRScheduler,
+    progress: Progress,
+    batches: int,
+    save: Callable[[int, Tensor], None],
+) -> float:
     fabric, method, plain = phase.fabric, phase.method, is_bare(phase.fabric)
-    rank, world = fabric.global_rank, fabric.world_size
-    total = torch.zeros((), device=fabric.device)
+    rank, world, key = fabric.global_rank, fabric.world_size, (*phase.key, progress.epoch)
+    done, total = progress.begun.get("batches", 0), torch.zeros((), device=fabric.device)
     batch_size = phase.recipe.batch_size // world or 1
     net.train()
-    with _keyed(fabric.device, *phase.key, epoch, rank):
-        for i, (x, y) in enumerate(phase.feeds.train.epoch(batch_size, (*phase.key, epoch), rank, world)):
+    with _keyed(fabric.device, *key, rank):
+        rest = phase.feeds.train.epoch(batch_size, key, rank, world)
+        if done:
+            # What was done before a stop is drawn again, so that what follows is as it would have been.
+            for _ in islice(rest, done):
+                pass
+            total = _continued(fabric.device, progress.begun)
+        for i, (x, y) in enumerate(rest, done):
             first = i - i % phase.accumulate
             summed = min(phase.accumulate, batches - first)
             last = i + 1 == first + summed
@@ -144,10 +169,32 @@ def _epoch(phase: Phase, net: nn.Module, optimizer: Any, schedule: LRScheduler, 
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
+                # Several processes would have to agree on the moment at every step: they wait for the epoch's end.
+                if world == 1 and i + 1 < batches and phase.is_due():
+                    save(i + 1, total)
+    progress.begun = {}
     # All processes learn of a loss that is not finite on one of them, or the others would wait for it for ever.
     mean = total if world == 1 else fabric.all_reduce(total, reduce_op="mean")
     assert isinstance(mean, Tensor)
     return mean.item() / batches
+
+
+def _begun(device: torch.device, batches: int, total: Tensor) -> dict[str, Any]:
+    """How far an epoch is: the batches done, the sum of their losses, and what the next draws come from."""
+    draws = {
+        "cpu": torch.get_rng_state(),
+        **({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}),
+    }
+    return {"batches": batches, "total": total.clone(), "draws": draws}
+
+
+def _continued(device: torch.device, begun: Mapping[str, Any]) -> Tensor:
+    """Bring the draws to where an epoch was stopped; the sum of the losses there."""
+    torch.set_rng_state(begun["draws"]["cpu"].cpu())
+    if "cuda" in begun["draws"]:
+        torch.cuda.set_rng_state(begun["draws"]["cuda"].cpu(), device)
+    total: Tensor = begun["total"]
+    return total.to(device, copy=True)
 
 
 def progress_of(step: int, steps: int) -> float:

@@ -5,16 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from polymask.learning.accuracy import Measured, Rows, fill, read_rows
+from polymask.learning.folder import read_results
+from polymask.method.contract import Method
 from polymask.report.metrics import as_json, summary
 
 
 class Forgot(RuntimeError):  # noqa: N818 - the name says what is wrong
     """A method that promises exactness changed the logits of a finished task."""
+
+
+WHOLE = 256
+"""Tasks up to which a report holds the whole matrix; ``accuracy.csv`` holds what was measured of any number."""
 
 
 @dataclass
@@ -23,8 +33,9 @@ class Results:
 
     Args:
         tasks: the names, in order of learning.
-        rows: ``rows[i][j]``: the metric on task ``j`` after task ``i`` was learned.
+        rows: ``rows[i][j]``: the metric on task ``j`` after task ``i`` was learned, where it was measured.
         higher_is_better: whether a larger metric is better.
+        proves: whether the method is exact, so that a measured entry stands for all later rows.
         drift: the largest change of a logit of each finished task, on the probe, from its end to the end of the run.
         seconds: wall time of each task, its training alone.
         capacity: task -> how far the network was taken after it, of methods that can run out of it.
@@ -32,29 +43,45 @@ class Results:
     """
 
     tasks: list[str]
-    rows: dict[str, dict[str, float]] = field(default_factory=dict)
+    rows: Rows = field(default_factory=dict)
     higher_is_better: bool = True
+    proves: bool = False
     drift: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     capacity: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     removed: Sequence[str] = ()
 
-    @property
-    def matrix(self) -> list[list[float | None]]:
-        """``R[i][j]``, null where it was not measured."""
-        rows = [[self.rows.get(after, {}).get(on) for on in self.tasks] for after in self.tasks]
-        return [[None if value is None else as_json(value) for value in row] for row in rows]
+    def __post_init__(self) -> None:
+        self._latest = {on: entry for row in self.rows.values() for on, entry in row.items()}
+
+    def add(self, after: str, row: Mapping[str, Measured]) -> None:
+        """Take in what was measured after a task."""
+        self.rows[after] = dict(row)
+        self._latest |= row
+
+    def stands(self, task: str, setting: str) -> bool:
+        """Whether what was measured of a task earlier stands: the method is exact, and nothing else changed."""
+        return self.proves and task in self._latest and self._latest[task].setting == setting
 
     def as_json(self, about: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything, for ``results.json``; what is not a finite number is null there."""
-        done = [task for task in self.tasks if task in self.rows]
+        """Everything, for ``results.json``; what is not a finite number is null there.
+
+        "source" says of every entry of "accuracy" whether it was "measured" or is "proved"; of more than ``WHOLE``
+        tasks both are null, and the diagonal and the last row stand for them.
+        """
+        values, measured = fill(self.tasks, self.rows, self.proves)
+        places = [place for place, task in enumerate(self.tasks) if task in self.rows]
+        whole = len(self.tasks) <= WHOLE
         drift = {task: as_json(value) for task, value in self.drift.items()}
         return {
             **about,
             "tasks": self.tasks,
-            "finished": done,
-            "accuracy": self.matrix,
-            **self._figures(done),
+            "finished": [self.tasks[place] for place in places],
+            "accuracy": [list(map(as_json, row)) for row in values.tolist()] if whole else None,
+            "source": _sources(values, measured) if whole else None,
+            "accuracy_when_learned": list(map(as_json, values.diagonal().tolist())),
+            "accuracy_at_the_end": list(map(as_json, values[places[-1]].tolist())) if places else [],
+            **self._figures(values[np.ix_(places, places)]),
             "max_logit_drift": as_json(max(self.drift.values(), default=math.nan)),
             "logit_drift": drift,
             "bytes": _in_order(sizes, self.tasks),
@@ -64,13 +91,11 @@ class Results:
             **({"removed": list(self.removed)} if self.removed else {}),
         }
 
-    def _figures(self, done: Sequence[str]) -> dict[str, float | None]:
+    def _figures(self, known: NDArray[np.float64]) -> dict[str, float | None]:
         """The metrics; null where the lower triangle has gaps: a mean over what happens to be there is another one."""
-        known = [[self.rows[after].get(on) for on in done] for after in done]
-        gaps = any(value is None or not math.isfinite(value) for i, row in enumerate(known) for value in row[: i + 1])
-        if gaps or not done:
+        if not len(known) or not np.isfinite(known[np.tril_indices(len(known))]).all():
             return dict.fromkeys(("average_accuracy", "bwt_gem", "forgetting_chaudhry"))
-        return summary(known, self.higher_is_better)
+        return summary(torch.from_numpy(known), self.higher_is_better)
 
     def only(self, learned: Collection[str], removed: Sequence[str]) -> Results:
         """The same, but rows and columns of these tasks alone, and nothing of those that were removed."""
@@ -85,13 +110,45 @@ class Results:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], tasks: Sequence[str], higher_is_better: bool) -> Results:
-        """Go on from an earlier ``results.json``."""
-        rows = {
-            after: {on: value for on, value in zip(found["tasks"], row, strict=True) if value is not None}
-            for after, row in zip(found["tasks"], found["accuracy"], strict=True)
-            if any(value is not None for value in row)
-        }
-        return cls(list(tasks), rows, higher_is_better, {}, dict(found["seconds_per_task"]), found.get("capacity", {}))
+        """Go on from an earlier ``results.json``; what it says has no setting, so nothing is proved by it."""
+        names, rows = found["tasks"], {}
+        marks = found.get("source") or [["measured"] * len(names)] * len(names)
+        for after, row, source in zip(names, found["accuracy"] or (), marks, strict=False):
+            entries = zip(names, row, source, strict=True)
+            known = {on: Measured(value) for on, value, mark in entries if value is not None and mark == "measured"}
+            if known:
+                rows[after] = known
+        seconds, capacity = dict(found["seconds_per_task"]), found.get("capacity", {})
+        return cls(list(tasks), rows, higher_is_better, seconds=seconds, capacity=capacity)
+
+
+def earlier_results(
+    folder: Path | None, method: Method, tasks: Sequence[str], higher_is_better: bool, removed: Collection[str]
+) -> Results:
+    """The figures of the tasks that an earlier process finished, from ``accuracy.csv`` and ``results.json``.
+
+    Nothing is left of a task that was removed, also if one of its name is learned again.
+
+    Args:
+        folder: the run's folder; None: there are none.
+        method: the learner, with the finished tasks.
+        tasks: the names of the tasks to be learned or learned already.
+        higher_is_better: whether a larger metric is better.
+        removed: the tasks that were removed and are not learned again.
+    """
+    found = {} if folder is None else read_results(folder)
+    rows = {} if folder is None else read_rows(folder / "accuracy.csv")
+    order = dict.fromkeys([*method.records, *tasks, *found.get("tasks", ())])
+    names = [name for name in order if name not in removed]
+    known = Results.from_json(found, names, higher_is_better) if found else Results(names)
+    known = replace(known, rows=rows or known.rows, proves=method.exact is True, higher_is_better=higher_is_better)
+    return known.only(method.records, list(removed))
+
+
+def _sources(values: NDArray[np.float64], measured: NDArray[np.bool_]) -> list[list[str | None]]:
+    """What every entry rests on: "measured", "proved", or null where nothing is known."""
+    said = np.where(measured, "measured", np.where(np.isnan(values), "", "proved"))
+    return [[word or None for word in row] for row in said.tolist()]
 
 
 def _in_order(sizes: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:

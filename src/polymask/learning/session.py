@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from lightning_fabric import Fabric
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from polymask.bank.bank import Bank
 from polymask.calling import as_read
 from polymask.held import AlteredNetwork, altered, proof
 from polymask.learning import folder as files
-from polymask.learning.drift import Probes
+from polymask.learning.accuracy import Measured, append_row, write_rows
+from polymask.learning.drift import Drift
 from polymask.learning.journal import Journal
 from polymask.learning.loop import Phase, Progress, evaluate, train_phase
-from polymask.learning.objective import Objective
 from polymask.learning.results import Results
-from polymask.learning.training import Training, make_optimizer, make_schedule
-from polymask.method.card import Recipe
+from polymask.learning.setup import Setup
+from polymask.learning.twin import Twin
 from polymask.method.contract import Method
 from polymask.method.learner import without_base
 from polymask.probe import run_probe
-from polymask.sites.roles import norms_of
-from polymask.streams.prepare import Feeds, prepare
+from polymask.streams.prepare import Feeds
 from polymask.streams.stream import Task
+
+WRITE_EVERY = 60.0
+"""Seconds between two writes of ``results.json`` while a run goes on; what was measured is on disk before."""
+
+
+@dataclass
+class Place:
+    """Where a run lies.
+
+    Args:
+        folder: the run's folder; None: nothing is written.
+        bank: the bank in it, on the process that writes.
+        about: what ``results.json`` says of the run besides figures.
+    """
+
+    folder: Path | None = None
+    bank: Bank | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -41,36 +53,31 @@ class Session:
     Args:
         method: the learner.
         tasks: all tasks, the finished ones included.
-        training: the run's settings.
-        objective: loss and metric.
-        fabric: device, precision and processes.
+        setup: how it learns.
+        place: where it lies.
         results: the figures so far.
-        probes: the fixed batch and the logits of every finished task on it.
-        out: the run's folder, or None.
-        bank: the bank in it, on the process that writes.
-        about: what ``results.json`` says of the run besides figures.
-        optimizer: ``named parameters -> optimizer``, made anew for every phase; None: by the recipe.
-        schedule: ``(optimizer, steps) -> schedule``; None: by the recipe.
+        drift: the fixed batch and the logits of every finished task on it.
         feeds: the data opened so far.
-        saved: the checkpoint of the task that a stopped run left open.
-        saved_at: when the run was last safe on disk.
     """
 
     method: Method
     tasks: list[Task]
-    training: Training
-    objective: Objective
-    fabric: Fabric
+    setup: Setup
+    place: Place
     results: Results
-    probes: Probes
-    out: Path | None = None
-    bank: Bank | None = None
-    about: dict[str, Any] = field(default_factory=dict)
-    optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer] | None = None
-    schedule: Callable[[Optimizer, int], LRScheduler] | None = None
+    drift: Drift
     feeds: dict[str, Feeds] = field(default_factory=dict)
-    saved: dict[str, Any] | None = None
-    saved_at: float = field(default_factory=lambda: time.monotonic())
+
+    def __post_init__(self) -> None:
+        self._saved: dict[str, Any] | None = None  # the checkpoint of the task that a stopped run left open
+        self._safe_at = time.monotonic()  # when the run was last safe on disk
+        self._written_at = -WRITE_EVERY + time.monotonic()
+        self._full = {name for found in self.results.capacity.values() for name in exhausted(found)}
+
+    @property
+    def twin(self) -> Twin:
+        """What answers as finished tasks."""
+        return self.drift.twin
 
     def run(self) -> dict[str, Any]:
         """Learn what is not finished yet; every finished task is on disk before the next begins.
@@ -81,35 +88,52 @@ class Session:
         Raises:
             RuntimeError: if an exact method forgot; the report is written nevertheless.
         """
-        self.saved = None if self.out is None else self._open_task(files.load_checkpoint(self.out, self.fabric.device))
-        self.fabric.barrier()
-        with Journal(self.out if self.fabric.is_global_zero else None, self._epochs(), self._is_past) as journal:
-            for task in self.tasks:
-                if task.name in self.method.records:
-                    journal.skip(sum(self._recipe(phase).epochs for phase in self.method.phases))
-                else:
-                    self._learn(task, journal)
-                if task.name == list(self.method.records)[-1] and task.name not in self.results.rows:
-                    self._measure(task.name)
-        self.results.drift = self.probes.drift(self.method)
+        folder, fabric = self.place.folder, self.setup.fabric
+        self._saved = None if folder is None else self._open_task(files.load_checkpoint(folder, fabric.device))
+        fabric.barrier()
+        if folder is not None and fabric.is_global_zero:
+            write_rows(folder / "accuracy.csv", self.results.rows)
+        epochs = len(self.tasks) * self.setup.epochs(self.method)
+        with Journal(folder if fabric.is_global_zero else None, epochs, self._is_past) as journal:
+            try:
+                self._learn_all(journal)
+            except BaseException:
+                with suppress(OSError, ValueError):  # what stopped the run is what it says
+                    if self.results.rows:
+                        self.write()
+                raise
+        self.results.drift = self.drift.measure()
         report = self.write()
         self._drop_checkpoint()
-        self.probes.check(self.method, self.results.drift)
+        self.drift.check(self.results.drift)
         return report
 
     def write(self) -> dict[str, Any]:
         """The report so far, also into ``results.json``."""
-        sizes = self.bank.sizes() if self.bank is not None else {}
-        report = self.results.as_json(self.about, sizes)
-        if self.out is not None and self.fabric.is_global_zero:
-            files.write_results(self.out, report)
+        sizes = self.place.bank.sizes() if self.place.bank is not None else {}
+        report = self.results.as_json(self.place.about, sizes)
+        if self.place.folder is not None and self.setup.fabric.is_global_zero:
+            files.write_results(self.place.folder, report)
+        self._written_at = time.monotonic()
         return report
 
     def feed(self, task: Task) -> Feeds:
         """The task's data, opened once."""
         if task.name not in self.feeds:
-            self.feeds[task.name] = opened(task, self.method.seed, self.training, self.fabric.device)
+            self.feeds[task.name] = self.setup.open(task, self.method.seed)
         return self.feeds[task.name]
+
+    def _learn_all(self, journal: Journal) -> None:
+        for task in self.tasks:
+            if task.name in self.method.records:
+                journal.skip(self.setup.epochs(self.method))
+            else:
+                self._learn(task, journal)
+            if task.name == next(reversed(self.method.records)) and task.name not in self.results.rows:
+                self._measure(task.name)
+            if not self._measures_again(task.name):
+                self.feeds.pop(task.name, None)
+            self.twin.release()
 
     def _learn(self, task: Task, journal: Journal) -> None:
         feeds, start = self.feed(task), time.perf_counter()
@@ -117,15 +141,16 @@ class Session:
         begun, progress = self._resume(task, journal)
         for phase in self.method.phases[self.method.phases.index(begun) if begun else 0 :]:
             if phase != begun:
-                batches = feeds.train.ordered(self._recipe(phase).batch_size)
+                batches = feeds.train.ordered(self.setup.recipe(self.method, phase).batch_size)
                 self.method.begin(task.name, phase, outputs=feeds.outputs, batches=batches)
                 progress = Progress()
-            train_phase(self._phase(task, phase, feeds, journal), progress, self._optimizer, self._schedule(phase))
+            trained = self._phase(task, phase, feeds, journal)
+            train_phase(trained, progress, self.setup.make_optimizer, self.setup.schedule_of(trained.recipe))
         issued = self.method.end(task.name)
         self._describe(task.name, feeds)
         feeds.train.release()
         self.results.seconds[task.name] = time.perf_counter() - start
-        self.probes.note(self.method, task.name)
+        self.drift.note(task.name)
         self._watch_capacity(task.name, journal)
         self._commit(issued)
 
@@ -134,10 +159,10 @@ class Session:
         found = self.method.capacity()
         if not found:
             return
-        full = {name for earlier in self.results.capacity.values() for name in exhausted(earlier)}
-        self.results.capacity = {**self.results.capacity, task: found}
+        self.results.capacity[task] = found
         journal.capacity(task, sum(found["free"].values()) / max(len(found["free"]), 1))
-        if new := [name for name in exhausted(found) if name not in full]:
+        if new := [name for name in exhausted(found) if name not in self._full]:
+            self._full |= {*new}
             warnings.warn(
                 f"after task {task!r} no entry of {', '.join(new)} is free: later tasks can only reuse it. A wider "
                 "layer, a larger c or fewer tasks a network would leave room",
@@ -145,25 +170,27 @@ class Session:
             )
 
     def _commit(self, issued: Iterable[str]) -> None:
-        if self.bank is not None:
+        if (bank := self.place.bank) is not None:
             records = {name: self.method.records[name] for name in issued}
-            if any(name in self.bank.removed for name in records):
+            if any(name in bank.removed for name in records):
                 self.write()  # the file may still tell of the task of this name that was removed
-            self.bank.commit(records, self.method.sites, learner=without_base(self.method.state_dict()))
-        self.saved_at = time.monotonic()
+            bank.commit(records, self.method.sites, learner=without_base(self.method.state_dict()))
+        self._safe_at = time.monotonic()
         self._drop_checkpoint()
 
     def _phase(self, task: Task, phase: str, feeds: Feeds, journal: Journal) -> Phase:
+        training = self.setup.training
         return Phase(
-            self.fabric,
+            self.setup.fabric,
             self.method,
             feeds,
-            self._recipe(phase),
-            self.objective,
+            self.setup.recipe(self.method, phase),
+            self.setup.objective,
             (self.method.seed, task.name, phase),
-            self.training.accumulate,
-            self.training.clip,
+            training.accumulate,
+            training.clip,
             lambda figures: journal.epoch(task.name, phase, figures),
+            self._is_due,
             lambda progress: self._save(task.name, phase, progress),
         )
 
@@ -183,16 +210,24 @@ class Session:
         meta = replace(record.meta, outputs=feeds.outputs, labels=labels, inputs=feeds.inputs.to_json())
         self.method.records[task] = replace(record, meta=meta)
 
-    def _measure(self, task: str) -> None:
-        row = {}
-        for other in self.tasks:
-            if other.name in self.method.records:
-                feeds = self.feed(other)
-                split = feeds.test or feeds.val
-                plain, judges = self.method.plain(other.name), [self.objective.metric]
-                (row[other.name],) = evaluate(plain, split, judges, feeds.outputs, 512)
-        self.results.rows[task] = row
-        self.write()
+    def _measure(self, after: str) -> None:
+        """Fill a task's row: its own entry, and of the others those that no proof implies."""
+        setting, row = self.setup.setting, {}
+        for task in self.tasks:
+            if task.name in self.method.records and (task.name == after or self._measures_again(task.name)):
+                feeds, metric = self.feed(task), self.setup.objective.metric
+                plain, split = self.twin.answering(task.name), feeds.test or feeds.val
+                (value,) = evaluate(plain, split, [metric], feeds.outputs, 512)
+                row[task.name] = Measured(value, "val" if feeds.test is None else "test", setting)
+        self.results.add(after, row)
+        if self.place.folder is not None and self.setup.fabric.is_global_zero:
+            append_row(self.place.folder / "accuracy.csv", after, row)
+        if time.monotonic() - self._written_at >= WRITE_EVERY:
+            self.write()
+
+    def _measures_again(self, task: str) -> bool:
+        """Whether a finished task is measured after every later one."""
+        return self.setup.training.measure == "all" or not self.results.stands(task, self.setup.setting)
 
     def _open_task(self, saved: dict[str, Any] | None) -> dict[str, Any] | None:
         """The checkpoint of the task that a stopped run left open, unless a task that it builds on was removed."""
@@ -207,68 +242,52 @@ class Session:
 
     def _resume(self, task: Task, journal: Journal) -> tuple[str | None, Progress]:
         """The phase of a task in which a stopped run goes on, the method brought there; None: from the start."""
-        saved, self.saved = self.saved, None
+        saved, self._saved = self._saved, None
         if saved is None or saved["task"] != task.name:
             return None, Progress()
+        folder = self.place.folder
+        assert folder is not None
         if saved["method"]["finished"] != list(self.method.records):
-            assert self.out is not None
-            raise files.refuse_other_moment(self.out, "one of other finished tasks")
+            raise files.refuse_other_moment(folder, "one of other finished tasks")
         try:
             self.method.load_state_dict(saved["method"], self.method.records)
         except AlteredNetwork as error:
-            assert self.out is not None
-            raise files.refuse_other_moment(self.out, "another base than finished tasks read") from error
-        self._check_base()
+            raise files.refuse_other_moment(folder, "another base than finished tasks read") from error
+        self._check_base(folder)
         phase, progress = str(saved["phase"]), Progress(**saved["progress"])
         before = self.method.phases[: self.method.phases.index(phase)]
-        journal.skip(sum(self._recipe(earlier).epochs for earlier in before) + progress.epoch)
+        journal.skip(sum(self.setup.recipe(self.method, earlier).epochs for earlier in before) + progress.epoch)
         return phase, progress
 
-    def _check_base(self) -> None:
+    def _check_base(self, folder: Path) -> None:
         """Raise unless what a checkpoint brought agrees with the bank; every process looks, and finds the same."""
-        if self.out is None or not self.method.records:
+        if not self.method.records:
             return
-        bank, sites = Bank.open(self.out / "bank"), self.method.sites
+        bank, sites = Bank.open(folder / "bank"), self.method.sites
         if changed := altered(bank.held(sites), sites, proof):
             name, found = next(iter(changed.items()))
-            raise files.refuse_other_moment(self.out, f"another base: {name!r} ({found}), which finished tasks read")
+            raise files.refuse_other_moment(folder, f"another base: {name!r} ({found}), which finished tasks read")
 
     def _is_past(self, task: str, phase: str, epoch: int) -> bool:
         """Whether an epoch that a stopped run noted is not going to be run again."""
-        if self.saved is None or self.saved["task"] != task or task in self.method.records:
+        if self._saved is None or self._saved["task"] != task or task in self.method.records:
             return task in self.method.records
         phases = list(self.method.phases)
-        return (phases.index(phase), epoch) < (phases.index(self.saved["phase"]), self.saved["progress"]["epoch"])
+        return (phases.index(phase), epoch) < (phases.index(self._saved["phase"]), self._saved["progress"]["epoch"])
+
+    def _is_due(self) -> bool:
+        """Whether the open phase is to be saved now."""
+        return self.place.folder is not None and time.monotonic() - self._safe_at >= self.setup.training.save_every
 
     def _save(self, task: str, phase: str, progress: Progress) -> None:
-        """Write a checkpoint at the first end of an epoch after the set interval."""
-        if self.out is None or time.monotonic() - self.saved_at < self.training.save_every:
-            return
-        if self.fabric.is_global_zero:
+        if self.place.folder is not None and self.setup.fabric.is_global_zero:
             state = {"task": task, "phase": phase, "progress": vars(progress)}
-            files.save_checkpoint(self.out, {**state, "method": self.method.state_dict()})
-        self.saved_at = time.monotonic()
+            files.save_checkpoint(self.place.folder, {**state, "method": self.method.state_dict()})
+        self._safe_at = time.monotonic()
 
     def _drop_checkpoint(self) -> None:
-        if self.out is not None and self.fabric.is_global_zero:
-            files.drop_checkpoint(self.out)
-
-    def _recipe(self, phase: str) -> Recipe:
-        return self.training.over(self.method.recipes[phase], phase)
-
-    def _epochs(self) -> int:
-        return len(self.tasks) * sum(self._recipe(phase).epochs for phase in self.method.phases)
-
-    def _optimizer(self, method: Method) -> Optimizer:
-        named = method.named_parameters()
-        if self.optimizer is not None:
-            return self.optimizer(named)
-        return make_optimizer(self._recipe(str(method.phase)), named, norms_of(method.model))
-
-    def _schedule(self, phase: str) -> Callable[[Optimizer, int], LRScheduler]:
-        if self.schedule is not None:
-            return self.schedule
-        return lambda optimizer, steps: make_schedule(self._recipe(phase), optimizer, steps)
+        if self.place.folder is not None and self.setup.fabric.is_global_zero:
+            files.drop_checkpoint(self.place.folder)
 
 
 def exhausted(capacity: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -278,8 +297,3 @@ def exhausted(capacity: Mapping[str, Mapping[str, float]]) -> list[str]:
     ['a.weight']
     """
     return [name for name, share in capacity["free"].items() if not share and not name.endswith("bias")]
-
-
-def opened(task: Task, seed: int, training: Training, device: torch.device) -> Feeds:
-    """A task's data, as a run reads them."""
-    return prepare(task, seed=seed, val_fraction=training.val_fraction, device=device, workers=training.workers)

@@ -17,12 +17,14 @@ from polymask.method.card import Recipe
 Name = Literal["sgd", "adam", "adamw", "rmsprop"]
 Course = Literal["constant", "cosine", "step", "plateau"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Measure = Literal["new", "all"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": get_args(Name),
     "schedule": get_args(Course),
     "device": get_args(Device),
     "precision": get_args(Precision),
+    "measure": get_args(Measure),
 }
 MakeOptimizer = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
 
@@ -50,7 +52,9 @@ class Training:
         precision: Fabric's names: "32-true", "bf16-mixed", "16-mixed", "bf16-true".
         workers: processes that read data which do not live on the device.
         val_fraction: the part of the training split held out where a task brings no validation split.
-        save_every: seconds after which the next end of an epoch is saved.
+        save_every: seconds after which the open phase is saved, also in the middle of an epoch.
+        measure: "new": after every task its own metric, where the method is exact and what finished tasks read is
+            proved unchanged, so that theirs stand; "all": every finished task anew.
 
     Raises:
         ValueError: if a value is out of range.
@@ -77,6 +81,7 @@ class Training:
     workers: int = 0
     val_fraction: float = 0.1
     save_every: float = 60.0
+    measure: Measure = "new"
 
     def __post_init__(self) -> None:
         for name, least in (

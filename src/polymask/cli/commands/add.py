@@ -11,8 +11,8 @@ from polymask.cli.options import Parser, UsageError, parse
 from polymask.cli.parsers import add_run, chosen, regrouped, stream_of
 from polymask.learning.by_name import run_named
 from polymask.learning.extend import extend, trained
-from polymask.learning.load import bank_folder, load
 from polymask.learning.training import Training
+from polymask.loaded import bank_folder, load
 from polymask.streams.by_name import make_stream
 
 SKIPPED = ("method", "seed", "out", "model", "net", "weights", "head", "relearn")

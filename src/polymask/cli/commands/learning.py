@@ -37,14 +37,13 @@ def run(argv: list[str], say: Say) -> int:
 
 def summary(report: dict[str, Any]) -> list[str]:
     """A finished run in a table and two lines."""
-    tasks, matrix = report["tasks"], report["accuracy"]
+    tasks, first, last = report["tasks"], report["accuracy_when_learned"], report["accuracy_at_the_end"]
     added = dict(zip(report["finished"], report["bytes"].get("per_task", ()), strict=False))
-    last = [row for row in matrix if any(value is not None for value in row)][-1:]
     rows = [
         {
             "task": task,
-            f"{report['metric']} when learned": matrix[i][i],
-            "at the end": last[0][i] if last else None,
+            f"{report['metric']} when learned": first[i],
+            "at the end": last[i] if last else None,
             "logit drift": _short(report["logit_drift"].get(task)),
             "bytes": human_bytes(added[task]) if task in added else None,
         }

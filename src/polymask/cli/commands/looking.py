@@ -9,7 +9,7 @@ from polymask.bank.bank import Bank
 from polymask.cli.catalog import methods_table, options_table, recipes_table
 from polymask.cli.options import Parser, parse
 from polymask.cli.parsers import add_options, method_of
-from polymask.learning.load import bank_folder
+from polymask.loaded import bank_folder
 from polymask.method.contract import Method
 from polymask.methods import METHODS
 from polymask.nets import NETS

@@ -12,13 +12,14 @@ from typing import Any, Literal
 from torch import nn
 
 from polymask.learning import folder as files
+from polymask.learning.accuracy import Measured
 from polymask.learning.config import description
 from polymask.learning.fabric import make_fabric
 from polymask.learning.joint.union import Union, learn_union
 from polymask.learning.journal import Journal
 from polymask.learning.objective import Objective
 from polymask.learning.results import Results
-from polymask.learning.session import opened
+from polymask.learning.setup import Setup
 from polymask.learning.training import Training
 from polymask.method.card import Recipe
 from polymask.report.metrics import as_json
@@ -82,7 +83,8 @@ def learn_joint(
             stack.enter_context(files.locked(path))
             files.check(path, config or about)
         fabric = make_fabric(training)
-        feeds = [opened(task, seed, training, fabric.device) for task in tasks]
+        setup = Setup(training, objective, fabric)
+        feeds = [setup.open(task, seed) for task in tasks]
         example = feeds[0].example() if example is None else example
         place = head_of(model.to(fabric.device), example, head)
         results = Results(names, higher_is_better=objective.higher_is_better)
@@ -96,7 +98,8 @@ def learn_joint(
         for name in todo:
             start, count = time.perf_counter(), names.index(name) + 1
             union = Union(fabric, names[:count], feeds[:count], training.over(RECIPE), training, objective, seed)
-            results.rows[name] = learn_union(copy.deepcopy(model), place, union, journal)
+            found = learn_union(copy.deepcopy(model), place, union, journal)
+            results.add(name, {task: Measured(value) for task, value in found.items()})
             results.seconds[name] = time.perf_counter() - start
             if path is not None:
                 files.write_results(path, reported(results, about, model, place, feeds))
@@ -118,5 +121,5 @@ def reported(
     report = results.as_json(about, {"backbone": body, "per_task": per_task})
     last = results.rows.get(results.tasks[-1])
     if last is not None:
-        report["average_accuracy"] = as_json(sum(last.values()) / len(last))
+        report["average_accuracy"] = as_json(sum(entry.value for entry in last.values()) / len(last))
     return report

@@ -1,0 +1,73 @@
+"""How a run learns, whatever it learns: its settings, its objective, the device, and who makes optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from polymask.learning.objective import Objective
+from polymask.learning.training import Training, make_optimizer, make_schedule
+from polymask.method.card import Recipe
+from polymask.method.contract import Method
+from polymask.sites.roles import norms_of
+from polymask.streams.prepare import Feeds, prepare
+from polymask.streams.stream import Task
+from polymask.version import __version__
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a run learns.
+
+    Args:
+        training: the run's settings.
+        objective: loss and metric.
+        fabric: device, precision and processes.
+        optimizer: ``named parameters -> optimizer``, made anew for every phase; None: by the recipe.
+        schedule: ``(optimizer, steps) -> schedule``; None: by the recipe.
+    """
+
+    training: Training
+    objective: Objective
+    fabric: Fabric
+    optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer] | None = None
+    schedule: Callable[[Optimizer, int], LRScheduler] | None = None
+
+    def recipe(self, method: Method, phase: str) -> Recipe:
+        """The method's recipe of a phase, with the run's own settings over it."""
+        return self.training.over(method.recipes[phase], phase)
+
+    def epochs(self, method: Method) -> int:
+        """How many epochs a task takes at most."""
+        return sum(self.recipe(method, phase).epochs for phase in method.phases)
+
+    def make_optimizer(self, method: Method) -> Optimizer:
+        """A fresh optimizer for the phase that is open."""
+        named = method.named_parameters()
+        if self.optimizer is not None:
+            return self.optimizer(named)
+        return make_optimizer(self.recipe(method, str(method.phase)), named, norms_of(method.model))
+
+    def schedule_of(self, recipe: Recipe) -> Callable[[Optimizer, int], LRScheduler]:
+        """What makes the schedule of a phase, given its optimizer and the number of its steps."""
+        return self.schedule or (lambda optimizer, steps: make_schedule(recipe, optimizer, steps))
+
+    def open(self, task: Task, seed: int) -> Feeds:
+        """A task's data, as this run reads them."""
+        training, device = self.training, self.fabric.device
+        return prepare(task, seed=seed, val_fraction=training.val_fraction, device=device, workers=training.workers)
+
+    @cached_property
+    def setting(self) -> str:
+        """Under what a metric is measured, in one line; measured under another, a number may be another."""
+        metric = self.objective.metric
+        name = f"{self.objective.metric_name} by {metric.__module__}.{getattr(metric, '__qualname__', '')}"
+        versions = f"polymask {__version__}, torch {torch.__version__}"
+        return f"{name}, {self.training.precision}, {self.fabric.device.type}, {versions}"

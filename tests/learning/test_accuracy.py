@@ -1,0 +1,120 @@
+"""The accuracy matrix: what is proved is what would have been measured, and nothing is proved that was not."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.learning import small
+
+from polymask.learning.accuracy import Measured, append_row, fill, read_rows, write_rows
+from polymask.learning.extend import extend
+from polymask.learning.objective import Objective, accuracy
+from polymask.learning.results import WHOLE, Results
+
+PROVED = [["measured", None, None], ["proved", "measured", None], ["proved", "proved", "measured"]]
+MEASURED = [["measured", None, None], ["measured", "measured", None], ["measured", "measured", "measured"]]
+
+
+def lines(out: Path) -> list[dict[str, str]]:
+    with (out / "accuracy.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("method", small.METHODS)
+def test_what_is_proved_is_what_would_have_been_measured(method: str, tmp_path: Path) -> None:
+    new = small.run(method, tmp_path / "new").report
+    everything = small.run(method, tmp_path / "all", training=replace(small.FAST, measure="all")).report
+    assert new["accuracy"] == everything["accuracy"]
+    assert everything["source"] == MEASURED
+    assert new["source"] == (MEASURED if method == "finetune" else PROVED)
+    for key in ("average_accuracy", "bwt_gem", "forgetting_chaudhry", "accuracy_when_learned", "accuracy_at_the_end"):
+        assert new[key] == everything[key]
+    assert new["accuracy_at_the_end"] == new["accuracy"][-1]
+    assert len(lines(tmp_path / "all")) == 6
+    assert len(lines(tmp_path / "new")) == (6 if method == "finetune" else 3)
+
+
+def test_a_run_in_two_parts_writes_the_same_marks(tmp_path: Path) -> None:
+    whole = small.run("piggyback", tmp_path / "whole").report
+
+    with pytest.raises(KeyboardInterrupt):
+        small.run("piggyback", tmp_path / "parts", objective=Objective(loss=small.Once(20, small.stop)))
+    assert len(lines(tmp_path / "parts")) == 2
+    parts = small.run("piggyback", tmp_path / "parts").report
+    assert (parts["accuracy"], parts["source"]) == (whole["accuracy"], whole["source"])
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+
+
+def test_under_another_version_what_was_measured_is_measured_again_once(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    small.run("piggyback", out, small.tasks()[:2])
+    rows = read_rows(out / "accuracy.csv")
+    older = {after: {on: replace(one, setting="older") for on, one in row.items()} for after, row in rows.items()}
+    write_rows(out / "accuracy.csv", older)
+    (out / "config.yaml").unlink()
+    report = small.run("piggyback", out, [*small.tasks(), small.task("four")]).report
+    assert report["source"][1][:2] == ["proved", "measured"]
+    assert report["source"][2:] == [["measured"] * 3 + [None], ["proved"] * 3 + ["measured"]]
+
+
+def test_another_metric_of_the_same_name_proves_nothing(tmp_path: Path) -> None:
+    def half(logits: torch.Tensor, y: torch.Tensor) -> float:
+        return accuracy(logits, y) / 2
+
+    out = tmp_path / "run"
+    small.run("piggyback", out, small.tasks()[:2])
+    later = extend(out, small.task("three", 4), small.net(), objective=Objective(metric=half)).report
+    assert later["source"][2] == [None, None, "measured"]
+    assert later["average_accuracy"] is None
+
+
+def test_extending_says_what_the_proof_implies(tmp_path: Path) -> None:
+    before = small.run("piggyback", tmp_path / "run", small.tasks()[:2]).report
+    later = extend(tmp_path / "run", small.task("three", 4), small.net()).report
+    assert later["accuracy"][2][:2] == before["accuracy"][1]
+    assert later["source"] == PROVED
+    assert later["average_accuracy"] is not None
+
+
+def test_a_row_that_was_cut_short_is_measured_again(tmp_path: Path) -> None:
+    rows = {
+        "a": {"a": Measured(0.1, "test", "s")},
+        'b, "x"\n': {"a": Measured(float("nan"), "val", "s"), 'b, "x"\n': Measured(0.1 + 0.2, "test", "s")},
+    }
+    path = tmp_path / "accuracy.csv"
+    write_rows(path, {"a": rows["a"]})
+    append_row(path, 'b, "x"\n', rows['b, "x"\n'])
+    whole = path.read_bytes()
+    found = read_rows(path)
+    assert found["a"] == rows["a"]
+    assert found['b, "x"\n']['b, "x"\n'] == Measured(0.1 + 0.2, "test", "s")
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        left = read_rows(path)
+        assert all(entry.setting in ("s", "") for row in left.values() for entry in row.values())
+        assert all(after in row for after, row in left.items())
+
+
+def test_a_long_stream_reports_its_diagonal_and_its_end() -> None:
+    tasks = [f"t{place}" for place in range(WHOLE + 1)]
+    rows = {task: {task: Measured(0.5 + place / 1000, "test", "s")} for place, task in enumerate(tasks)}
+    results = Results(tasks, rows, proves=True)
+    found = results.as_json({}, {})
+    assert found["accuracy"] is found["source"] is None
+    assert found["accuracy_when_learned"] == found["accuracy_at_the_end"] == [row[t].value for t, row in rows.items()]
+    assert found["average_accuracy"] == pytest.approx(sum(found["accuracy_at_the_end"]) / len(tasks))
+    assert results.stands("t0", "s")
+    assert not results.stands("t0", "other")
+    assert not Results(tasks, rows).stands("t0", "s")
+
+
+def test_a_column_is_proved_by_the_entry_above_it_alone() -> None:
+    one, two = Measured(0.1, "test", "s"), Measured(0.2, "test", "s")
+    rows = {"a": {"a": one}, "b": {"b": two}, "c": {"a": two, "c": one}}
+    values, measured = fill(["a", "b", "c"], rows, True)
+    assert values.tolist()[2] == [0.2, 0.2, 0.1]
+    assert measured.tolist() == [[True, False, False], [False, True, False], [True, False, True]]
