@@ -153,7 +153,7 @@ def little_disk(tmp_path: Path) -> Iterator[Path]:
     """A real disk with room for little."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=88k", "tmpfs", str(place)], check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=108k", "tmpfs", str(place)], check=False)
     if mounted.returncode:
         pytest.skip("no right to mount a small disk")
     yield place

@@ -170,7 +170,8 @@ def _epoch(
                 schedule.step()
                 optimizer.zero_grad()
                 # Several processes would have to agree on the moment at every step: they wait for the epoch's end.
-                if world == 1 and i + 1 < batches and phase.is_due():
+                # What is lost already is not saved over what is not.
+                if world == 1 and i + 1 < batches and phase.is_due() and not _not_finite(method, total.item()):
                     save(i + 1, total)
     progress.begun = {}
     # All processes learn of a loss that is not finite on one of them, or the others would wait for it for ever.
@@ -220,16 +221,19 @@ def _loss(phase: Phase, net: nn.Module, x: Any, y: Tensor) -> Tensor:
 
 
 def _check_finite(phase: Phase, epoch: int, loss: float) -> None:
-    found = f"a loss of {loss}"
-    if math.isfinite(loss):
-        bad = [name for name, p in phase.method.named_parameters() if not p.isfinite().all()]
-        if not bad:
-            return
-        found = f"NaN or infinity in {', '.join(bad)}"
-    raise NotFinite(
-        f"expected finite numbers, found {found} in epoch {epoch} of {phase.key[2]!r} on task {phase.key[1]!r}: "
-        "lower the learning rate, clip gradients, or look at the data. Finished tasks are kept"
-    )
+    if found := _not_finite(phase.method, loss):
+        raise NotFinite(
+            f"expected finite numbers, found {found} in epoch {epoch} of {phase.key[2]!r} on task {phase.key[1]!r}: "
+            "lower the learning rate, clip gradients, or look at the data. Finished tasks are kept"
+        )
+
+
+def _not_finite(method: Method, loss: float) -> str:
+    """What is NaN or infinite, in words; nothing where all is finite."""
+    if not math.isfinite(loss):
+        return f"a loss of {loss}"
+    bad = [name for name, p in method.named_parameters() if not p.isfinite().all()]
+    return f"NaN or infinity in {', '.join(bad)}" if bad else ""
 
 
 def _set_up(fabric: Fabric, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Any]:
