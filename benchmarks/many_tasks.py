@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 import tempfile
 import tracemalloc
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from _long_run import early_and_late as in_turns
+from _long_run import fill, opened, resumed
 from _measure import Times, machine, options, show, spread, threads, verdict
 from polymask import Bank, Method, Piggyback, SupSup, TaskRecord
 from polymask.nets import build_net
@@ -109,10 +112,40 @@ def alive() -> tuple[int, int]:
     return sum(storages.values()), tracemalloc.get_traced_memory()[0]
 
 
+def long_run(method: str, folder: Path, count: int, seconds: float) -> None:
+    """Whole runs of permuted digits: what a task costs besides its training, resuming, opening."""
+    out, turns, most = folder / f"{method}-{count}", 20, 1.2
+    late = count - turns - 10
+    if (done := fill(method, count, out, late, seconds)) < late:
+        print(f"{method}: {done} of {late} tasks are learned, the same command goes on")
+        return
+    if done < count:
+        cpu, wall = resumed(method, count, out)
+        print(f"{method}: resumed at task {done} in {cpu:.1f} CPU s, {wall:.1f} s besides imports")
+        early, old = in_turns(method, count, out, turns, folder)
+        ratio, times = median(old) / median(early), [f"{1e3 * median(one):.1f}" for one in (early, old)]
+        rows = [["", f"tasks 11-{10 + turns}, ms", f"tasks {count - turns + 1}-{count}, ms", "late / early", "target"]]
+        rows.append(["CPU besides training", *times, f"{ratio:.3f}", verdict(ratio, most)])
+        show(f"{method}: a run of {count} tasks, medians, in turns", rows)
+    spent, grown = opened(out)
+    print(f"{method}: a bank of {count} tasks opens in {spent:.1f} ms and {grown:.1f} MB")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"the process took {peak:.0f} MB at most, torch among them")
+
+
 def main() -> None:
-    args = options(__doc__).parse_args()
+    parser = options(__doc__)
+    parser.add_argument("--run", type=Path, help="instead: whole runs in this folder, which a later call goes on with")
+    parser.add_argument("--count", type=int, default=1000, help="tasks of such a run")
+    parser.add_argument("--method", default="piggyback", help="of such a run")
+    parser.add_argument("--seconds", type=float, default=540, help="after which such a run stops until the next call")
+    args = parser.parse_args()
     count = 20 if args.quick else 200
     print(machine())
+    if args.run is not None:
+        with threads(1):
+            long_run(args.method, args.run, args.count, args.seconds)
+        return
     with threads(1):
         for name in METHODS:
             rows = early_and_late(*side_by_side(name, count), count)
