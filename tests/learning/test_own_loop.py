@@ -145,9 +145,11 @@ def test_one_more_task_later_without_the_old_data(method: str, tmp_path: Path) -
     was = {task: earlier.logits(task, X) for task in earlier.tasks}
     run = later(tmp_path, method)
     assert run.tasks == ["one", "two", "three", "four"]
-    assert run.report["accuracy"][3] == [None, None, None, run.report["accuracy"][3][3]]
+    # What is proved unchanged stands, what is not would have to be measured, on data that are not here.
+    old = [None] * 3 if method == "finetune" else earlier.report["accuracy"][2]
+    assert run.report["accuracy"][3] == [*old, run.report["accuracy"][3][3]]
     assert run.report["accuracy"][:3] == [[*row, None] for row in earlier.report["accuracy"]]
-    assert run.report["bwt_gem"] is None
+    assert run.report["bwt_gem"] == (None if method == "finetune" else 0.0)
     same = [torch.equal(run.logits(task, X), logits) for task, logits in was.items()]
     assert all(same) if method != "finetune" else not any(same)
     assert (run.report["max_logit_drift"] == 0.0) is (method != "finetune")

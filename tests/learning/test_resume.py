@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
@@ -24,6 +25,7 @@ from polymask.bank import store
 from polymask.bank.bank import Bank
 from polymask.learning import folder
 from polymask.learning.learn import learn
+from polymask.learning.loop import NotFinite
 from polymask.learning.objective import Objective
 from polymask.learning.training import Training
 from polymask.methods import METHODS
@@ -103,6 +105,38 @@ def test_interrupted_in_every_epoch(method: str, tmp_path: Path, home: Path) -> 
     # Each part comes as far as the last step before its stop, also in the middle of an epoch.
     assert stops == (steps_of(expected) - 1) // (EPOCH + 1)
     small.assert_same(out, expected)
+
+
+@pytest.mark.parametrize("more", [{"accumulate": 3, "clip": 1.0}, {"schedule": "plateau", "optimizer": "adam"}])
+def test_in_the_middle_of_an_epoch_nothing_is_lost(more: dict[str, Any], tmp_path: Path) -> None:
+    """Gradients that are summed, the optimizer's moments, the schedule, dropout, the loss that the journal notes."""
+    training = replace(small.FAST, **more)
+    small.run("piggyback", tmp_path / "whole", training=training)
+    middles = 0
+    for _ in range(40):
+        torch.manual_seed(middles)
+        try:
+            small.run("piggyback", tmp_path / "parts", training=training, objective=Objective(loss=At(4, interrupt)))
+        except KeyboardInterrupt:
+            saved = folder.load_checkpoint(tmp_path / "parts", torch.device("cpu"))
+            middles += saved is not None and bool(saved["progress"]["begun"])
+            continue
+        break
+    assert middles > 2
+    small.assert_same(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_step_that_is_lost_is_not_saved_over_one_that_is_not(tmp_path: Path) -> None:
+    """A loss that is NaN in the middle of an epoch: the same command goes on from the step before it."""
+    small.run("piggyback", tmp_path / "whole")
+    nan = Objective(loss=small.Once(EPOCH + 3, lambda loss: loss * float("nan")))
+    with pytest.raises(NotFinite, match="found a loss of nan in epoch 1"):
+        small.run("piggyback", tmp_path / "run", objective=nan)
+    saved = folder.load_checkpoint(tmp_path / "run", torch.device("cpu"))
+    assert saved is not None
+    assert (saved["progress"]["epoch"], saved["progress"]["begun"]["batches"]) == (1, 2)
+    small.run("piggyback", tmp_path / "run")
+    small.assert_same(tmp_path / "run", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("method", small.METHODS)
@@ -215,16 +249,21 @@ def test_fresh_interpreters_are_killed_again_and_again(method: str, tmp_path: Pa
 def test_a_checkpoint_is_written_when_its_time_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(monotonic=partial(next, map(float, count(0, 10))), perf_counter=time.perf_counter)
     monkeypatch.setattr("polymask.learning.session.time", clock)
-    written: list[tuple[str, str, int]] = []
+    written: list[tuple[str, str, int, int]] = []
 
     def note(folder: Path, state: dict[str, Any]) -> None:
-        written.append((state["task"], state["phase"], state["progress"]["epoch"]))
+        progress = state["progress"]
+        written.append((state["task"], state["phase"], progress["epoch"], progress["begun"].get("batches", 0)))
 
     monkeypatch.setattr("polymask.learning.folder.save_checkpoint", note)
-    training = Training(epochs=4, batch_size=16, save_every=25)
+    training = Training(epochs=4, batch_size=16, save_every=55)
     small.run("packnet", tmp_path / "run", [small.task("one")], training=training)
-    # It looks at the clock when it starts, after every epoch, and when it has written.
-    assert written == [("one", "train", 3), ("one", "retrain", 2)]
+    # It looks at the clock when it starts, after every step but an epoch's last, after every epoch, and when it has
+    # written: of the looks, ten seconds apart, the fifth is the first that comes late enough, then every sixth.
+    phases, epochs = ("train", "retrain"), range(4)
+    looks = [("one", phase, epoch, done) for phase in phases for epoch in epochs for done in (1, 2, 3, 0)]
+    expected = [(task, phase, epoch + (not done), done) for task, phase, epoch, done in looks[4::6]]
+    assert written == expected
 
 
 @pytest.mark.parametrize("name", list(METHODS))
