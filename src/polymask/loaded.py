@@ -44,7 +44,7 @@ class Loaded:
             # One network at a time: many tasks of a large one would not fit.
             self._plain = {task: self.bank.plain(task, self.base)}
         plain = self._plain[task]
-        logits = run_probe(plain, as_read(plain, prepared(record, x)))
+        logits = run_probe(plain, as_read(plain, prepare_inputs(record, x)))
         return logits[:, : record.meta.outputs] if logits.ndim == 2 else logits
 
     def predict(self, task: str, x: Any) -> Tensor:
@@ -90,6 +90,6 @@ def bank_folder(folder: str | Path) -> Path:
     raise FileNotFoundError(f"expected the folder of a run or a bank, found no bank.json in {path} or {path / 'bank'}")
 
 
-def prepared(record: TaskRecord, x: Any) -> Any:
+def prepare_inputs(record: TaskRecord, x: Any) -> Any:
     """Raw inputs as a record says that its network reads them."""
     return Inputs.from_json(record.meta.inputs)(x) if isinstance(x, Tensor) and record.meta.inputs else x

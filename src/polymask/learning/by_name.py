@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from polymask.bank.base import Builder
-from polymask.learning.config import JOINT, settled
+from polymask.learning.config import JOINT, complete_options
 from polymask.learning.joint.prefixes import learn_joint
 from polymask.learning.learn import learn
 from polymask.learning.learner import method_class
@@ -97,7 +97,7 @@ def run_named(
     places |= {"crop": crop, "flip": flip, "area": area}
     made = make_stream(stream, data, seed=seed, **places, **how)
     network, builder = build(made, model, net or {}, weights, seed, training.val_fraction)
-    own = {"prefixes": "all", **(options or {})} if kind is None else settled(kind, options or {}, len(made))
+    own = {"prefixes": "all", **(options or {})} if kind is None else complete_options(kind, options or {}, len(made))
     config: dict[str, Any] = {
         "polymask": __version__,
         "method": method,

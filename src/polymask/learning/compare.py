@@ -60,12 +60,12 @@ def compare(
             except (NotFinite, Forgot) as error:
                 report = {"error": str(error), "seconds": None}
             reports[method].append(report)
-            say(f"{method}, seed {seed}: {told(report)}")
+            say(f"{method}, seed {seed}: {outcome(report)}")
     write(Path(out), reports)
     return reports
 
 
-def told(report: Report) -> str:
+def outcome(report: Report) -> str:
     """One run in a few words."""
     if "error" in report:
         return f"failed: {report['error']}"

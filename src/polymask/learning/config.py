@@ -40,7 +40,7 @@ def options_of(kind: type[Method]) -> dict[str, Any]:
     return {name: one.default for name, one in parameters.items() if name not in CONTRACT}
 
 
-def settled(kind: type[Method], options: Mapping[str, Any], count: int) -> dict[str, Any]:
+def complete_options(kind: type[Method], options: Mapping[str, Any], count: int) -> dict[str, Any]:
     """All of a method's options: those given, else its defaults, and the stream's length where that is one.
 
     Raises:

@@ -79,13 +79,13 @@ def extend(
     with ExitStack() as stack:
         if fabric.is_global_zero:
             stack.enter_context(files.locked(path))
-        earlier = finished(path, {task.name, *bank.removed})
+        earlier = report_of_finished(path, {task.name, *bank.removed})
         setup = Setup(training, objective, fabric)
         feeds = {task.name: setup.open(task, earlier["seed"])}
         batch = batch_of(bank.path, about["probe"])
         batch = probe_batch(feeds[task.name].example(), earlier["seed"]) if batch is None else batch
         kind = method_class(method or about["method"])
-        network, _ = on_device(built(about["builder"], model), None, fabric)
+        network, _ = on_device(network_of(about["builder"], model), None, fabric)
         learner, _ = open_learner(kind, network, batch, about["head"], earlier["seed"], about["options"], path)
         stack.enter_context(give_back(learner))
         removed = [name for name in bank.removed if name != task.name]
@@ -101,7 +101,7 @@ def extend(
         return Learned(learner, session.run(), bank, builder, about["options"])
 
 
-def finished(path: Path, may_miss: Collection[str]) -> dict[str, Any]:
+def report_of_finished(path: Path, may_miss: Collection[str]) -> dict[str, Any]:
     """What a finished run reports.
 
     Raises:
@@ -124,7 +124,7 @@ def trained(path: Path) -> Training:
     return Training(**{field.name: config[field.name] for field in fields(Training) if field.name in config})
 
 
-def built(builder: dict[str, Any] | None, model: nn.Module | None) -> nn.Module:
+def network_of(builder: dict[str, Any] | None, model: nn.Module | None) -> nn.Module:
     """The network that was brought, or as the bank builds it.
 
     Raises:

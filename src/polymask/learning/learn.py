@@ -17,7 +17,7 @@ from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.calling import as_read
 from polymask.learning import folder as files
-from polymask.learning.config import arguments, description, settled
+from polymask.learning.config import arguments, complete_options, description
 from polymask.learning.drift import Drift
 from polymask.learning.fabric import make_fabric
 from polymask.learning.learner import (
@@ -29,14 +29,14 @@ from polymask.learning.learner import (
     on_device,
     open_learner,
 )
-from polymask.learning.loop import narrowed
+from polymask.learning.loop import own_outputs
 from polymask.learning.objective import Objective
 from polymask.learning.results import earlier_results
 from polymask.learning.session import Place, Session
 from polymask.learning.setup import Setup
 from polymask.learning.training import Training
 from polymask.learning.twin import Twin
-from polymask.loaded import prepared
+from polymask.loaded import prepare_inputs
 from polymask.method.contract import Method
 from polymask.method.learner import without_base
 from polymask.probe import probe_batch, run_probe
@@ -69,7 +69,7 @@ class Learned:
     def logits(self, task: str, x: Any) -> Tensor:
         """The logits of raw inputs on a finished task, prepared as its training data were."""
         record, plain = self.method.record(task), self.method.plain(task)
-        return narrowed(run_probe(plain, as_read(plain, prepared(record, x))), record.meta.outputs)
+        return own_outputs(run_probe(plain, as_read(plain, prepare_inputs(record, x))), record.meta.outputs)
 
     def predict(self, task: str, x: Any) -> Tensor:
         """The most likely label of every row."""
@@ -133,7 +133,7 @@ def learn(
     tasks = tasks if isinstance(tasks, Stream) else Stream("given", tuple(tasks))
     training, objective = training or Training(), objective or Objective()
     training.check_phases(kind.name, kind.phases)
-    options = settled(kind, options or {}, len(tasks))
+    options = complete_options(kind, options or {}, len(tasks))
     config = config or arguments(kind, tasks, seed, options, training, head, builder)
     check_relearn(relearn, tasks)
     about = description(kind.name, tasks, seed, options, objective, "given" if builder is None else builder.name)

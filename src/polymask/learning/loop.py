@@ -216,7 +216,7 @@ def _keyed(device: torch.device, *key: object) -> Iterator[None]:
 
 
 def _loss(phase: Phase, net: nn.Module, x: Any, y: Tensor) -> Tensor:
-    loss = phase.objective.loss(narrowed(logits_of(call(net, x)), phase.feeds.outputs), y)
+    loss = phase.objective.loss(own_outputs(logits_of(call(net, x)), phase.feeds.outputs), y)
     return loss if type(phase.method).penalty is Method.penalty else loss + phase.method.penalty()
 
 
@@ -265,21 +265,21 @@ Judge = Callable[[Tensor, Tensor], float | Tensor]
 @torch.no_grad()
 def evaluate(model: nn.Module, feed: Feed, judges: Sequence[Judge], outputs: int, batch_size: int) -> list[float]:
     """Metrics or losses of a model on one split, each row read once, in order, in evaluation mode."""
-    logits, targets = collected(model, feed.ordered(max(batch_size, 512)))
-    return [float(judge(narrowed(logits, outputs), targets)) for judge in judges]
+    logits, targets = logits_of_split(model, feed.ordered(max(batch_size, 512)))
+    return [float(judge(own_outputs(logits, outputs), targets)) for judge in judges]
 
 
-def narrowed(logits: Tensor, outputs: int) -> Tensor:
+def own_outputs(logits: Tensor, outputs: int) -> Tensor:
     """The logits ``(N, width)`` of a task's own outputs, where a shared head is wider.
 
-    >>> narrowed(torch.zeros(3, 5), 2).shape
+    >>> own_outputs(torch.zeros(3, 5), 2).shape
     torch.Size([3, 2])
     """
     return logits[:, :outputs] if logits.ndim == 2 else logits
 
 
 @torch.no_grad()
-def collected(model: nn.Module, batches: Iterator[tuple[Any, Tensor]]) -> tuple[Tensor, Tensor]:
+def logits_of_split(model: nn.Module, batches: Iterator[tuple[Any, Tensor]]) -> tuple[Tensor, Tensor]:
     """All logits and targets of a split, in float32 and in evaluation mode."""
     was = model.training
     model.eval()

@@ -102,11 +102,11 @@ def learn_joint(
             results.add(name, {task: Measured(value) for task, value in found.items()})
             results.seconds[name] = time.perf_counter() - start
             if path is not None:
-                files.write_results(path, reported(results, about, model, place, feeds))
-    return reported(results, about, model, place, feeds)
+                files.write_results(path, whole_report(results, about, model, place, feeds))
+    return whole_report(results, about, model, place, feeds)
 
 
-def reported(
+def whole_report(
     results: Results, about: Mapping[str, Any], model: nn.Module, place: str, feeds: Sequence[Feeds]
 ) -> dict[str, Any]:
     """The report, with the bytes that one network and its heads take; nothing drifts, as nothing is learned later."""

@@ -42,7 +42,7 @@ class Heads(nn.Module):
         super().__init__()
         self.active = 0
         self.each = nn.ModuleList(
-            drawn(head, width, generator(seed, name, "head")) for width, name in zip(outputs, names, strict=True)
+            new_head(head, width, generator(seed, name, "head")) for width, name in zip(outputs, names, strict=True)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Heads(nn.Module):
         return logits
 
 
-def drawn(head: nn.Module, outputs: int, draw: torch.Generator) -> nn.Module:
+def new_head(head: nn.Module, outputs: int, draw: torch.Generator) -> nn.Module:
     """A copy of a head with another width, uniform in ``1 / sqrt(fan_in)`` as a method's private heads are."""
     new = copy.deepcopy(head)
     parameters = dict(new.named_parameters(recurse=False))
@@ -109,7 +109,7 @@ def learn_union(model: nn.Module, place: str, union: Union, journal: Journal) ->
             union.objective.metric,
             *([union.objective.loss] if isinstance(schedule, Plateau) else []),
         ]
-        score, *losses = map(mean, zip(*measured(model, heads, union, "val", judges).values(), strict=True))
+        score, *losses = map(mean, zip(*measure_tasks(model, heads, union, "val", judges).values(), strict=True))
         if isinstance(schedule, Plateau):
             schedule.watch(*losses)
         if union.objective.better(score, best):
@@ -117,10 +117,12 @@ def learn_union(model: nn.Module, place: str, union: Union, journal: Journal) ->
         figures = {"epoch": epoch, "loss": loss, "val": score, "lr": float(schedule.get_last_lr()[0])}
         journal.epoch(union.tasks[-1], "joint", figures)
     model.load_state_dict(kept)
-    return {task: found[0] for task, found in measured(model, heads, union, "test", [union.objective.metric]).items()}
+    return {
+        task: found[0] for task, found in measure_tasks(model, heads, union, "test", [union.objective.metric]).items()
+    }
 
 
-def measured(
+def measure_tasks(
     model: nn.Module, heads: Heads, union: Union, part: Literal["val", "test"], judges: Sequence[Judge]
 ) -> dict[str, list[float]]:
     """Metrics or losses of every task on one part of its data; validation stands in where there is no test part."""
