@@ -15,8 +15,8 @@ from _row import Target, measure
 from torch import nn
 
 from polymask import Task, Training, learn
+from polymask.learning.evaluate import evaluate
 from polymask.learning.joint.prefixes import learn_joint
-from polymask.learning.loop import evaluate
 from polymask.learning.objective import Objective
 from polymask.nets import build_net
 from polymask.parts.seeds import generator

@@ -12,9 +12,9 @@ from torch import nn
 
 from polymask.bank.base import Builder
 from polymask.learning.by_name import build, can_start_from
-from polymask.learning.weights import load_weights
 from polymask.nets import NETS
 from polymask.nets.by_name import build_model, example_of
+from polymask.nets.weights import load_weights
 from polymask.streams.images import digits
 
 
@@ -71,7 +71,7 @@ def test_weights_fill_all_but_a_head_of_another_width(tmp_path: Path, suffix: st
     theirs, path = build_model("convnet", (1, 8, 8), 10, seed=3).state_dict(), tmp_path / f"weights{suffix}"
     save_file(theirs, path) if suffix == ".safetensors" else torch.save({"state_dict": theirs}, path)
     model = build_model("convnet", (1, 8, 8), 2)
-    load_weights(model, path, example_of((1, 8, 8)))
+    load_weights(model, path, "head")
     own = build_model("convnet", (1, 8, 8), 2).state_dict()
     for name, value in model.state_dict().items():
         assert torch.equal(value, own[name] if name.startswith("head.") else theirs[name])
@@ -82,25 +82,25 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
     state = model.state_dict()
     torch.save({**{k: v for k, v in state.items() if k != "body.3.bias"}, "more": torch.ones(1)}, path)
     with pytest.raises(ValueError, match=r"'body.3.bias' is missing; 'more' is not of this network"):
-        load_weights(model, path, example_of((1, 8, 8)))
+        load_weights(model, path, "head")
     path.write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="to hold tensors alone"):
-        load_weights(model, path, example_of((1, 8, 8)))
+        load_weights(model, path, "head")
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="to hold tensors alone, found an empty file"):
-        load_weights(model, path, example_of((1, 8, 8)))
+        load_weights(model, path, "head")
     (tmp_path / "weights.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=r"expected .*safetensors to hold tensors, found "):
-        load_weights(model, tmp_path / "weights.safetensors", example_of((1, 8, 8)))
+        load_weights(model, tmp_path / "weights.safetensors", "head")
     torch.save([1, 2], path)
     with pytest.raises(ValueError, match="to hold a state dict, names and tensors, found list"):
-        load_weights(model, path, example_of((1, 8, 8)))
+        load_weights(model, path, "head")
 
 
 def test_a_pickle_with_code_in_it_is_not_run(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "weights.pt")
     with pytest.raises(ValueError, match="to hold tensors alone"):
-        load_weights(build_model("mlp", (1, 8, 8), 2), tmp_path / "weights.pt", example_of((1, 8, 8)))
+        load_weights(build_model("mlp", (1, 8, 8), 2), tmp_path / "weights.pt", "head")
 
 
 def test_weights_of_a_file_are_no_part_of_how_a_network_is_built() -> None:

@@ -15,10 +15,11 @@ from polymask.learning.joint.prefixes import learn_joint
 from polymask.learning.learn import learn
 from polymask.learning.learner import method_class
 from polymask.learning.training import Training
-from polymask.learning.weights import load_weights
 from polymask.method.contract import Method
 from polymask.methods import METHODS
 from polymask.nets.by_name import PRETRAINED, RANDOM, default_net, example_of
+from polymask.nets.weights import load_weights
+from polymask.sites.roles import head_of
 from polymask.streams.by_name import make_stream
 from polymask.streams.prepare import prepare
 from polymask.streams.stream import Stream
@@ -178,5 +179,5 @@ def build(
     if weights == PRETRAINED:
         return replace(builder, args={**args, "weights": weights}).build(), builder
     network = builder.build()
-    load_weights(network, weights, example_of(shape))
+    load_weights(network, weights, head_of(network, example_of(shape)))
     return network, builder

@@ -19,6 +19,7 @@ from polymask.calling import as_read
 from polymask.learning import folder as files
 from polymask.learning.config import arguments, complete_options, description
 from polymask.learning.drift import Drift
+from polymask.learning.evaluate import own_outputs
 from polymask.learning.fabric import make_fabric
 from polymask.learning.learner import (
     claim_bank,
@@ -29,7 +30,6 @@ from polymask.learning.learner import (
     on_device,
     open_learner,
 )
-from polymask.learning.loop import own_outputs
 from polymask.learning.objective import Objective
 from polymask.learning.results import earlier_results
 from polymask.learning.session import Place, Session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,18 +13,17 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from polymask.calling import as_read, call, logits_of
+from polymask.calling import call, logits_of
+from polymask.learning.evaluate import Judge, evaluate, own_outputs
 from polymask.learning.fabric import fresh_precision, is_bare
 from polymask.learning.objective import Objective
 from polymask.learning.training import Plateau
 from polymask.method.card import Recipe
 from polymask.method.contract import Method
 from polymask.parts.seeds import seed_global, seed_of
-from polymask.streams.feed import Feed
 from polymask.streams.prepare import Feeds
 
 
@@ -257,36 +256,6 @@ def _validated(phase: Phase, with_loss: bool) -> list[float]:
     objective, feeds = phase.objective, phase.feeds
     judges: list[Judge] = [objective.metric, *([objective.loss] if with_loss else [])]
     return evaluate(phase.method.model, feeds.val, judges, feeds.outputs, phase.recipe.batch_size)
-
-
-Judge = Callable[[Tensor, Tensor], float | Tensor]
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, feed: Feed, judges: Sequence[Judge], outputs: int, batch_size: int) -> list[float]:
-    """Metrics or losses of a model on one split, each row read once, in order, in evaluation mode."""
-    logits, targets = logits_of_split(model, feed.ordered(max(batch_size, 512)))
-    return [float(judge(own_outputs(logits, outputs), targets)) for judge in judges]
-
-
-def own_outputs(logits: Tensor, outputs: int) -> Tensor:
-    """The logits ``(N, width)`` of a task's own outputs, where a shared head is wider.
-
-    >>> own_outputs(torch.zeros(3, 5), 2).shape
-    torch.Size([3, 2])
-    """
-    return logits[:, :outputs] if logits.ndim == 2 else logits
-
-
-@torch.no_grad()
-def logits_of_split(model: nn.Module, batches: Iterator[tuple[Any, Tensor]]) -> tuple[Tensor, Tensor]:
-    """All logits and targets of a split, in float32 and in evaluation mode."""
-    was = model.training
-    model.eval()
-    with parametrize.cached():
-        pairs = [(logits_of(call(model, as_read(model, x))).float(), y) for x, y in batches]
-    model.train(was)
-    return torch.cat([logits for logits, _ in pairs]), torch.cat([y for _, y in pairs])
 
 
 def _snapshot(method: Method) -> dict[str, Tensor]:

@@ -16,8 +16,9 @@ from polymask.held import AlteredNetwork, altered, proof
 from polymask.learning import folder as files
 from polymask.learning.accuracy import Measured, append_row, write_rows
 from polymask.learning.drift import Drift
+from polymask.learning.evaluate import evaluate
 from polymask.learning.journal import Journal
-from polymask.learning.loop import Phase, Progress, evaluate, train_phase
+from polymask.learning.loop import Phase, Progress, train_phase
 from polymask.learning.results import Results
 from polymask.learning.setup import Setup
 from polymask.learning.twin import Twin

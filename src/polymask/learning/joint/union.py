@@ -14,8 +14,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from polymask.calling import call, logits_of
+from polymask.learning.evaluate import Judge, evaluate
 from polymask.learning.journal import Journal
-from polymask.learning.loop import Judge, NotFinite, evaluate
+from polymask.learning.loop import NotFinite
 from polymask.learning.objective import Objective
 from polymask.learning.training import Plateau, Training, make_optimizer, make_schedule
 from polymask.method.card import Recipe

@@ -10,24 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.sites.roles import head_of
 
-
-def load_weights(model: nn.Module, path: str | Path, example: Any, head: str | None = None) -> None:
+def load_weights(model: nn.Module, path: str | Path, head: str) -> None:
     """Fill a network from a file of its state dict; of the head only what fits, of the rest all.
 
     Args:
         model: changed in place.
         path: .safetensors, or whatever ``torch.load`` reads without unpickling objects.
-        example: an input that the model accepts, by which its head is found.
-        head: the name of the head module; None: the last weight read before the output.
+        head: the name of its head module.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no state dict of this network.
     """
     state, own = read_state(Path(path).expanduser()), model.state_dict()
-    inside = f"{head_of(model, example, head)}."
+    inside = f"{head}."
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
     wrong = [name for name in {**own, **state} if name not in fitting and not name.startswith(inside)]
     if wrong:

@@ -1,0 +1,42 @@
+"""Metrics of a network on a split of a task: every row once, in evaluation mode, over all of its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from polymask.calling import as_read, call, logits_of
+from polymask.streams.feed import Feed
+
+Judge = Callable[[Tensor, Tensor], float | Tensor]
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, feed: Feed, judges: Sequence[Judge], outputs: int, batch_size: int) -> list[float]:
+    """Metrics or losses of a model on one split, each row read once, in order, in evaluation mode."""
+    logits, targets = logits_of_split(model, feed.ordered(max(batch_size, 512)))
+    return [float(judge(own_outputs(logits, outputs), targets)) for judge in judges]
+
+
+def own_outputs(logits: Tensor, outputs: int) -> Tensor:
+    """The logits ``(N, width)`` of a task's own outputs, where a shared head is wider.
+
+    >>> own_outputs(torch.zeros(3, 5), 2).shape
+    torch.Size([3, 2])
+    """
+    return logits[:, :outputs] if logits.ndim == 2 else logits
+
+
+@torch.no_grad()
+def logits_of_split(model: nn.Module, batches: Iterator[tuple[Any, Tensor]]) -> tuple[Tensor, Tensor]:
+    """All logits and targets of a split, in float32 and in evaluation mode."""
+    was = model.training
+    model.eval()
+    with parametrize.cached():
+        pairs = [(logits_of(call(model, as_read(model, x))).float(), y) for x, y in batches]
+    model.train(was)
+    return torch.cat([logits for logits, _ in pairs]), torch.cat([y for _, y in pairs])
