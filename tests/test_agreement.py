@@ -17,7 +17,7 @@ from torch.nn.utils import prune
 
 from polymask import Bank
 from polymask.calling import accepted
-from polymask.method.agreement import answer, settled
+from polymask.method.agreement import answer, units_that_agree
 from polymask.method.contract import Method
 from polymask.methods import HAT, METHODS, TFM, WSN, AdaHAT, PackNet, Piggyback
 from polymask.sites.foreign import disturbed
@@ -170,9 +170,9 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[Wiring]:
 
     def noted(*args: Any) -> Any:
         wirings.append(args[4])
-        return settled(*args)
+        return units_that_agree(*args)
 
-    monkeypatch.setattr("polymask.method.contract.settled", noted)
+    monkeypatch.setattr("polymask.method.contract.units_that_agree", noted)
     return wirings
 
 
@@ -196,7 +196,7 @@ def test_trained_activated_baked_and_on_disk_are_one_answer(
         assert {*found[0].sites} >= shut
         assert {*wiring.sites} == {*found[0].sites} - shut
         assert not shut & {*wiring.rows.values()}
-        assert all("masking its rows is not masking its output" in wiring.told(f"{layer}.weight") for layer in shut)
+        assert all("masking its rows is not masking its output" in wiring.describe(f"{layer}.weight") for layer in shut)
     x = drive.Task("probe", made.example).inputs(7)
     bank = Bank.create(tmp_path / "bank", made.sites, method=made.name, head=made.head, example=x)
     bank.commit(made.records, made.sites)
@@ -240,7 +240,7 @@ def test_no_site_left_is_refused(method: str) -> None:
 def test_without_the_check_a_baked_copy_answers_otherwise_and_is_told(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polymask.method.contract.settled", unchecked)
+    monkeypatch.setattr("polymask.method.contract.units_that_agree", unchecked)
     with pytest.raises(RuntimeError, match="expected a baked copy to answer task"):
         learned(HAT, name)
 

@@ -62,7 +62,7 @@ def test_a_bank_of_format_1_answers_and_is_upgraded_by_a_commit(tmp_path: Path, 
 def test_a_bank_of_format_1_is_compared_before_its_first_commit(tmp_path: Path) -> None:
     bank = Bank.open(shutil.copytree(GOLDEN / "packnet", tmp_path / "bank"))
     sites = bank.model()
-    sites.put("body.1.weight", sites.base("body.1.weight") + 1)
+    sites.write("body.1.weight", sites.base("body.1.weight") + 1)
     with pytest.raises(RuntimeError, match=r"'body.1.weight' .* read by tasks 'a', 'b'"):
         bank.commit({}, sites)
     assert json.loads((bank.path / "bank.json").read_text())["format"] == 1

@@ -183,7 +183,7 @@ def test_what_cannot_be_served_is_refused_in_words() -> None:
     with pytest.raises(ValueError, match="no task in training"):
         Mixed(method.sites, method.records)
     method.abandon()
-    method.sites.put("0.weight", torch.full((24, 12), torch.inf))
+    method.sites.write("0.weight", torch.full((24, 12), torch.inf))
     with pytest.raises(ValueError, match=r"a finite base, found inf or NaN in '0.weight'"):
         Mixed(method.sites, method.records)
 

@@ -257,7 +257,7 @@ def restore(
         module, {line["name"]: Role(line["kind"], line["why"], line["held"]) for line in table}, units, wiring
     )
     for name, value in values.items():
-        sites.put(name, value)
+        sites.write(name, value)
     module.eval()
     return sites
 

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from polymask.bank.bank import Bank
 from polymask.calling import as_read
-from polymask.held import AlteredNetwork, altered, proof
+from polymask.held import AlteredNetwork, find_altered, proof
 from polymask.learning import folder as files
 from polymask.learning.drift import Probes
 from polymask.learning.journal import Journal
@@ -229,7 +229,7 @@ class Session:
         if self.out is None or not self.method.records:
             return
         bank, sites = Bank.open(self.out / "bank"), self.method.sites
-        if changed := altered(bank.held(sites), sites, proof):
+        if changed := find_altered(bank.held(sites), sites, proof):
             name, found = next(iter(changed.items()))
             raise files.refuse_other_moment(self.out, f"another base: {name!r} ({found}), which finished tasks read")
 

@@ -51,12 +51,12 @@ def same(a: Tensor, b: Tensor, real: bool) -> bool:
 @torch.no_grad()
 def answer(model: nn.Module, x: Any) -> Tensor:
     """A model's logits in evaluation mode, computed in the one way that two models have in common."""
-    with torch.random.fork_rng(), evenly(model):
+    with torch.random.fork_rng(), rounding_alike(model):
         return logits_of(call(model.eval(), x)).clone()
 
 
 @contextmanager
-def evenly(model: nn.Module) -> Iterator[None]:
+def rounding_alike(model: nn.Module) -> Iterator[None]:
     """For a while, switch off what makes torch round the same product differently, and put it and the modes back.
 
     Hooks switch its fused transformer layers off; and it folds a batch otherwise where a weight requires a gradient,
@@ -126,7 +126,7 @@ class Trial:
             mask = _mask(name, size, turn) if name in units else torch.ones(size, dtype=torch.bool)
             gains = torch.rand(size, generator=generator("gains", name, turn)) if name in units else torch.ones(size)
             found[name] = mask * gains if self.real else mask
-        return {**found, **wiring.echoed({name: found[name] for name in wiring.sites})}
+        return {**found, **wiring.echo_masks({name: found[name] for name in wiring.sites})}
 
 
 def _rows(model: nn.Module, path: str) -> int:
@@ -143,7 +143,7 @@ def _mask(name: str, shape: torch.Size, turn: int) -> Tensor:
     return flat.view(shape)
 
 
-def prepared(
+def make_trial(
     model: nn.Module, example: Any, planned: Plan, units: Mapping[str, int], wiring: Wiring, real: bool
 ) -> Trial:
     """A copy of a network with sites, its parameters and its input drawn anew so that no zero hides a difference.
@@ -179,7 +179,7 @@ def _taken(model: nn.Module, x: Any) -> bool:
     return True
 
 
-def settled(
+def units_that_agree(
     model: nn.Module, example: Any, planned: Plan, units: Mapping[str, int], wiring: Wiring, real: bool = False
 ) -> tuple[dict[str, int], Wiring]:
     """The units that may be masked: those of layers where masking the rows is masking the output.
@@ -206,7 +206,7 @@ def settled(
     key = None if build is None else (build, kinds, tuple(every.items()), tuple(wiring.rows.items()), real)
     if _AGREED.get(key):
         return every, wiring
-    trial = prepared(model, example, planned, every, wiring, real)
+    trial = make_trial(model, example, planned, every, wiring, real)
     names, weights = [*units, *wiring.sites], list(trial.sites.weights)
     if trial.agrees(names, weights):
         _AGREED.keep(key, True)
@@ -229,17 +229,17 @@ def settled(
 
 def _guilty(agrees: Callable[[list[str]], bool], names: list[str]) -> list[str]:
     """The names that do not agree, found by halving; all, where only together they do not."""
-    found = _halved(agrees, names)
+    found = _find_by_halving(agrees, names)
     return found if agrees([name for name in names if name not in found]) else names
 
 
-def _halved(agrees: Callable[[list[str]], bool], names: list[str]) -> list[str]:
+def _find_by_halving(agrees: Callable[[list[str]], bool], names: list[str]) -> list[str]:
     if not names or agrees(names):
         return []
     if len(names) == 1:
         return names
     half = len(names) // 2
-    return [*_halved(agrees, names[:half]), *_halved(agrees, names[half:])]
+    return [*_find_by_halving(agrees, names[:half]), *_find_by_halving(agrees, names[half:])]
 
 
 def _without(wiring: Wiring, guilty: Collection[str]) -> Wiring:

@@ -23,7 +23,7 @@ def start(method: Method, task: str, outputs: int | None) -> None:
     sites.clear()
     with renewed(method.model):
         for name, value in method.initial.items():
-            sites.put(name, value)
+            sites.write(name, value)
         fresh_head(sites, method.head, outputs, (method.seed, task))
 
 

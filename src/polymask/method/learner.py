@@ -61,7 +61,7 @@ def load_learner_state(
     for name in state["frozen"]:
         sites.freeze(name)
     for name, value in state["tensors"].items():
-        sites.put(name, value)
+        sites.write(name, value)
     method.state = {key: dict(value) for key, value in state["state"].items()}
     method.initial = dict(state["initial"])
     if state["task"] is not None:
@@ -71,7 +71,7 @@ def load_learner_state(
     for name, held in state["slots"].items():
         _put_slots(sites.every()[name], held)
     for name, value in state["tensors"].items():
-        sites.restore(name, value)
+        sites.write_trained(name, value)
     method.state = {key: dict(value) for key, value in state["state"].items()}
     if state["task"] is not None:
         before = state["before"]

@@ -49,11 +49,11 @@ def put_back(method: Method, before: Before) -> None:
     """Undo whatever happened since ``take``."""
     sites = method.sites
     for name in sorted(sites.opened):
-        sites.drop(name)
+        sites.drop_learned(name)
     clear_sources(sites)
     with renewed(method.model):
         for name, value in before.tensors.items():
-            sites.put(name, value)
+            sites.write(name, value)
     for name, slots in before.slots.items():
         for slot, content in slots.items():
             setattr(sites.every()[name], slot, content)

@@ -66,7 +66,7 @@ def _grown(plain: nn.Module, example: Any, probe: Probe, planned: Plan, growth: 
     where = places(plain)
     masked = [name for name, role in planned.roles.items() if role.kind == "masked"]
     fixed = [name for name, role in planned.roles.items() if role.kind not in ("masked", "private")]
-    wiring = ask(plain, example, planned.head, masked, planned.later).traced()
+    wiring = ask(plain, example, planned.head, masked, planned.later).through_echoes()
     found: dict[tuple[str, ...], Steps] = {}
     left: dict[str, str] = {}
     for sites in _together(wiring):

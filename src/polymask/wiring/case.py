@@ -27,7 +27,7 @@ class Case:
 
     def __init__(self, wiring: Wiring, probe: Probe, masks: dict[str, Tensor], layers: Iterable[str]) -> None:
         self.wiring, self.probe, self.masks, self.layers = wiring, probe, masks, sorted(layers)
-        self.values = {name: mask.float() for name, mask in {**masks, **wiring.echoed(masks)}.items()}
+        self.values = {name: mask.float() for name, mask in {**masks, **wiring.echo_masks(masks)}.items()}
         self.look = {layer: axis_of(probe.modules[layer]) for layer in self.layers if layer in wiring.feeds}
         self.inputs: list[Any] = []
         self.known: set[int] = set()
@@ -63,7 +63,7 @@ class Case:
 
     def _arriving(self, layer: str) -> set[int]:
         """The inputs under which something arrives at a column of a layer that should be zero."""
-        dead = ~self.wiring.columns(layer, self.masks, True).bool()
+        dead = ~self.wiring.per_column(layer, self.masks, True).bool()
         seen = [arrived.get(layer) for _, arrived in self._answers]
         return {
             place for place, at in enumerate(seen) if at is not None and (at.shape != dead.shape or (at & dead).any())
@@ -77,7 +77,7 @@ class Case:
         largest = max((was.numel() for was in kept.values()), default=0)
         pool = torch.randn(min(largest, POOL), generator=self.probe.draw)
         for name, was in kept.items():
-            live = self.wiring.ends(name, was.shape, self.masks, True)
+            live = self.wiring.per_entry(name, was.shape, self.masks, True)
             noise = pool if was.numel() <= POOL else pool.repeat(-(-was.numel() // POOL))
             noise = noise[: was.numel()].view(was.shape).to(was.dtype)
             tensors[name].data = torch.where(live, was, noise * was.std(correction=0).clamp(min=0.1))
