@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from polymask import PackNet, SupSup
 from polymask.bank.bank import Bank
 from polymask.bank.compare import _listed
-from polymask.held import AlteredNetwork, altered, bool_of, joined, proof
+from polymask.held import AlteredNetwork, add_read, bool_of, find_altered, proof
 from polymask.parts.draw import signed_constant
 from polymask.parts.pack import pack, unpack
 from polymask.sites.table import Role, attach
@@ -127,7 +127,7 @@ def test_what_no_finished_task_reads_may_change(tmp_path: Path) -> None:
         answers[one.meta.task] = answer(sites, one)
     again = Bank.open(bank.path)
     assert all(torch.equal(logits(again.plain(task)), was) for task, was in answers.items())
-    assert not altered(again.held(), sites, proof)
+    assert not find_altered(again.held(), sites, proof)
 
 
 def test_the_union_is_that_of_the_records(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_the_union_is_that_of_the_records(tmp_path: Path) -> None:
         one = record(sites, task)
         bank.commit({task: one}, sites)
         masks = {name: unpack(packed) for name, packed in one.masks.items()}
-        expected = joined(expected, sites, entries(sites, masks), proof)
+        expected = add_read(expected, sites, entries(sites, masks), proof)
         found = Bank.open(bank.path).held()
         assert found.keys() == expected.keys()
         for name, part in expected.items():
@@ -190,7 +190,7 @@ def test_the_base_as_committed_comes_back_by_name(tmp_path: Path) -> None:
 def test_a_fingerprint_has_its_union_too(tmp_path: Path) -> None:
     bank, sites = make(tmp_path / "bank", builder=None, base="fingerprint")
     bank.commit({task: record(sites, task) for task in "abc"}, sites)
-    assert not altered(Bank.open(bank.path).held(), sites, proof)
+    assert not find_altered(Bank.open(bank.path).held(), sites, proof)
     bank.remove("c")
     wide = bool_of(bank.held(sites)[WEIGHTS[0]])
     bank.remove("a")
@@ -199,7 +199,7 @@ def test_a_fingerprint_has_its_union_too(tmp_path: Path) -> None:
     assert wide.sum() > left.sum()
     with pytest.raises(ValueError, match="no more than its fingerprint"):
         Bank.open(bank.path).held()
-    assert not altered(Bank.open(bank.path).held(sites), sites, proof)
+    assert not find_altered(Bank.open(bank.path).held(sites), sites, proof)
     bank.commit({"d": record(sites, "d")}, sites)
     assert Bank.open(bank.path).held()
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from polymask import HAT, TFM, Method, PackNet, Piggyback
 from polymask.calling import tensors_of
 from polymask.mixed import Mixed
-from polymask.mixed.layout import Layout, decoded, probes, signature
+from polymask.mixed.layout import Layout, decode_layout, signature, variants
 
 UNITS: dict[str, Callable[..., Method]] = {
     "hat": HAT,
@@ -246,11 +246,11 @@ def test_a_shape_is_asked_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("rows", "shape", "axis"), [(3, (3, 4), 0), (4, (4, 4), 0), (2, (5, 2), 1)])
 def test_layouts_are_read_from_what_changed(rows: int, shape: tuple[int, ...], axis: int) -> None:
     seen = []
-    for x in probes(torch.randn(rows, 1), rows):
+    for x in variants(torch.randn(rows, 1), rows):
         spread = [1] * len(shape)
         spread[axis] = rows
         seen.append(signature(x.view(*spread, 1).expand(*shape, 1), -1))
-    found = decoded("layer", seen, rows)
+    found = decode_layout("layer", seen, rows)
     assert (found.axis, found.owner.tolist()) == (axis, list(range(rows)))
 
 

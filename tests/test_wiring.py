@@ -203,7 +203,7 @@ def test_only_masked_layers_get_a_site() -> None:
     "name", ["nan_to_num", "compared", "batch_norm_beside_a_hidden_reader", "standardised_weights"]
 )
 def test_mutant_that_believes_what_it_found_leaks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_module("polymask.wiring.ask"), "doubted", lambda wiring, *_: wiring)
+    monkeypatch.setattr(import_module("polymask.wiring.ask"), "cross_check", lambda wiring, *_: wiring)
     model, wiring = asked(name)
     assert "logits off by" in leak(model, wiring, TRAPS[name]()[1])
 
@@ -222,8 +222,8 @@ def test_mutant_that_takes_free_columns_for_dead_leaks(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["scale_and_shift", "batch_norm_without_affine", "raw_input_beside"])
 def test_mutant_that_draws_parameters_once_leaks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polymask.wiring.question.Question.zeros", _zeros_of_one_draw)
-    monkeypatch.setattr(import_module("polymask.wiring.ask"), "doubted", lambda wiring, *_: wiring)
+    monkeypatch.setattr("polymask.wiring.question.Question.zero_columns", _zeros_of_one_draw)
+    monkeypatch.setattr(import_module("polymask.wiring.ask"), "cross_check", lambda wiring, *_: wiring)
     leaks = []
     for _ in range(3):
         model, wiring = asked(name)
@@ -232,9 +232,9 @@ def test_mutant_that_draws_parameters_once_leaks(name: str, monkeypatch: pytest.
 
 
 def _zeros_of_one_draw(self, gates, draws):
-    from polymask.wiring.probe import busy
+    from polymask.wiring.paint import nonzero_columns
 
-    seen = self.probe.run(gates, self.readers, busy)[1]
+    seen = self.network.run(gates, self.readers, nonzero_columns)[1]
     return {reader: ~at for reader, at in seen.items()}, {reader: at & False for reader, at in seen.items()}
 
 

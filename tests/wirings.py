@@ -24,7 +24,7 @@ def weights(model: nn.Module, head: str = "head") -> list[str]:
 
 
 def asked(name: str) -> tuple[nn.Module, Wiring]:
-    """A trap and its wiring; that something was doubted is no error here."""
+    """A trap and its wiring; that a cross-check warned is no error here."""
     model, example = TRAPS[name]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

@@ -151,13 +151,13 @@ def make_trial(
     Where the network does not take such an input, or answers nothing finite, it is asked more gently.
     """
     for moved, fresh in ((True, True), (True, False), (False, False)):
-        probe, draw = copied(model), generator("agreement")
+        clone, draw = copied(model), generator("agreement")
         if moved:
-            Disturbance(probe, draw, planned.later).redraw()
+            Disturbance(clone, draw, planned.later).redraw()
 
-        def asked(x: Any, probe: nn.Module = probe, fresh: bool = fresh, draw: torch.Generator = draw) -> Any:
+        def asked(x: Any, clone: nn.Module = clone, fresh: bool = fresh, draw: torch.Generator = draw) -> Any:
             x = drawn(x, draw) if fresh else x
-            if fresh and not torch.isfinite(answer(probe, x)).any():
+            if fresh and not torch.isfinite(answer(clone, x)).any():
                 raise ValueError("expected finite logits, found none")
             return x
 
@@ -167,7 +167,7 @@ def make_trial(
             continue
         break
     return Trial(
-        attach(probe, planned.roles, units, wiring), [x, *(y for y in planned.others if _taken(probe, y))], real
+        attach(clone, planned.roles, units, wiring), [x, *(y for y in planned.others if _taken(clone, y))], real
     )
 
 

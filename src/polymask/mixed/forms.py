@@ -111,7 +111,7 @@ def _heads(module: Any, own: Own) -> Form:
     return run
 
 
-def apart(module: nn.Module, own: Own) -> Form:
+def per_task(module: nn.Module, own: Own) -> Form:
     """Any module: it is asked once for every task of the batch, with this task's samples and tensors."""
     plain = copy.deepcopy(module)
 

@@ -51,9 +51,9 @@ def read_tensors(model: nn.Module, example: Any, names: list[str], others: Seque
     Raises:
         ValueError: if the model refuses the example, or a copy of it reads the model's own parameters.
     """
-    probe, where = copied(model), places(model)
-    was = renewed(probe, names)
-    sites = attach(probe, {name: Role("masked" if name in names else "frozen", "") for name in where})
+    clone, where = copied(model), places(model)
+    was = renewed(clone, names)
+    sites = attach(clone, {name: Role("masked" if name in names else "frozen", "") for name in where})
     seen: list[str] = []
     for name, site in sites.weights.items():
         site.register_forward_hook(lambda *_, name=name: seen.append(name))
@@ -62,7 +62,7 @@ def read_tensors(model: nn.Module, example: Any, names: list[str], others: Seque
     def answer(x: Any, mode: bool) -> tuple[Any, list[str]]:
         seen.clear()
         with torch.random.fork_rng():
-            return call(probe.train(mode), x), list(seen)
+            return call(clone.train(mode), x), list(seen)
 
     def run(x: Any) -> tuple[Any, Any, list[str], list[str]]:
         try:
@@ -81,25 +81,25 @@ def read_tensors(model: nn.Module, example: Any, names: list[str], others: Seque
     past = sorted(kept.seen)
     if past:
         draw = generator("past")
-        Disturbance(probe, draw).redraw()
+        Disturbance(clone, draw).redraw()
         asked = [drawn(x, draw), *others]
-        past = [name for name in past if decides(was[name], lambda: _outputs(probe, asked))]
+        past = [name for name in past if decides(was[name], lambda: _outputs(clone, asked))]
     last = {name: place for place, name in enumerate(answering)}
     order = [name for name in sorted(last, key=last.__getitem__) if name in learning]
     return Read(order, logits_of(output).shape[-1], past)
 
 
-def _outputs(probe: nn.Module, asked: list[Any]) -> list[Tensor]:
+def _outputs(clone: nn.Module, asked: list[Any]) -> list[Tensor]:
     """What every module of a network answers: a maximum behind it may hide what it reads from the logits."""
     found: list[Tensor] = []
-    buffers = [(buffer, buffer.clone()) for buffer in probe.buffers()]
+    buffers = [(buffer, buffer.clone()) for buffer in clone.buffers()]
     hooks = [
         module.register_forward_hook(lambda _, __, y: found.extend(t.clone() for t in leaves_of(y)))
-        for module in probe.modules()
+        for module in clone.modules()
     ]
     for x, mode in product(asked, (True, False)):
         with suppress(*REFUSALS), torch.random.fork_rng():
-            call(probe.train(mode), x)
+            call(clone.train(mode), x)
     for hook in hooks:
         hook.remove()
     for buffer, was in buffers:

@@ -14,7 +14,7 @@ from polymask.sites.read import EMBEDDINGS, Read, find_head, read_tensors, refus
 from polymask.sites.state import Moving, moving
 from polymask.sites.table import HEAD, MOVES, MOVES_ALONE, STATISTIC, Kind, Role
 from polymask.sites.trace import Place, can_seal, places
-from polymask.wiring.unlike import unlike
+from polymask.wiring.other_paths import other_paths
 
 Norms = Literal["frozen", "private", "first", "statistics", "shared", "masked"]
 Biases = Literal["frozen", "private", "first", "none", "shared", "masked"]
@@ -135,7 +135,7 @@ def _looked_at(
     refuse_foreign(model)
     where = places(model)
     weights = [name for name, spots in where.items() if any(is_weight(spot) for spot in spots)]
-    others = unlike(model, example)
+    others = other_paths(model, example)
     found = read_tensors(model, example, [name for name, spots in where.items() if spots[0].trains], others)
     read = found.order
     refuse_past([name for name in found.past if name not in read])

@@ -154,7 +154,7 @@ class Sites:
 
     @torch.no_grad()
     def narrow_gate(self, name: str, gate: Tensor, mask: Tensor) -> None:
-        """Close part of an open weight's gate and read it under a mask; unlike ``open_gate``, what was learned stays."""
+        """Close part of an open gate and read the weight under a mask; what it learned stays, unlike in ``open_gate``."""
         site = self.weights[name]
         fill(site, "mask", mask)
         if gate.any():
