@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
-from polymask.copies.kept import renewed, twin
+from polymask.copies.kept import refresh_caches, twin
 from polymask.learning.config import Refused
 from polymask.learning.extend import extend
 from polymask.learning.learn import check_roles, learn, make_bank
@@ -233,7 +233,7 @@ def test_modes_are_put_back_as_they_were() -> None:
     model.eval()
     learner.activate("b")
     assert not any(module.training for module in model.modules())
-    with pytest.raises(KeyError), renewed(model):
+    with pytest.raises(KeyError), refresh_caches(model):
         raise KeyError
     assert not any(module.training for module in model.modules())
 

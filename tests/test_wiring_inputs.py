@@ -88,7 +88,7 @@ def test_mutant_that_asks_the_example_alone_leaks(
     names: Collection[str], least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("polymask.wiring.paint.explore", lambda model, inputs: InputSpace(base=_row(inputs)))
-    monkeypatch.setattr(Inputs, "another", lambda self, run: None)
+    monkeypatch.setattr(Inputs, "next_accepted", lambda self, run: None)
     leaks = {}
     for name in sorted(names):
         one = SWITCHES[name]()

@@ -35,7 +35,7 @@ def _asked_for(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> tuple[int, 
         return run
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_found", counted(0, module._found))
+        patch.setattr(module, "_examine", counted(0, module._examine))
         patch.setattr(module, "cross_check", counted(1, module.cross_check))
         ask(model, torch.randn(2, 3, 8, 8), "head", weights(model))
     return counts[0], counts[1]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.copies.kept import renewed
+from polymask.copies.kept import refresh_caches
 from polymask.fits import misfit
 from polymask.parts.binarize import leading, select, select_into
 from polymask.parts.pack import Packed, Sparse, densify, unpack
@@ -162,7 +162,7 @@ def activate(sites: Sites, record: TaskRecord | Mixture) -> None:
         check_fits(sites, one)
     if not isinstance(record, TaskRecord):
         _check_mixture(sites, mixture)
-    with renewed(sites.model):
+    with refresh_caches(sites.model):
         _fill(sites, mixture)
 
 
@@ -230,7 +230,7 @@ def switch(plain: nn.Module, sites: Sites, record: TaskRecord) -> None:
         ValueError: if the record does not fit the network.
     """
     check_fits(sites, record)
-    with renewed(plain):
+    with refresh_caches(plain):
         _write_task(plain, sites, record)
 
 

@@ -23,7 +23,7 @@ def changed_base(union: Union, sites: Sites) -> dict[str, str]:
     return find_altered(union.read, sites, proof)
 
 
-def harmed(sites: Sites, changed: Mapping[str, str], records: Mapping[str, TaskRecord | None]) -> list[str]:
+def tasks_that_read(sites: Sites, changed: Mapping[str, str], records: Mapping[str, TaskRecord | None]) -> list[str]:
     """The tasks of exact methods that read what has changed; a task whose record is damaged may have.
 
     Args:

@@ -60,7 +60,7 @@ def entries_of(sites: Sites, record: TaskRecord) -> dict[str, Tensor | None]:
     return entries(sites, {name: unpack(packed) for name, packed in record.masks.items()})
 
 
-def extended(read: Held, sites: Sites, records: Iterable[TaskRecord]) -> Held:
+def with_reads_of(read: Held, sites: Sites, records: Iterable[TaskRecord]) -> Held:
     """A union and what more records read, those of exact methods."""
     for record in records:
         if record.meta.exact is True:
@@ -68,7 +68,7 @@ def extended(read: Held, sites: Sites, records: Iterable[TaskRecord]) -> Held:
     return read
 
 
-def rebuilt(sites: Sites, records: Iterable[TaskRecord]) -> Held:
+def union_of(sites: Sites, records: Iterable[TaskRecord]) -> Held:
     """The union of all records, those of exact methods; every digest is taken once, at the end."""
     read: Held = {}
     for record in records:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from polymask.bank.verify import content
+from polymask.bank.verify import changed_reads
 from polymask.learning.results import Forgot, check_exact, largest_change
 from polymask.method.contract import Method
 from polymask.probe import run_twice
@@ -43,7 +43,7 @@ class Probes:
         """
         check_exact(method.exact, {task: value for task, value in drift.items() if task not in self.unstable})
         for task in sorted(self.unstable & set(drift)):
-            changed = content(method.sites, method.record(task)) if method.exact is True else []
+            changed = changed_reads(method.sites, method.record(task)) if method.exact is True else []
             if changed:
                 raise Forgot(f"{changed[0]}; the logits of the task do not tell, they differ from run to run")
 

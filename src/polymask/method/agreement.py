@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import REFUSALS, as_accepted, call, drawn, logits_of
+from polymask.calling import REFUSALS, call, draw_fractions, logits_of, run_as_accepted
 from polymask.parts.recent import Recent
 from polymask.parts.seeds import generator
-from polymask.sites.raw import copied
+from polymask.sites.raw import copy_with_views
 from polymask.sites.roles import Plan
 from polymask.sites.slots import fill
 from polymask.sites.table import Sites, attach, bake
@@ -151,18 +151,18 @@ def make_trial(
     Where the network does not take such an input, or answers nothing finite, it is asked more gently.
     """
     for moved, fresh in ((True, True), (True, False), (False, False)):
-        clone, draw = copied(model), generator("agreement")
+        clone, draw = copy_with_views(model), generator("agreement")
         if moved:
             Disturbance(clone, draw, planned.later).redraw()
 
         def asked(x: Any, clone: nn.Module = clone, fresh: bool = fresh, draw: torch.Generator = draw) -> Any:
-            x = drawn(x, draw) if fresh else x
+            x = draw_fractions(x, draw) if fresh else x
             if fresh and not torch.isfinite(answer(clone, x)).any():
                 raise ValueError("expected finite logits, found none")
             return x
 
         try:
-            x = as_accepted(example, asked)
+            x = run_as_accepted(example, asked)
         except ValueError:
             continue
         break

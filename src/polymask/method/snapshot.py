@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from polymask.copies.kept import renewed
+from polymask.copies.kept import refresh_caches
 from polymask.sites.slots import Scores
 from polymask.sites.table import Kind, Sites, replica, whole
 from polymask.sites.trace import effective, strip
@@ -51,7 +51,7 @@ def put_back(method: Method, before: Before) -> None:
     for name in sorted(sites.opened):
         sites.drop_learned(name)
     clear_sources(sites)
-    with renewed(method.model):
+    with refresh_caches(method.model):
         for name, value in before.tensors.items():
             sites.write(name, value)
     for name, slots in before.slots.items():

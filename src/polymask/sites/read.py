@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import REFUSALS, as_accepted, call, drawn, leaves_of, logits_of
+from polymask.calling import REFUSALS, call, draw_fractions, leaves_of, logits_of, run_as_accepted
 from polymask.parts.seeds import generator
-from polymask.sites.raw import Watch, copied, decides, renewed
+from polymask.sites.raw import ReadLog, copy_with_views, decides, replace_parameters
 from polymask.sites.table import Role, attach
 from polymask.sites.trace import Place, places
 from polymask.wiring.disturb import Disturbance
@@ -51,13 +51,13 @@ def read_tensors(model: nn.Module, example: Any, names: list[str], others: Seque
     Raises:
         ValueError: if the model refuses the example, or a copy of it reads the model's own parameters.
     """
-    clone, where = copied(model), places(model)
-    was = renewed(clone, names)
+    clone, where = copy_with_views(model), places(model)
+    was = replace_parameters(clone, names)
     sites = attach(clone, {name: Role("masked" if name in names else "frozen", "") for name in where})
     seen: list[str] = []
     for name, site in sites.weights.items():
         site.register_forward_hook(lambda *_, name=name: seen.append(name))
-    own, kept = Watch({name: where[name][0].tensor() for name in names}), Watch(was)
+    own, kept = ReadLog({name: where[name][0].tensor() for name in names}), ReadLog(was)
 
     def answer(x: Any, mode: bool) -> tuple[Any, list[str]]:
         seen.clear()
@@ -72,7 +72,7 @@ def read_tensors(model: nn.Module, example: Any, names: list[str], others: Seque
             (_, learning), (output, answering) = answer(x, True), answer(x, False)
         return x, output, learning, answering
 
-    x, output, learning, answering = as_accepted(example, run)
+    x, output, learning, answering = run_as_accepted(example, run)
     refuse_past(sorted(own.seen))
     for other in others:
         with suppress(*REFUSALS), own, kept:
@@ -82,7 +82,7 @@ def read_tensors(model: nn.Module, example: Any, names: list[str], others: Seque
     if past:
         draw = generator("past")
         Disturbance(clone, draw).redraw()
-        asked = [drawn(x, draw), *others]
+        asked = [draw_fractions(x, draw), *others]
         past = [name for name in past if decides(was[name], lambda: _outputs(clone, asked))]
     last = {name: place for place, name in enumerate(answering)}
     order = [name for name in sorted(last, key=last.__getitem__) if name in learning]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.calling import tensors_of
-from polymask.copies.kept import differences, renewed, same_tensor, twin
+from polymask.copies.kept import differences, refresh_caches, same_tensor, twin
 from polymask.copies.running import (
     Values,
     ask,
@@ -188,7 +188,7 @@ class _Trial:
     def _matters(self, asked: Values, now: Values, x: Any) -> bool:
         """Whether an answer depends on tensors that evaluation has changed; a single number is moved far besides."""
         far = {n: now[n] + FAR for n in asked if now[n].numel() == 1 and now[n].dtype != torch.bool}
-        with renewed(self.used), renewed(self.fresh):
+        with refresh_caches(self.used), refresh_caches(self.fresh):
             give(self.used, now | far)
             give(self.fresh, now | asked)
         try:
@@ -198,7 +198,7 @@ class _Trial:
 
     def _compared(self, now: Values, x: Any) -> Tensor:
         """The answer of both, given the same tensors."""
-        with renewed(self.used), renewed(self.fresh):
+        with refresh_caches(self.used), refresh_caches(self.fresh):
             give(self.used, now)
             give(self.fresh, now)
         answer, other = ask(self.fresh, x, False), ask(self.used, x, False)

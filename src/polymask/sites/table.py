@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from polymask.copies.kept import renewed, results, twin
+from polymask.copies.kept import copy_memo, refresh_caches, twin
 from polymask.parts.gate import hold
 from polymask.sites.marks import Latch, held, is_marked
 from polymask.sites.slots import FeatureSite, WeightSite, fill
@@ -154,7 +154,7 @@ class Sites:
 
     @torch.no_grad()
     def narrow_gate(self, name: str, gate: Tensor, mask: Tensor) -> None:
-        """Close part of an open gate and read the weight under a mask; what it learned stays, unlike in ``open_gate``."""
+        """Close part of an open gate and read the weight under a mask; unlike ``open_gate`` it keeps what it learned."""
         site = self.weights[name]
         fill(site, "mask", mask)
         if gate.any():
@@ -197,7 +197,7 @@ class Sites:
             site.kept = site.gate = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Sites:
-        memo.update(results(self.model))
+        memo.update(copy_memo(self.model))
         memo[id(self)] = new = object.__new__(Sites)
         new.__dict__ = copy.deepcopy(self.__dict__, memo)
         return new
@@ -280,7 +280,7 @@ def detach(model: nn.Module) -> nn.Module:
 
     Private tensors keep the values of the task that was active. The model is returned for convenience.
     """
-    with renewed(model):
+    with refresh_caches(model):
         strip(model, held)
     return model
 
@@ -299,7 +299,7 @@ def bake(model: nn.Module) -> nn.Module:
     """
     # What the sites hold is read once more and goes with them.
     plain = twin(model, [t for site in model.modules() if isinstance(site, WeightSite) for t in site.buffers()])
-    with renewed(plain):
+    with refresh_caches(plain):
         strip(plain, effective)
     plain.eval()
     return plain
