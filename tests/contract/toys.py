@@ -18,7 +18,7 @@ from polymask.parts.pack import Packed, Sparse, densify, pack, sparsify
 from polymask.parts.seeds import generator
 from polymask.sites.roles import Policy, plan
 from polymask.sites.slots import Scores
-from polymask.sites.table import whole
+from polymask.sites.table import unsharded
 from polymask.task import TaskRecord, reads
 
 TAU = 0.005
@@ -85,8 +85,8 @@ class Anchored(Method):
         total = super().penalty()
         if self.task is not None:
             for name, anchor in self.state["anchor"].items():
-                total = total + (whole(self.sites.tensor(name)) - anchor).square().sum()
-                total = total + 1e-3 * whole(self.sites.weights[name].source.scores).abs().sum()
+                total = total + (unsharded(self.sites.tensor(name)) - anchor).square().sum()
+                total = total + 1e-3 * unsharded(self.sites.weights[name].source.scores).abs().sum()
         return total
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:

@@ -15,7 +15,7 @@ from polymask.method.contract import Method
 from polymask.parts.seeds import generator
 from polymask.sites.roles import Plan
 from polymask.sites.slots import Annealed, Echo
-from polymask.sites.table import Kind, whole
+from polymask.sites.table import Kind, unsharded
 from polymask.wiring import Wiring, ask
 
 EDGE = 6.0
@@ -110,7 +110,9 @@ def anneal(method: Method, how: Anneal, progress: float) -> None:
 
 def gates_and_usage(method: Method, union: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """Site -> its gates now, and how far earlier tasks have used its units: what ``capacity_penalty`` reads."""
-    return {site: (whole(source.gate()).to(union[site].dtype), union[site]) for site, source in gates(method).items()}
+    return {
+        site: (unsharded(source.gate()).to(union[site].dtype), union[site]) for site, source in gates(method).items()
+    }
 
 
 def capacity_of(union: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:

@@ -166,7 +166,7 @@ class Method(ABC):
     def penalty(self) -> Tensor:
         """The method's own term of the loss, a scalar: ``loss = (task loss + penalty) / accumulation``.
 
-        Read what trains through ``polymask.sites.table.whole``, since FSDP2 may shard it.
+        Read what trains through ``polymask.sites.table.unsharded``, since FSDP2 may shard it.
         """
         return torch.zeros((), device=next(self.model.parameters(), torch.zeros(())).device)
 

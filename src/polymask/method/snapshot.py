@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from polymask.copies.kept import refresh_caches
 from polymask.sites.slots import Scores
-from polymask.sites.table import Kind, Sites, replica, whole
+from polymask.sites.table import Kind, Sites, replica, unsharded
 from polymask.sites.trace import effective, strip
 from polymask.task import TaskRecord, activate
 
@@ -102,7 +102,7 @@ def collect(model: nn.Module, trained: nn.Module) -> None:
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if name not in theirs:
             raise ValueError(f"expected a copy of this model made after begin(), found none of its {name!r} there")
-        value.copy_(whole(theirs[name]))
+        value.copy_(unsharded(theirs[name]))
 
 
 def broadcast(tensors: Iterable[Tensor]) -> None:

@@ -154,7 +154,7 @@ class Sites:
 
     @torch.no_grad()
     def narrow_gate(self, name: str, gate: Tensor, mask: Tensor) -> None:
-        """Close part of an open gate and read the weight under a mask; unlike ``open_gate`` it keeps what it learned."""
+        """Close part of an open gate, read the weight under a mask; unlike ``open_gate`` what it learned stays."""
         site = self.weights[name]
         fill(site, "mask", mask)
         if gate.any():
@@ -215,10 +215,10 @@ def replica(sites: Sites) -> Sites:
     return copy.deepcopy(sites, {id(t): t for t in kept})
 
 
-def whole(tensor: Tensor) -> Tensor:
+def unsharded(tensor: Tensor) -> Tensor:
     """A tensor in one piece: gathered, differentiably, if its model is sharded; for penalties, which read weights.
 
-    >>> whole(torch.ones(1))
+    >>> unsharded(torch.ones(1))
     tensor([1.])
     """
     gathered: Tensor = tensor.full_tensor() if type(tensor).__name__ == "DTensor" else tensor  # type: ignore[attr-defined]
