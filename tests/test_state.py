@@ -312,7 +312,7 @@ def centred() -> nn.Module:
 def test_a_bank_of_other_roles_answers_and_is_not_learned_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     how = Training(epochs=1, batch_size=16)
     with monkeypatch.context() as patch:
-        patch.setattr(roles, "_kept_apart", lambda role, *_: role)
+        patch.setattr(roles, "_private_if_moving", lambda role, *_: role)
         run = learn(centred(), small.tasks()[:1], "packnet", out=tmp_path, training=how)
     x, _ = small.blobs("one", 2, 5, "test")
     was = run.logits("one", x)
