@@ -92,7 +92,7 @@ def nested(sites: Sites, count: int) -> Iterator[TaskRecord]:
         masks = {}
         for name, plane in owner.items():
             free, fresh = plane == 0, torch.randn(plane.shape, generator=generator(name, code))
-            sites.put(name, torch.where(free, fresh, sites.base(name)))
+            sites.write(name, torch.where(free, fresh, sites.base(name)))
             plane[free & (torch.rand(plane.shape, generator=generator(code, name)) < 0.3)] = code
             masks[name] = pack_owners(plane, code, code)
         yield record(sites, f"task {code}", 1 + code, masks=masks)

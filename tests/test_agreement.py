@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 from polymask import Bank
-from polymask.calling import accepted
-from polymask.method.agreement import answer, settled
+from polymask.calling import accepted_input
+from polymask.method.agreement import answer, units_that_agree
 from polymask.method.contract import Method
 from polymask.methods import HAT, METHODS, TFM, WSN, AdaHAT, PackNet, Piggyback
-from polymask.sites.foreign import disturbed
+from polymask.sites.foreign import find_foreign
 from polymask.sites.table import bake
 from polymask.wiring import Wiring
 
@@ -170,9 +170,9 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[Wiring]:
 
     def noted(*args: Any) -> Any:
         wirings.append(args[4])
-        return settled(*args)
+        return units_that_agree(*args)
 
-    monkeypatch.setattr("polymask.method.contract.settled", noted)
+    monkeypatch.setattr("polymask.method.contract.units_that_agree", noted)
     return wirings
 
 
@@ -196,7 +196,7 @@ def test_trained_activated_baked_and_on_disk_are_one_answer(
         assert {*found[0].sites} >= shut
         assert {*wiring.sites} == {*found[0].sites} - shut
         assert not shut & {*wiring.rows.values()}
-        assert all("masking its rows is not masking its output" in wiring.told(f"{layer}.weight") for layer in shut)
+        assert all("masking its rows is not masking its output" in wiring.describe(f"{layer}.weight") for layer in shut)
     x = drive.Task("probe", made.example).inputs(7)
     bank = Bank.create(tmp_path / "bank", made.sites, method=made.name, head=made.head, example=x)
     bank.commit(made.records, made.sites)
@@ -240,7 +240,7 @@ def test_no_site_left_is_refused(method: str) -> None:
 def test_without_the_check_a_baked_copy_answers_otherwise_and_is_told(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polymask.method.contract.settled", unchecked)
+    monkeypatch.setattr("polymask.method.contract.units_that_agree", unchecked)
     with pytest.raises(RuntimeError, match="expected a baked copy to answer task"):
         learned(HAT, name)
 
@@ -411,7 +411,7 @@ def test_an_example_that_cannot_be_cut_goes_in_whole(method: str, name: str) -> 
     build, example = NOT_CUT[name]
     torch.manual_seed(0)
     made = METHODS[method](build(), example)
-    used = accepted(build(), example)
+    used = accepted_input(build(), example)
     assert [one.shape for one in used] == [one.shape for one in example]
     drive.learn(made, [drive.Task("a", example)])
     x = drive.probe(made)
@@ -475,19 +475,19 @@ def test_a_parameter_assigned_to_a_masked_weight_is_refused() -> None:
         method.model[0].weight = nn.Parameter(torch.ones(9, 6))
     with pytest.raises(ValueError, match=r"expected 'weight' of Linear to be left to its site.*a pruning"):
         prune.l1_unstructured(method.model[0], "weight", 0.5)
-    assert disturbed(method.sites, learned=True) is None
+    assert find_foreign(method.sites, learned=True) is None
     assert torch.equal(drive.logits(method, "a"), was)
 
 
 def test_what_is_put_on_an_attached_model_is_seen() -> None:
     method = PackNet(mlp(nn.Linear), torch.zeros(2, 6))
-    assert disturbed(method.sites) is None
+    assert find_foreign(method.sites) is None
     torch.nn.utils.parametrizations.weight_norm(method.model[0])
-    assert "'0' as it was attached" in str(disturbed(method.sites))
+    assert "'0' as it was attached" in str(find_foreign(method.sites))
     method = PackNet(mlp(nn.Linear), torch.zeros(2, 6))
     prune.l1_unstructured(method.model[6], "weight", 0.5)
-    assert "'6' as it was attached" in str(disturbed(method.sites))
+    assert "'6' as it was attached" in str(find_foreign(method.sites))
     method = PackNet(mlp(nn.Linear), torch.zeros(2, 6))
     drive.learn(method, drive.tasks(method.example)[:1])
     method.model[0].bias = nn.Parameter(torch.ones(9))
-    assert "'0.bias' to stay frozen" in str(disturbed(method.sites, learned=True))
+    assert "'0.bias' to stay frozen" in str(find_foreign(method.sites, learned=True))

@@ -96,7 +96,7 @@ def test_units_and_ties_come_back(tmp_path: Path) -> None:
 def test_a_drawn_base_needs_no_file(tmp_path: Path) -> None:
     sites = attached()
     for name in WEIGHTS:
-        sites.put(name, signed_constant(sites.tensor(name).shape, 7, name))
+        sites.write(name, signed_constant(sites.tensor(name).shape, 7, name))
     bank, _ = make(tmp_path / "bank", sites, drawn=dict.fromkeys(WEIGHTS, 7))
     one = record(sites, "a")
     bank.commit({"a": one}, sites)
@@ -122,7 +122,7 @@ def test_a_fingerprint_stands_for_the_users_backbone(tmp_path: Path) -> None:
         again.model(wrong)
     assert all(torch.equal(value, before[name]) for name, value in wrong.state_dict().items())
     assert "_polymask" not in str(vars(wrong.body[1]))
-    sites.put(WEIGHTS[0], sites.base(WEIGHTS[0]) + 1)
+    sites.write(WEIGHTS[0], sites.base(WEIGHTS[0]) + 1)
     with pytest.raises(ValueError, match="cannot be kept as a fingerprint"):
         bank.commit({"b": record(sites, "b")}, sites)
 
@@ -174,8 +174,8 @@ def test_a_user_must_bring_a_network_that_has_no_builder(tmp_path: Path) -> None
 
 def test_a_layer_that_grew_comes_back_grown(tmp_path: Path) -> None:
     bank, sites = make(tmp_path / "bank", builder=None)
-    sites.put("body.4.bias", torch.arange(9.0))
-    sites.put("body.4.weight", torch.rand(9, 16))
+    sites.write("body.4.bias", torch.arange(9.0))
+    sites.write("body.4.weight", torch.rand(9, 16))
     bank.commit({}, sites)
     grown = Bank.open(tmp_path / "bank").model(network())
     assert torch.equal(grown.tensor("body.4.bias"), torch.arange(9.0))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from polymask import PackNet, SupSup
 from polymask.bank.bank import Bank
 from polymask.bank.compare import _listed
-from polymask.held import AlteredNetwork, altered, bool_of, joined, proof
+from polymask.held import AlteredNetwork, add_read, bool_of, find_altered, proof
 from polymask.parts.draw import signed_constant
 from polymask.parts.pack import pack, unpack
 from polymask.sites.table import Role, attach
@@ -110,7 +110,7 @@ def test_without_the_comparison_it_would_be_written(tmp_path: Path, monkeypatch:
     """The mutant: what the tests above see."""
     bank, sites = make(tmp_path / "bank")
     bank.commit({"a": record(sites, "a")}, sites)
-    sites.put(WEIGHTS[0], sites.base(WEIGHTS[0]) + 1)
+    sites.write(WEIGHTS[0], sites.base(WEIGHTS[0]) + 1)
     monkeypatch.setattr("polymask.bank.compare.changed_base", lambda *_: {})
     with pytest.raises(AlteredNetwork, match="expected task 'a' to answer"):
         bank.commit({}, sites)
@@ -127,7 +127,7 @@ def test_what_no_finished_task_reads_may_change(tmp_path: Path) -> None:
         answers[one.meta.task] = answer(sites, one)
     again = Bank.open(bank.path)
     assert all(torch.equal(logits(again.plain(task)), was) for task, was in answers.items())
-    assert not altered(again.held(), sites, proof)
+    assert not find_altered(again.held(), sites, proof)
 
 
 def test_the_union_is_that_of_the_records(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_the_union_is_that_of_the_records(tmp_path: Path) -> None:
         one = record(sites, task)
         bank.commit({task: one}, sites)
         masks = {name: unpack(packed) for name, packed in one.masks.items()}
-        expected = joined(expected, sites, entries(sites, masks), proof)
+        expected = add_read(expected, sites, entries(sites, masks), proof)
         found = Bank.open(bank.path).held()
         assert found.keys() == expected.keys()
         for name, part in expected.items():
@@ -152,7 +152,7 @@ def test_only_exact_methods_are_held(tmp_path: Path) -> None:
     bank, sites = make(tmp_path / "bank")
     bank.commit({"a": record(sites, "a", exact=0.5)}, sites)
     assert Bank.open(bank.path).held() == {}
-    sites.put(WEIGHTS[0], sites.base(WEIGHTS[0]) + 1e-6)
+    sites.write(WEIGHTS[0], sites.base(WEIGHTS[0]) + 1e-6)
     bank.commit({"b": record(sites, "b", exact=None)}, sites)
     assert "changed" in str(bank.verify())
 
@@ -167,17 +167,17 @@ def test_a_union_that_is_lost_is_made_again(tmp_path: Path) -> None:
         again = Bank.open(bank.path)
         assert not again.verify().ok
         assert {name: part.digest for name, part in again.held().items()} == digests
-        sites.put(WEIGHTS[0], sites.base(WEIGHTS[0]) + 1)
+        sites.write(WEIGHTS[0], sites.base(WEIGHTS[0]) + 1)
         with pytest.raises(AlteredNetwork):
             again.commit({}, sites)
-        sites.put(WEIGHTS[0], Bank.open(bank.path).tensors()[WEIGHTS[0]])
+        sites.write(WEIGHTS[0], Bank.open(bank.path).tensors()[WEIGHTS[0]])
         again.commit({}, sites)
         assert Bank.open(bank.path).verify().ok
 
 
 def test_the_base_as_committed_comes_back_by_name(tmp_path: Path) -> None:
     sites = attached()
-    sites.put(WEIGHTS[0], signed_constant(sites.tensor(WEIGHTS[0]).shape, 7, WEIGHTS[0]))
+    sites.write(WEIGHTS[0], signed_constant(sites.tensor(WEIGHTS[0]).shape, 7, WEIGHTS[0]))
     bank, _ = make(tmp_path / "bank", sites, drawn={WEIGHTS[0]: 7})
     found = Bank.open(bank.path).tensors()
     assert found.keys() == set(sites.names("masked", "frozen"))
@@ -190,7 +190,7 @@ def test_the_base_as_committed_comes_back_by_name(tmp_path: Path) -> None:
 def test_a_fingerprint_has_its_union_too(tmp_path: Path) -> None:
     bank, sites = make(tmp_path / "bank", builder=None, base="fingerprint")
     bank.commit({task: record(sites, task) for task in "abc"}, sites)
-    assert not altered(Bank.open(bank.path).held(), sites, proof)
+    assert not find_altered(Bank.open(bank.path).held(), sites, proof)
     bank.remove("c")
     wide = bool_of(bank.held(sites)[WEIGHTS[0]])
     bank.remove("a")
@@ -199,7 +199,7 @@ def test_a_fingerprint_has_its_union_too(tmp_path: Path) -> None:
     assert wide.sum() > left.sum()
     with pytest.raises(ValueError, match="no more than its fingerprint"):
         Bank.open(bank.path).held()
-    assert not altered(Bank.open(bank.path).held(sites), sites, proof)
+    assert not find_altered(Bank.open(bank.path).held(sites), sites, proof)
     bank.commit({"d": record(sites, "d")}, sites)
     assert Bank.open(bank.path).held()
 
@@ -217,9 +217,9 @@ def test_masks_on_units_are_held_without_the_network(tmp_path: Path) -> None:
     assert bool_of(bank.held()["0.weight"]).any(1).tolist() == [True, True, True, False]
     bank.remove("a")
     assert bool_of(Bank.open(bank.path).held()["0.weight"]).any(1).tolist() == [False, True, True, False]
-    sites.put("0.weight", sites.base("0.weight") + torch.tensor([1.0, 0, 0, 1])[:, None])
+    sites.write("0.weight", sites.base("0.weight") + torch.tensor([1.0, 0, 0, 1])[:, None])
     bank.commit({}, sites)
-    sites.put("0.weight", sites.base("0.weight") + torch.tensor([0, 0, 1.0, 0])[:, None])
+    sites.write("0.weight", sites.base("0.weight") + torch.tensor([0, 0, 1.0, 0])[:, None])
     with pytest.raises(AlteredNetwork, match=r"'0\.weight' .* read by task 'b'"):
         bank.commit({}, sites)
 

@@ -22,7 +22,7 @@ from polymask.bank import store
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.bank.entry import to_entry
-from polymask.held import altered, bool_of, proof
+from polymask.held import bool_of, find_altered, proof
 from polymask.method.learner import without_base
 from polymask.methods.baselines import Finetune
 from polymask.parts.pack import unpack
@@ -45,7 +45,7 @@ def test_a_bank_of_format_1_answers_and_is_upgraded_by_a_commit(tmp_path: Path, 
         assert bank.verify().ok, str(bank.verify())
         sites = bank.model()
         assert bank.held().keys() == set(sites.names(*BASE))
-        assert not altered(bank.held(), sites, proof)
+        assert not find_altered(bank.held(), sites, proof)
         if json.loads((path / "bank.json").read_text())["format"] == 1:
             assert on_disk(path) == before  # reading changes nothing
             bank.commit({}, sites, learner=bank.learner())
@@ -62,7 +62,7 @@ def test_a_bank_of_format_1_answers_and_is_upgraded_by_a_commit(tmp_path: Path, 
 def test_a_bank_of_format_1_is_compared_before_its_first_commit(tmp_path: Path) -> None:
     bank = Bank.open(shutil.copytree(GOLDEN / "packnet", tmp_path / "bank"))
     sites = bank.model()
-    sites.put("body.1.weight", sites.base("body.1.weight") + 1)
+    sites.write("body.1.weight", sites.base("body.1.weight") + 1)
     with pytest.raises(RuntimeError, match=r"'body.1.weight' .* read by tasks 'a', 'b'"):
         bank.commit({}, sites)
     assert json.loads((bank.path / "bank.json").read_text())["format"] == 1
@@ -114,7 +114,7 @@ def test_nothing_is_swept_while_an_entry_cannot_be_read(tmp_path: Path) -> None:
     file.write_bytes(data)
     bank = Bank.open(bank.path)
     assert bank.verify().ok
-    assert not altered(bank.held(), sites, proof)
+    assert not find_altered(bank.held(), sites, proof)
     bank.sweep()
     assert flat(bank.sizes()) == sum(map(len, on_disk(bank.path).values()))
 

@@ -84,7 +84,7 @@ def test_a_record_is_reissued_under_a_higher_revision(tmp_path: Path) -> None:
 def test_a_record_must_read_the_base_it_is_committed_with(tmp_path: Path) -> None:
     bank, sites = make(tmp_path / "bank")
     one = record(sites, "a")
-    sites.put(WEIGHTS[0], sites.base(WEIGHTS[0]) + 1)
+    sites.write(WEIGHTS[0], sites.base(WEIGHTS[0]) + 1)
     with pytest.raises(
         ValueError, match=r"expected tensor 'body.1.weight', as task 'a' reads it, .* has changed since"
     ):
@@ -100,7 +100,7 @@ def test_a_record_must_read_the_base_it_is_committed_with(tmp_path: Path) -> Non
 def test_nothing_is_committed_while_a_task_is_open(tmp_path: Path) -> None:
     bank, sites = make(tmp_path / "bank")
     one = record(sites, "a")
-    sites.open(WEIGHTS[0], None)
+    sites.open_gate(WEIGHTS[0], None)
     with pytest.raises(RuntimeError, match=r"expected no open task, found 'body.1.weight' in training"):
         bank.commit({"a": one}, sites)
 

@@ -176,7 +176,7 @@ def test_an_older_handle_says_what_it_cannot_answer(tmp_path: Path, change: str)
     elif change == "reissued":
         bank.commit({"a": record(sites, "a", 4, revision=1, reason="a class more")}, sites)
     else:
-        sites.put(WEIGHTS[0], sites.base(WEIGHTS[0]) + 1)
+        sites.write(WEIGHTS[0], sites.base(WEIGHTS[0]) + 1)
         bank.commit({}, sites)
     for read in (lambda: old.plain("a"), lambda: old.activate(old.model(), "a")):
         with pytest.raises(RuntimeError, match="a later commit changed this bank: open it again"):

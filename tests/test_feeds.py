@@ -16,7 +16,7 @@ from polymask.parts.seeds import generator
 from polymask.streams import Feed, Inputs, LoaderFeed, Task, TensorFeed, View, permute, prepare
 from polymask.streams import feed as feed_module
 from polymask.streams.feed import cuts
-from polymask.streams.inputs import enlarged
+from polymask.streams.inputs import enlarge
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(0, 256, (23, 3, 6, 6), dtype=torch.uint8, generator=generator("images"))
@@ -232,7 +232,7 @@ class TestInputs:
             Inputs(area=1.0, crop=1).augment(IMAGES, generator(0)), Inputs(crop=1).augment(IMAGES, generator(0))
         )
         whole = IMAGES.float()
-        assert torch.allclose(enlarged(whole, torch.tensor([[0.0, 0, 1, 1]]).expand(23, 4)), whole, atol=1e-3)
+        assert torch.allclose(enlarge(whole, torch.tensor([[0.0, 0, 1, 1]]).expand(23, 4)), whole, atol=1e-3)
 
     def test_rules_for_channels_and_sizes(self) -> None:
         red = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)

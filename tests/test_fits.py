@@ -78,8 +78,8 @@ def test_what_fits_goes_on_fitting() -> None:
         check_fits(sites, record(sites, "a", outputs, delta=True))
     check_fits(sites, record(attached(dtype=torch.bfloat16), "a"))  # served in another precision
     one = record(sites, "a")
-    sites.put(W, torch.ones(20, 12))
-    sites.put("body.1.bias", torch.ones(20))
+    sites.write(W, torch.ones(20, 12))
+    sites.write("body.1.bias", torch.ones(20))
     check_fits(sites, one)  # a mask of a layer that has grown since
 
 
@@ -105,5 +105,5 @@ def test_a_bias_is_as_long_as_the_rows_that_the_task_reads() -> None:
         return True
 
     assert (fits(16, 16), fits(16, 1), fits(16, 15), fits(16, 18)) == (True, False, False, False)
-    sites.put("0.weight", torch.ones(20, 4))
+    sites.write("0.weight", torch.ones(20, 4))
     assert (fits(16, 16), fits(18, 18), fits(18, 20)) == (True, True, False)

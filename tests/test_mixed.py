@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from polymask import HAT, TFM, Method, PackNet, Piggyback
 from polymask.calling import tensors_of
 from polymask.mixed import Mixed
-from polymask.mixed.layout import Layout, decoded, probes, signature
+from polymask.mixed.layout import Layout, decode_layout, signature, variants
 
 UNITS: dict[str, Callable[..., Method]] = {
     "hat": HAT,
@@ -183,7 +183,7 @@ def test_what_cannot_be_served_is_refused_in_words() -> None:
     with pytest.raises(ValueError, match="no task in training"):
         Mixed(method.sites, method.records)
     method.abandon()
-    method.sites.put("0.weight", torch.full((24, 12), torch.inf))
+    method.sites.write("0.weight", torch.full((24, 12), torch.inf))
     with pytest.raises(ValueError, match=r"a finite base, found inf or NaN in '0.weight'"):
         Mixed(method.sites, method.records)
 
@@ -246,11 +246,11 @@ def test_a_shape_is_asked_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("rows", "shape", "axis"), [(3, (3, 4), 0), (4, (4, 4), 0), (2, (5, 2), 1)])
 def test_layouts_are_read_from_what_changed(rows: int, shape: tuple[int, ...], axis: int) -> None:
     seen = []
-    for x in probes(torch.randn(rows, 1), rows):
+    for x in variants(torch.randn(rows, 1), rows):
         spread = [1] * len(shape)
         spread[axis] = rows
         seen.append(signature(x.view(*spread, 1).expand(*shape, 1), -1))
-    found = decoded("layer", seen, rows)
+    found = decode_layout("layer", seen, rows)
     assert (found.axis, found.owner.tolist()) == (axis, list(range(rows)))
 
 

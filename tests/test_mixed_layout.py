@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from polymask.mixed.layout import Layout, decoded, key_of, probes, rearranged
+from polymask.mixed.layout import Layout, decode_layout, key_of, rearranged, variants
 from polymask.mixed.routes import Mark, Routes, readings
 from polymask.mixed.turns import Layer, Together, Unlike
 
@@ -17,7 +17,7 @@ FLAGS = torch.tensor([0, 1, 2, 1])
 
 def test_probes_change_the_samples_that_their_bit_says_and_fractions_alone() -> None:
     x = (torch.randn(4, 3), FLAGS, torch.randn(2, 3))
-    plain, changed, low, high = probes(x, 4)
+    plain, changed, low, high = variants(x, 4)
     assert torch.equal(plain[0], x[0])
     for probe, rows in ((changed, [0, 1, 2, 3]), (low, [1, 3]), (high, [2, 3])):
         assert (probe[0] != x[0]).any(1).nonzero().squeeze(1).tolist() == rows
@@ -27,17 +27,17 @@ def test_probes_change_the_samples_that_their_bit_says_and_fractions_alone() -> 
 
 def test_large_values_are_changed_by_as_much() -> None:
     x = 1e6 * torch.rand(4, 3)
-    plain, changed, *_ = probes(x, 4)
+    plain, changed, *_ = variants(x, 4)
     assert ((changed - plain).abs() > 1e3).all()
 
 
 def test_of_numbers_the_smallest_becomes_the_largest_and_the_others_the_smallest() -> None:
-    _, changed, low, _ = probes((FLAGS, torch.tensor([1, 0, 1, 0])), 4)
+    _, changed, low, _ = variants((FLAGS, torch.tensor([1, 0, 1, 0])), 4)
     assert changed[0].tolist() == [2, 0, 0, 0]
     assert low[0].tolist() == [0, 0, 2, 0]
     # A second tensor of two kinds may be a mask.
     assert changed[1].tolist() == [1, 0, 1, 0]
-    assert probes(torch.tensor([5, 7, 7, 5]), 4)[1].tolist() == [7, 5, 5, 7]
+    assert variants(torch.tensor([5, 7, 7, 5]), 4)[1].tolist() == [7, 5, 5, 7]
 
 
 def test_numbers_are_rearranged_each_tensor_otherwise() -> None:
@@ -83,8 +83,8 @@ def test_what_fits_several_places_is_not_guessed() -> None:
     plain = torch.zeros(2, 2)
     # One position alone changes, and either axis would explain it.
     changed, bit = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.zeros(2, 2)
-    assert decoded("layer", [plain, changed, bit], 2) is None
-    found = decoded("layer", [plain, torch.ones(2, 2), torch.tensor([[0.0, 0.0], [1.0, 1.0]])], 2)
+    assert decode_layout("layer", [plain, changed, bit], 2) is None
+    found = decode_layout("layer", [plain, torch.ones(2, 2), torch.tensor([[0.0, 0.0], [1.0, 1.0]])], 2)
     assert found is not None
     assert found.same(Layout(0, torch.tensor([0, 1])))
 

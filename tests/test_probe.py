@@ -165,7 +165,7 @@ def test_an_unstable_network_is_proved_by_content(tmp_path: Path) -> None:
 def test_a_changed_base_is_enforced_only_where_the_method_is_exact(tmp_path: Path, exact: Any, ok: bool) -> None:
     bank, sites = make(tmp_path / "bank")
     bank.commit({"a": record(sites, "a", exact=exact)}, sites)
-    sites.put(WEIGHTS[0], sites.base(WEIGHTS[0]) + 1e-6)
+    sites.write(WEIGHTS[0], sites.base(WEIGHTS[0]) + 1e-6)
     if exact is True:
         with pytest.raises(AlteredNetwork, match=r"'body.1.weight' \(other values\) changed, read by task 'a'"):
             bank.commit({}, sites)

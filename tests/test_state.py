@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
-from polymask.copies.kept import renewed, twin
+from polymask.copies.kept import refresh_caches, twin
 from polymask.learning.config import Refused
 from polymask.learning.extend import extend
 from polymask.learning.learn import learn
@@ -234,7 +234,7 @@ def test_modes_are_put_back_as_they_were() -> None:
     model.eval()
     learner.activate("b")
     assert not any(module.training for module in model.modules())
-    with pytest.raises(KeyError), renewed(model):
+    with pytest.raises(KeyError), refresh_caches(model):
         raise KeyError
     assert not any(module.training for module in model.modules())
 
@@ -313,7 +313,7 @@ def centred() -> nn.Module:
 def test_a_bank_of_other_roles_answers_and_is_not_learned_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     how = Training(epochs=1, batch_size=16)
     with monkeypatch.context() as patch:
-        patch.setattr(roles, "_kept_apart", lambda role, *_: role)
+        patch.setattr(roles, "_private_if_moving", lambda role, *_: role)
         run = learn(centred(), small.tasks()[:1], "packnet", out=tmp_path, training=how)
     x, _ = small.blobs("one", 2, 5, "test")
     was = run.logits("one", x)

@@ -32,7 +32,7 @@ from polymask.streams import (
     rotate,
     split,
 )
-from polymask.streams.by_name import whole
+from polymask.streams.by_name import one_task
 from polymask.streams.classic import views
 from polymask.streams.view import Rotation
 
@@ -352,4 +352,4 @@ class TestComposition:
         stream = make_stream("digits", size=(16, 16), channels=3)
         assert prepare(stream[0], seed=0).example().shape == (2, 3, 16, 16)
         with pytest.raises(ValueError, match="each data set is one task"):
-            whole(toy(), 3)
+            one_task(toy(), 3)

@@ -17,7 +17,7 @@ from polymask.methods import HAT, TFM, PackNet, Piggyback
 from polymask.sites.roles import Policy, plan
 from polymask.sites.state import moving
 from polymask.surgery import growable
-from polymask.wiring.unlike import unlike
+from polymask.wiring.other_paths import other_paths
 
 FROZEN = Policy("masked", "frozen", "frozen", "frozen")
 MASKED = Policy("masked", "private", "private", "private")
@@ -80,7 +80,7 @@ def learned(method: Callable[..., Method], net: nn.Module) -> tuple[Method, dict
 
 
 def test_inputs_that_take_another_path_are_found() -> None:
-    found = unlike(domains(Running), (torch.randn(4, 6), ZERO))
+    found = other_paths(domains(Running), (torch.randn(4, 6), ZERO))
     assert {0, 1} <= {int(flag) for _, flag in found}
     assert int(found[0][1]) != 0
 

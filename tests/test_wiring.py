@@ -16,7 +16,7 @@ from tests.wirings import asked, found, leak, weights
 from polymask.wiring import Feed, Wiring, ask
 from polymask.wiring import cache as remembered
 from polymask.wiring.question import codes_of
-from polymask.wiring.table import ANY, NONE, runs, spelled
+from polymask.wiring.table import ANY, NONE, from_runs, to_runs
 
 FOUND = {
     "sum_of_branches": ("a b", "head:5", ""),
@@ -133,7 +133,7 @@ def test_units_of_a_flattened_image_are_blocks_of_columns() -> None:
 
 def test_units_of_shuffled_channels_and_of_a_concatenation() -> None:
     _, shuffled = found("batch_norm_of_shuffled_channels")
-    assert shuffled.traced().feeds["b"][0].units.tolist() == [2, 0, 1, 5, 3, 4]
+    assert shuffled.through_echoes().feeds["b"][0].units.tolist() == [2, 0, 1, 5, 3, 4]
     _, beside = found("concatenation")
     a, b = beside.feeds["c"]
     assert (a.site, b.site) == ("a", "b")
@@ -146,33 +146,33 @@ def test_depthwise_by_hand() -> None:
     _, wiring = found("depthwise")
     masks = {"a": torch.tensor([1, 0, 1, 1, 0, 1]) > 0, "b": torch.ones(12) > 0, "c": torch.ones(5) > 0}
     masks["b"][[0, 3]] = False
-    live = wiring.ends("b.weight", torch.Size([12, 1, 3, 3]), masks, True).expand(12, 1, 3, 3)
+    live = wiring.per_entry("b.weight", torch.Size([12, 1, 3, 3]), masks, True).expand(12, 1, 3, 3)
     # Row i reads column i // 2: rows 2, 3 and 8, 9 read shut columns, and row 0 is shut itself.
     assert live.all((1, 2, 3)).tolist() == [False, True, False, False, True, True, True, True, False, False, True, True]
     assert torch.equal(live.any((1, 2, 3)), live.all((1, 2, 3)))
-    assert wiring.ends("b.bias", torch.Size([12]), masks, True).tolist() == masks["b"].tolist()
+    assert wiring.per_entry("b.bias", torch.Size([12]), masks, True).tolist() == masks["b"].tolist()
 
 
 def test_grouped_by_hand() -> None:
     _, wiring = found("grouped")
     masks = {"a": torch.tensor([1, 0, 0, 0, 0, 1]) > 0, "b": torch.ones(4) > 0, "c": torch.ones(6) > 0}
-    live = wiring.ends("b.weight", torch.Size([4, 3, 3, 3]), masks, True)[..., 0, 0]
+    live = wiring.per_entry("b.weight", torch.Size([4, 3, 3, 3]), masks, True)[..., 0, 0]
     assert live.tolist() == [[True, False, False]] * 2 + [[False, False, True]] * 2
 
 
 def test_the_weight_of_a_norm_is_live_where_its_mask_is() -> None:
     _, wiring = found("pre_activation")
     masks = {site: torch.arange(size) % 2 == 0 for site, size in wiring.sizes.items()}
-    live = wiring.ends("n1.weight", torch.Size([4]), masks, True)
-    assert live.tolist() == wiring.echoed(masks)["n1"].tolist() == [True, False, True, False]
+    live = wiring.per_entry("n1.weight", torch.Size([4]), masks, True)
+    assert live.tolist() == wiring.echo_masks(masks)["n1"].tolist() == [True, False, True, False]
 
 
 def test_a_sum_is_live_if_one_of_its_branches_is() -> None:
     _, wiring = found("sum_of_branches")
     masks = {"a": torch.tensor([1, 1, 0, 0, 0]) > 0, "b": torch.tensor([1, 0, 1, 0, 0]) > 0}
-    live = wiring.ends("head.weight", torch.Size([3, 5]), masks, True)
+    live = wiring.per_entry("head.weight", torch.Size([3, 5]), masks, True)
     assert live.tolist() == [[True, True, True, False, False]] * 3
-    assert wiring.ends("elsewhere.weight", torch.Size([2, 2]), masks, True).all()
+    assert wiring.per_entry("elsewhere.weight", torch.Size([2, 2]), masks, True).all()
 
 
 def test_notes_say_why() -> None:
@@ -203,7 +203,7 @@ def test_only_masked_layers_get_a_site() -> None:
     "name", ["nan_to_num", "compared", "batch_norm_beside_a_hidden_reader", "standardised_weights"]
 )
 def test_mutant_that_believes_what_it_found_leaks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_module("polymask.wiring.ask"), "doubted", lambda wiring, *_: wiring)
+    monkeypatch.setattr(import_module("polymask.wiring.ask"), "cross_check", lambda wiring, *_: wiring)
     model, wiring = asked(name)
     assert "logits off by" in leak(model, wiring, TRAPS[name]()[1])
 
@@ -222,8 +222,8 @@ def test_mutant_that_takes_free_columns_for_dead_leaks(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["scale_and_shift", "batch_norm_without_affine", "raw_input_beside"])
 def test_mutant_that_draws_parameters_once_leaks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polymask.wiring.question.Question.zeros", _zeros_of_one_draw)
-    monkeypatch.setattr(import_module("polymask.wiring.ask"), "doubted", lambda wiring, *_: wiring)
+    monkeypatch.setattr("polymask.wiring.question.Question.zero_columns", _zeros_of_one_draw)
+    monkeypatch.setattr(import_module("polymask.wiring.ask"), "cross_check", lambda wiring, *_: wiring)
     leaks = []
     for _ in range(3):
         model, wiring = asked(name)
@@ -232,21 +232,21 @@ def test_mutant_that_draws_parameters_once_leaks(name: str, monkeypatch: pytest.
 
 
 def _zeros_of_one_draw(self, gates, draws):
-    from polymask.wiring.probe import busy
+    from polymask.wiring.paint import nonzero_columns
 
-    seen = self.probe.run(gates, self.readers, busy)[1]
+    seen = self.network.run(gates, self.readers, nonzero_columns)[1]
     return {reader: ~at for reader, at in seen.items()}, {reader: at & False for reader, at in seen.items()}
 
 
 @given(st.lists(st.integers(-2, 9), max_size=40))
 def test_runs_come_back(values: list[int]) -> None:
-    assert spelled(runs(values)).tolist() == values
+    assert from_runs(to_runs(values)).tolist() == values
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20), st.integers(1, 9)), min_size=1, max_size=4))
 def test_blocks_are_short(blocks: list[tuple[int, int, int]]) -> None:
     values = [unit for first, count, width in blocks for unit in range(first, first + count) for _ in range(width)]
-    assert spelled(runs(values)).tolist() == values
+    assert from_runs(to_runs(values)).tolist() == values
 
 
 @given(st.integers(1, 80))

@@ -14,7 +14,7 @@ from torch import nn
 
 from polymask.wiring import Wiring, ask
 from polymask.wiring import cache as remembered
-from polymask.wiring.inputs import Inputs, Taken
+from polymask.wiring.inputs import Inputs, InputSpace
 
 
 @pytest.fixture(autouse=True)
@@ -87,8 +87,8 @@ def test_integers_and_flags_of_an_example_tell_builds_apart() -> None:
 def test_mutant_that_asks_the_example_alone_leaks(
     names: Collection[str], least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polymask.wiring.probe.explored", lambda model, inputs: Taken(base=_row(inputs)))
-    monkeypatch.setattr(Inputs, "another", lambda self, run: None)
+    monkeypatch.setattr("polymask.wiring.paint.explore", lambda model, inputs: InputSpace(base=_row(inputs)))
+    monkeypatch.setattr(Inputs, "next_accepted", lambda self, run: None)
     leaks = {}
     for name in sorted(names):
         one = SWITCHES[name]()

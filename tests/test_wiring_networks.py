@@ -24,7 +24,7 @@ def _nothing_is_remembered() -> None:
 
 
 def _asked_for(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
-    """How often the network was asked, and how often it was doubted, in one answer."""
+    """How often the network was asked, and how often it was cross-checked, in one answer."""
     module, counts = import_module("polymask.wiring.ask"), [0, 0]
 
     def counted(place: int, do: Any) -> Any:
@@ -35,8 +35,8 @@ def _asked_for(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> tuple[int, 
         return run
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_found", counted(0, module._found))
-        patch.setattr(module, "doubted", counted(1, module.doubted))
+        patch.setattr(module, "_examine", counted(0, module._examine))
+        patch.setattr(module, "cross_check", counted(1, module.cross_check))
         ask(model, torch.randn(2, 3, 8, 8), "head", weights(model))
     return counts[0], counts[1]
 

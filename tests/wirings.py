@@ -24,7 +24,7 @@ def weights(model: nn.Module, head: str = "head") -> list[str]:
 
 
 def asked(name: str) -> tuple[nn.Module, Wiring]:
-    """A trap and its wiring; that something was doubted is no error here."""
+    """A trap and its wiring; that a cross-check warned is no error here."""
     model, example = TRAPS[name]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -67,7 +67,7 @@ def patterns(wiring: Wiring, draw: torch.Generator) -> list[dict[str, Tensor]]:
 def answer(model: nn.Module, wiring: Wiring, masks: Mapping[str, Tensor], x: Any) -> Tensor:
     """The logits under masks: each module's output times its mask, echoes as well."""
     modules, hooks = dict(model.named_modules()), []
-    for path, mask in {**masks, **wiring.echoed(masks)}.items():
+    for path, mask in {**masks, **wiring.echo_masks(masks)}.items():
         axis = {**wiring.sites, **wiring.echoes}[path]
 
         def multiply(_, __, y, mask=mask, axis=axis):
@@ -104,7 +104,7 @@ def leak(
             before = [answer(model, wiring, masks, x) for x in xs]
             kept = {name: tensors[name].clone() for name in names}
             for name in names:
-                live = wiring.ends(name, tensors[name].shape, masks, True)
+                live = wiring.per_entry(name, tensors[name].shape, masks, True)
                 noise = torch.randn(tensors[name].shape, generator=draw)
                 tensors[name].copy_(torch.where(live, tensors[name], noise))
             after = [answer(model, wiring, masks, x) for x in xs]

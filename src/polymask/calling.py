@@ -80,7 +80,7 @@ def two_rows(x: Any) -> Any:
     return tensors_of(x, lambda t: torch.cat([t[:1], t[:1]]) if t.ndim else t)
 
 
-def as_accepted(example: Any, run: Callable[[Any], T]) -> T:
+def run_as_accepted(example: Any, run: Callable[[Any], T]) -> T:
     """What ``run`` returns of an example at two rows, or of the example's own batch where these are refused.
 
     Two rows are cheap, and batch statistics exist; but the tensors of a graph have no common batch to cut, and a queue
@@ -89,7 +89,7 @@ def as_accepted(example: Any, run: Callable[[Any], T]) -> T:
     Raises:
         ValueError: if both are refused.
 
-    >>> as_accepted(torch.zeros(3, 2), len), as_accepted(torch.zeros(3, 2), lambda x: x[2].tolist())
+    >>> run_as_accepted(torch.zeros(3, 2), len), run_as_accepted(torch.zeros(3, 2), lambda x: x[2].tolist())
     (2, [0.0, 0.0])
     """
     try:
@@ -106,7 +106,7 @@ def as_accepted(example: Any, run: Callable[[Any], T]) -> T:
 
 
 @torch.no_grad()
-def accepted(model: nn.Module, example: Any) -> Any:
+def accepted_input(model: nn.Module, example: Any) -> Any:
     """The example as a model takes it in training and in evaluation mode: at two rows, else as it was given.
 
     Args:
@@ -116,7 +116,7 @@ def accepted(model: nn.Module, example: Any) -> Any:
     Raises:
         ValueError: if the model refuses it.
 
-    >>> accepted(nn.Linear(2, 1), torch.zeros(3, 2)).shape
+    >>> accepted_input(nn.Linear(2, 1), torch.zeros(3, 2)).shape
     torch.Size([2, 2])
     """
 
@@ -126,13 +126,13 @@ def accepted(model: nn.Module, example: Any) -> Any:
                 call(model.train(mode), x)
         return x
 
-    return as_accepted(example, run)
+    return run_as_accepted(example, run)
 
 
-def drawn(example: Any, draw: torch.Generator) -> Any:
+def draw_fractions(example: Any, draw: torch.Generator) -> Any:
     """An example whose fractions are standard normal; integers and flags stay.
 
-    >>> drawn((torch.zeros(1), torch.tensor([3])), torch.Generator().manual_seed(0))
+    >>> draw_fractions((torch.zeros(1), torch.tensor([3])), torch.Generator().manual_seed(0))
     (tensor([1.5410]), tensor([3]))
     """
 

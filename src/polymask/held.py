@@ -64,7 +64,7 @@ def proof(head: bytes, data: Any) -> str:
     return found.hexdigest()
 
 
-def joined(held: Held, sites: Sites, entries: Mapping[str, Tensor | None], digest: Digest) -> dict[str, Part]:
+def add_read(held: Held, sites: Sites, entries: Mapping[str, Tensor | None], digest: Digest) -> dict[str, Part]:
     """The union of what was held and of what one more task reads.
 
     A digest is taken anew only where the union or the tensor's shape has changed: what is held is as it was.
@@ -92,7 +92,7 @@ def part(base: Tensor, bits: Tensor | None, digest: Digest) -> Part:
     return Part(shape, dtype, bits, digest(_head(dtype, shape), _selected(base, bits)))
 
 
-def altered(held: Held, sites: Sites, digest: Digest) -> dict[str, str]:
+def find_altered(held: Held, sites: Sites, digest: Digest) -> dict[str, str]:
     """The tensors that are not what finished tasks read, each with what was found of it.
 
     Args:
@@ -109,7 +109,7 @@ def altered(held: Held, sites: Sites, digest: Digest) -> dict[str, str]:
     return found
 
 
-def redigested(held: Held, sites: Sites, digest: Digest) -> dict[str, Part]:
+def digest_again(held: Held, sites: Sites, digest: Digest) -> dict[str, Part]:
     """The same entries with digests of another kind, of the tensors as they are now."""
     return {
         name: replace(was, digest=digest(_head(was.dtype, was.shape), _selected(_block(sites, name, was), was.bits)))
@@ -118,7 +118,7 @@ def redigested(held: Held, sites: Sites, digest: Digest) -> dict[str, Part]:
 
 
 @torch.no_grad()
-def kept(held: Held, name: str, now: Tensor, value: Tensor) -> Tensor:
+def with_held(held: Held, name: str, now: Tensor, value: Tensor) -> Tensor:
     """A tensor with what finished tasks read of it taken from ``value``, and all else as it is now.
 
     Args:

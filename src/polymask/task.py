@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.copies.kept import renewed
+from polymask.copies.kept import refresh_caches
 from polymask.fits import misfit
 from polymask.parts.binarize import leading, select, select_into
 from polymask.parts.pack import Packed, Sparse, densify, unpack
@@ -110,7 +110,7 @@ def entries(sites: Sites, masks: Mapping[str, Tensor]) -> dict[str, Tensor | Non
     for name in sites.names(*BASE):
         mask, shape = masks.get(name), sites.base(name).shape
         if sites.wiring.sites:
-            found[name] = sites.wiring.ends(name, shape, units, True)
+            found[name] = sites.wiring.per_entry(name, shape, units, True)
             continue
         rows = masks.get(name.rpartition(".")[0]) if sites.units else None
         if rows is not None and has_rows(sites.base(name), len(rows)):
@@ -130,7 +130,7 @@ def unit_masks(sites: Sites, record: TaskRecord) -> dict[str, Tensor]:
     """Every mask on units that a record brings, those of the norms that are masked again as their input is too."""
     masks = {path: unpack(record.masks[path]) for path in sites.units if path in record.masks}
     if masks and sites.wiring.echoes:
-        masks |= sites.wiring.echoed({path: mask for path, mask in masks.items() if path in sites.wiring.sites})
+        masks |= sites.wiring.echo_masks({path: mask for path, mask in masks.items() if path in sites.wiring.sites})
     return masks
 
 
@@ -162,7 +162,7 @@ def activate(sites: Sites, record: TaskRecord | Mixture) -> None:
         check_fits(sites, one)
     if not isinstance(record, TaskRecord):
         _check_mixture(sites, mixture)
-    with renewed(sites.model):
+    with refresh_caches(sites.model):
         _fill(sites, mixture)
 
 
@@ -180,7 +180,7 @@ def _fill(sites: Sites, mixture: Mixture) -> None:
     for name in mixture[0][1].private:
         mixed = _mix([(alpha, one.private[name]) for alpha, one in mixture])
         assert mixed is not None
-        sites.put(name, mixed)
+        sites.write(name, mixed)
 
 
 def _check_mixture(sites: Sites, mixture: Mixture) -> None:
@@ -230,7 +230,7 @@ def switch(plain: nn.Module, sites: Sites, record: TaskRecord) -> None:
         ValueError: if the record does not fit the network.
     """
     check_fits(sites, record)
-    with renewed(plain):
+    with refresh_caches(plain):
         _write_task(plain, sites, record)
 
 

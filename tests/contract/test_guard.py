@@ -206,7 +206,7 @@ def test_a_change_of_free_entries_harms_nobody() -> None:
     method, _, todo = start("packnet", ratio=0.5)
     drive.learn(method, todo[:1])
     free = method.state["owner"]["0.weight"] == 0
-    method.sites.put("0.weight", method.sites.base("0.weight").masked_fill(free, 3.0))
+    method.sites.write("0.weight", method.sites.base("0.weight").masked_fill(free, 3.0))
     method.check()
 
 

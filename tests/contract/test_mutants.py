@@ -207,7 +207,7 @@ def check_unread_entries_may_be_anything(case: Case) -> None:
     for name, site in method.sites.weights.items():
         base = method.sites.base(name)
         assert not site.mask.all()
-        method.sites.put(name, torch.where(site.mask, base, torch.inf))
+        method.sites.write(name, torch.where(site.mask, base, torch.inf))
     assert torch.equal(drive.logits(method, "a"), before)
 
 

@@ -19,7 +19,7 @@ from tests.contract.test_gradients import assert_equal_records
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.method.contract import Method
-from polymask.method.learner import placed
+from polymask.method.learner import on_devices
 
 STEPS = 4
 
@@ -115,7 +115,7 @@ def test_a_state_lies_where_the_model_is(one: Case) -> None:
     own = method.sites.tensor
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(method.sites), "tensor", lambda _, name: own(name).to("meta" if name == first else "cpu"))
-        found = dict(flat(placed(method.sites, state, torch.device("cpu"))))
+        found = dict(flat(on_devices(method.sites, state, torch.device("cpu"))))
     assert found.keys() == dict(flat(state)).keys()
     assert {path for path, tensor in found.items() if tensor.is_meta} == {path for path in found if first in path}
 

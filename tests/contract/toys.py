@@ -18,7 +18,7 @@ from polymask.parts.pack import Packed, Sparse, densify, pack, sparsify
 from polymask.parts.seeds import generator
 from polymask.sites.roles import Policy, plan
 from polymask.sites.slots import Scores
-from polymask.sites.table import whole
+from polymask.sites.table import unsharded
 from polymask.task import TaskRecord, reads
 
 TAU = 0.005
@@ -77,7 +77,7 @@ class Anchored(Method):
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
         self.state = {"anchor": {name: self.sites.base(name).clone() for name in self.sites.weights}}
         for name in self.sites.weights:
-            self.sites.open(name, None)
+            self.sites.open_gate(name, None)
             self.give_scores(name, Scores(torch.zeros_like(self.sites.tensor(name)), _corrected, _shrunk))
 
     def penalty(self) -> Tensor:
@@ -85,8 +85,8 @@ class Anchored(Method):
         total = super().penalty()
         if self.task is not None:
             for name, anchor in self.state["anchor"].items():
-                total = total + (whole(self.sites.tensor(name)) - anchor).square().sum()
-                total = total + 1e-3 * whole(self.sites.weights[name].source.scores).abs().sum()
+                total = total + (unsharded(self.sites.tensor(name)) - anchor).square().sum()
+                total = total + 1e-3 * unsharded(self.sites.weights[name].source.scores).abs().sum()
         return total
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
@@ -141,13 +141,13 @@ class Growing(Method):
         had, head = self.sites.base(self.layer), self.sites.tensor(f"{self.head}.weight")
         width = self.built + 2 * self.count
         if len(had) < width:
-            self.sites.put(self.layer, torch.cat([had, self._drawn(had[: width - len(had)], "grown")]))
+            self.sites.write(self.layer, torch.cat([had, self._drawn(had[: width - len(had)], "grown")]))
         gate = torch.arange(width, device=had.device)[:, None] >= width - 2 if self.count else None
-        self.sites.open(self.layer, gate)
-        self.sites.put(f"{self.head}.weight", self._drawn(head.new_empty(len(head), width), "head"))
+        self.sites.open_gate(self.layer, gate)
+        self.sites.write(f"{self.head}.weight", self._drawn(head.new_empty(len(head), width), "head"))
         for name, filling in self.units.items():
             own = self.sites.tensor(name).detach()
-            self.sites.put(name, torch.cat([own, own.new_full((width - len(own),), filling)]))
+            self.sites.write(name, torch.cat([own, own.new_full((width - len(own),), filling)]))
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
         """A mask of ones whose shape says how wide the layer was."""

@@ -97,7 +97,7 @@ class Leaky(Piggyback):
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
         if self.records:
-            self.sites.put("body.0.weight", self.sites.base("body.0.weight") + 0.5)
+            self.sites.write("body.0.weight", self.sites.base("body.0.weight") + 0.5)
         return super()._close(hard)
 
 

@@ -11,7 +11,7 @@ from tests.contract import drive
 from tests.methods.test_hat import attend
 from torch import Tensor, nn
 
-from polymask.method.attention import gates
+from polymask.method.annealed import gates
 from polymask.methods import HAT, AdaHAT
 from polymask.parts.pack import unpack
 

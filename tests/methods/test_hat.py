@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from polymask.learning.learn import learn
 from polymask.learning.training import Training
-from polymask.method.attention import gates
+from polymask.method.annealed import gates
 from polymask.methods import HAT, LinearProbe
 from polymask.nets import build_net
 from polymask.parts.binarize import annealed

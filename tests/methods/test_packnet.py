@@ -79,7 +79,7 @@ def test_tied_weights_are_pruned_by_count() -> None:
     method, todo = drive.make(PackNet, "convnet", ratio=0.25)
     drive.begin(method, todo[0], "train")
     for name in method.sites.weights:
-        method.sites.put(name, torch.ones_like(method.sites.tensor(name)))
+        method.sites.write(name, torch.ones_like(method.sites.tensor(name)))
     drive.begin(method, todo[0], "retrain")
     for owner in method.state["owner"].values():
         assert int((owner == 0).sum()) == round(0.25 * owner.numel())

@@ -39,7 +39,7 @@ def scramble(method: TFM, task: str) -> int:
         wild = 1e30 * torch.randn(base.shape)
         wild[block] = base[block]
         count += int((wild != base).sum())
-        method.sites.put(name, wild)
+        method.sites.write(name, wild)
     return count
 
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from polymask.bank import store
 from polymask.bank.base import Builder, axes_of, check_network, table_of
 from polymask.bank.commit import commit
-from polymask.bank.first import first, refuse_another
+from polymask.bank.first import create_head, refuse_another
 from polymask.bank.head import Head, State, read_head, write_head
-from polymask.bank.probe import ask
+from polymask.bank.probe import make_probe
 from polymask.bank.proofs import prove_all
 from polymask.bank.reader import Reader
 from polymask.bank.release import files_of, files_of_entry
-from polymask.bank.remove import without
+from polymask.bank.remove import write_without
 from polymask.bank.sizes import sizes_of
 from polymask.bank.verify import Verification
 from polymask.held import Held
@@ -100,12 +100,12 @@ class Bank:
             "head": head,
             "builder": builder and store.as_json({"name": builder.name, "args": dict(builder.args)}, "builder args"),
         }
-        asked = ask(sites.model, example, probe, seed)
+        asked = make_probe(sites.model, example, probe, seed)
         refuse_another(path)
         path.mkdir(parents=True, exist_ok=True)
         with writing(path):
             refuse_another(path)
-            bank = cls(path, first(path, sites, told, {"kind": base, "drawn": dict(drawn or {})}, asked, probe))
+            bank = cls(path, create_head(path, sites, told, {"kind": base, "drawn": dict(drawn or {})}, asked, probe))
             bank._sweep()
         return bank
 
@@ -132,13 +132,13 @@ class Bank:
     def outline(self) -> State:
         """What ``bank.json`` says, as JSON: method, options, builder, head, table of sites, where the records lie."""
         head = self._reader.head
-        return {**copy.deepcopy(head.said), "records": [asdict(line) for line in head.records.values()]}
+        return {**copy.deepcopy(head.about), "records": [asdict(line) for line in head.records.values()]}
 
     @property
     def about(self) -> State:
         """What the bank says of itself, as JSON: the outline, and every record's entry, which is read."""
         entries = [copy.deepcopy(self._reader.entry(task)) for task in self.tasks]
-        return {**copy.deepcopy(self._reader.head.said), "records": entries}
+        return {**copy.deepcopy(self._reader.head.about), "records": entries}
 
     def commit(self, records: Mapping[str, TaskRecord], sites: Sites, learner: Mapping[str, Any] | None = None) -> None:
         """Add new records, replace reissued ones, and bring the base up to date, in one step.
@@ -161,7 +161,7 @@ class Bank:
         with self._changing():
             head, free, given = commit(self._reader, records, sites, learner)
             self._finish(head, free)
-            self._reader.know(given)
+            self._reader.remember_records(given)
 
     def remove(self, task: str) -> None:
         """Forget a task's record; every other one and the base stay, to the bit.
@@ -172,7 +172,7 @@ class Bank:
             task: its name; it may be learned again.
         """
         with self._changing():
-            self._finish(*without(self._reader, task))
+            self._finish(*write_without(self._reader, task))
 
     def sweep(self) -> None:
         """Delete what an interrupted commit left in the folder; nothing while an entry cannot be read.
@@ -285,7 +285,7 @@ class Bank:
 
     def _finish(self, head: Head, free: set[str]) -> None:
         """Commit a head whose files are written, then delete those that it let go."""
-        self._reader.settle(write_head(self.path, head))
+        self._reader.go_on_from(write_head(self.path, head))
         store.free(self.path, free)
         if not self._tidy and self._reader.has_all_entries():
             # Who has read everything goes on from an earlier process, which may have been killed.
@@ -294,5 +294,5 @@ class Bank:
     def _sweep(self) -> None:
         entries, damaged = self._reader.readable()
         if not damaged:
-            store.sweep(self.path, files_of(self._reader.head.said).union(*map(files_of_entry, entries.values())))
+            store.sweep(self.path, files_of(self._reader.head.about).union(*map(files_of_entry, entries.values())))
             self._tidy = True

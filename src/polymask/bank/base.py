@@ -134,7 +134,7 @@ def base_digest(base: Mapping[str, Any], values: Mapping[str, Tensor]) -> str | 
     return digest_of(kept) if kept else None
 
 
-def noted(base: Mapping[str, Any], values: Mapping[str, Tensor], digest: str | None) -> dict[str, Any]:
+def describe_base(base: Mapping[str, Any], values: Mapping[str, Tensor], digest: str | None) -> dict[str, Any]:
     """What a bank says of a base, with the fingerprints of what no file holds; nothing is written.
 
     Args:
@@ -165,7 +165,7 @@ def noted(base: Mapping[str, Any], values: Mapping[str, Tensor], digest: str | N
 
 
 def write_base(folder: Path, base: Mapping[str, Any], values: Mapping[str, Tensor]) -> None:
-    """Write the file of a base that ``noted`` describes, if it has one."""
+    """Write the file of a base that ``describe_base`` describes, if it has one."""
     if base["digest"]:
         write_tensors(folder, _stored(base, values), base["digest"])
 
@@ -205,7 +205,7 @@ def bare_sites(table: Table, units: Mapping[str, int], wiring: Wiring | None, va
     Args:
         table: the table of a bank's sites.
         units: module name -> axis, of layers whose units are masked.
-        wiring: what those units feed, if that was noted.
+        wiring: what those units feed, if that is known.
         values: the base.
     """
     root = nn.Module()
@@ -243,7 +243,7 @@ def restore(
         table: the table of its sites.
         units: module name -> axis, of layers whose units are masked.
         module: the network; changed in place, left in evaluation mode.
-        wiring: what those units feed, if that was noted.
+        wiring: what those units feed, if that is known.
 
     Raises:
         ValueError: if it is another network, or another base than the one that the tasks were learned on.
@@ -257,7 +257,7 @@ def restore(
         module, {line["name"]: Role(line["kind"], line["why"], line["held"]) for line in table}, units, wiring
     )
     for name, value in values.items():
-        sites.put(name, value)
+        sites.write(name, value)
     module.eval()
     return sites
 

@@ -9,16 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from polymask.bank import compare
-from polymask.bank.base import base_digest, noted, table_of, values_of, write_base
+from polymask.bank.base import base_digest, describe_base, table_of, values_of, write_base
 from polymask.bank.entry import Entry, merge_planes, same_content, seal, to_entry
 from polymask.bank.head import Head
 from polymask.bank.nest import flatten_state
-from polymask.bank.planes import read_planes, share, shares
+from polymask.bank.planes import has_owners, read_planes, write_planes
 from polymask.bank.probe import batch_of, prove
 from polymask.bank.reader import Reader
 from polymask.bank.store import DamagedBank, as_json, digest_of, write_entry, write_tensors
-from polymask.bank.union import Union, extended, loose_of, rebuilt, write_union
-from polymask.bank.verify import content
+from polymask.bank.union import Union, loose_of, union_of, with_reads_of, write_union
+from polymask.bank.verify import changed_reads
 from polymask.held import Held
 from polymask.parts.pack import Packed
 from polymask.sites.table import Sites, bake, replica
@@ -48,7 +48,7 @@ class Draft:
         return self.record.meta.task
 
 
-def fresh(reader: Reader, records: Mapping[str, TaskRecord]) -> list[TaskRecord]:
+def uncommitted(reader: Reader, records: Mapping[str, TaskRecord]) -> list[TaskRecord]:
     """The records that the handle has not committed or read as they are, those of known tasks first.
 
     Raises:
@@ -109,47 +109,47 @@ def commit(
     Returns:
         What ``bank.json`` is to say, the files that it does not need any more, and the records that were looked at.
     """
-    folder, said = reader.path, reader.head.said
-    given = fresh(reader, records)
+    folder, about = reader.path, reader.head.about
+    given = uncommitted(reader, records)
     new, values = drafts(reader, given), values_of(sites)
-    digest = base_digest(said["base"], values)
-    union = compared(reader, sites, digest, {draft.task for draft in new})
-    base, table = noted(said["base"], values, digest), table_of(sites, said["sites"])
+    digest = base_digest(about["base"], values)
+    union = check_base(reader, sites, digest, {draft.task for draft in new})
+    base, table = describe_base(about["base"], values, digest), table_of(sites, about["sites"])
     for draft in new:
         _check_record(sites, draft.record)
     planes = _planes(reader, given, {draft.task for draft in new})
     state = None if learner is None else flatten_state(learner)
-    batch, loose = batch_of(folder, said["probe"]), loose_of(sites)
+    batch, loose = batch_of(folder, about["probe"]), loose_of(sites)
     moved = [name for name, was in union.loose.items() if loose.get(name, was) != was]
-    copied = answered(reader, sites, batch, new, moved)
+    copied = check_last_answer(reader, sites, batch, new, moved)
     compare.warn_loose(moved)
 
     write_base(folder, base, values)
     entries = [_write(reader, draft, copied, batch, draft is new[-1]) for draft in new]
     head = reader.head.with_lines({entry["task"]: entry["file"] for entry in entries})
-    told = {**head.said, "sites": table, "base": base}
+    next_about = {**head.about, "sites": table, "base": base}
     if planes is not None:
-        told["owners"] = share(folder, said["owners"], planes, list(head.records), given)
-    told["learner"] = None if state is None else write_tensors(folder, state)
+        next_about["owners"] = write_planes(folder, about["owners"], planes, list(head.records), given)
+    next_about["learner"] = None if state is None else write_tensors(folder, state)
     reader.drop_lost()
     after = Union(_read_after(reader, union, sites, new), loose)
-    told["held"] = write_union(folder, after) if head.records else None
+    next_about["held"] = write_union(folder, after) if head.records else None
     gone = [draft.before for draft in new if draft.before is not None]
-    free = reader.freed(told, gone, entries)
-    reader.note(entries, told["held"], after)
-    return replace(head, said=told), free, given
+    free = reader.files_to_free(next_about, gone, entries)
+    reader.remember_written(entries, next_about["held"], after)
+    return replace(head, about=next_about), free, given
 
 
 def _planes(reader: Reader, given: Sequence[TaskRecord], replaced: Collection[str]) -> dict[str, Packed] | None:
     """The planes of owners after a commit; None if there is none, now or then."""
-    owners = reader.head.said["owners"]
-    if not owners["file"] and not shares(given):
+    owners = reader.head.about["owners"]
+    if not owners["file"] and not has_owners(given):
         return None
     kept = [reader.entry(task) for task in reader.head.records if task not in replaced]
     return merge_planes(read_planes(reader.path, owners), kept, given)
 
 
-def compared(reader: Reader, sites: Sites, digest: str | None, reissued: Collection[str]) -> Union:
+def check_base(reader: Reader, sites: Sites, digest: str | None, reissued: Collection[str]) -> Union:
     """Compare the base with what finished tasks read of it.
 
     Args:
@@ -164,16 +164,16 @@ def compared(reader: Reader, sites: Sites, digest: str | None, reissued: Collect
     Raises:
         AlteredNetwork: if the base is not what they read.
     """
-    said, head = reader.head.said["base"], reader.head
-    if said["kind"] != "stored":
+    base, head = reader.head.about["base"], reader.head
+    if base["kind"] != "stored":
         # Its fingerprints are compared, tensor by tensor; the values are the user's alone.
         return reader.union(sites)
     union = reader.union()
-    if digest == said["digest"] and not said["drawn"]:
+    if digest == base["digest"] and not base["drawn"]:
         return union
     if changed := compare.changed_base(union, sites):
         records = {task: _whole(reader, task) for task in head.records if task not in reissued}
-        if tasks := compare.harmed(sites, changed, records):
+        if tasks := compare.tasks_that_read(sites, changed, records):
             compare.refuse_base(reader.path, union, changed, tasks)
     return union
 
@@ -186,7 +186,9 @@ def _whole(reader: Reader, task: str) -> TaskRecord | None:
         return None
 
 
-def answered(reader: Reader, sites: Sites, batch: Any, new: Sequence[Draft], moved: Collection[str]) -> Sites | None:
+def check_last_answer(
+    reader: Reader, sites: Sites, batch: Any, new: Sequence[Draft], moved: Collection[str]
+) -> Sites | None:
     """A copy of the model on which the last finished task answers as it did; None where nothing is to be asked.
 
     Raises:
@@ -217,7 +219,7 @@ def _check_record(sites: Sites, record: TaskRecord) -> None:
                 f"expected the private {name!r} of task {record.meta.task!r} to be {sites.tensor(name).dtype}, found "
                 f"{value.dtype}: keep it in the dtype that the network computes in"
             )
-    if record.meta.exact is True and (changed := content(sites, record)):
+    if record.meta.exact is True and (changed := changed_reads(sites, record)):
         raise ValueError(f"{changed[0]} since the task ended: commit a record before the base learns on")
 
 
@@ -246,7 +248,7 @@ def _read_after(reader: Reader, union: Union, sites: Sites, new: Sequence[Draft]
     records = [draft.record for draft in new]
     exact = [d for d in new if d.before is not None and True in (d.before["meta"]["exact"], d.record.meta.exact)]
     if not exact:
-        return extended(union.read, sites, records)
+        return with_reads_of(union.read, sites, records)
     replaced = {draft.task for draft in new}
     old = [reader.record(task) for task in reader.head.records if task not in replaced]
-    return rebuilt(sites, [*old, *records])
+    return union_of(sites, [*old, *records])

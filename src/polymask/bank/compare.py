@@ -11,7 +11,7 @@ from polymask.bank.entry import Entry
 from polymask.bank.reader import Reader
 from polymask.bank.union import Union, entries_of
 from polymask.bank.verify import compare
-from polymask.held import AlteredNetwork, altered, proof
+from polymask.held import AlteredNetwork, find_altered, proof
 from polymask.sites.table import Sites, bake
 from polymask.task import TaskRecord, activate, fingerprint
 
@@ -20,10 +20,10 @@ WAY_OUT = "nothing was written; method.restore(bank) brings back what finished t
 
 def changed_base(union: Union, sites: Sites) -> dict[str, str]:
     """The base tensors that are not what finished tasks of exact methods read, each with what was found of it."""
-    return altered(union.read, sites, proof)
+    return find_altered(union.read, sites, proof)
 
 
-def harmed(sites: Sites, changed: Mapping[str, str], records: Mapping[str, TaskRecord | None]) -> list[str]:
+def tasks_that_read(sites: Sites, changed: Mapping[str, str], records: Mapping[str, TaskRecord | None]) -> list[str]:
     """The tasks of exact methods that read what has changed; a task whose record is damaged may have.
 
     Args:

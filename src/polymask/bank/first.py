@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from polymask.bank.base import axes_of, base_digest, noted, table_of, values_of, write_base
+from polymask.bank.base import axes_of, base_digest, describe_base, table_of, values_of, write_base
 from polymask.bank.head import Head, State, write_head
 from polymask.bank.probe import write_batch
 from polymask.bank.store import COMMIT, as_json
 from polymask.sites.table import Sites
 
 
-def first(path: Path, sites: Sites, told: State, kind: State, asked: State | None, batch: Any) -> Head:
+def create_head(path: Path, sites: Sites, told: State, kind: State, asked: State | None, batch: Any) -> Head:
     """Write a bank that has no task yet.
 
     Args:
@@ -20,14 +20,14 @@ def first(path: Path, sites: Sites, told: State, kind: State, asked: State | Non
         sites: the attached model.
         told: how the tasks are learned and the network is built.
         kind: how the base is kept: kind, drawn tensors and their seeds.
-        asked: the probe, from ``ask``.
+        asked: the probe, from ``make_probe``.
         batch: the user's own batch for it, if there is one.
     """
     values = values_of(sites)
-    base = noted(kind, values, base_digest(kind, values))
+    base = describe_base(kind, values, base_digest(kind, values))
     write_base(path, base, values)
     write_batch(path, batch)
-    said: State = {
+    about: State = {
         **told,
         "sites": table_of(sites),
         "units": axes_of(sites),
@@ -39,7 +39,7 @@ def first(path: Path, sites: Sites, told: State, kind: State, asked: State | Non
         "held": None,
         "removed": [],
     }
-    return write_head(path, Head(as_json(said, "the bank's json"), {}))
+    return write_head(path, Head(as_json(about, "the bank's json"), {}))
 
 
 def refuse_another(path: Path) -> None:

@@ -41,19 +41,19 @@ class Head:
     """What ``bank.json`` says.
 
     Args:
-        said: all but the records, as JSON.
+        about: all but the records, as JSON.
         records: task -> its line, in order of learning.
         data: the file's bytes.
     """
 
-    said: State
+    about: State
     records: dict[str, Line]
     data: bytes = b""
 
     @property
     def removed(self) -> tuple[str, ...]:
         """The tasks that were removed and not learned again."""
-        return tuple(line["task"] for line in self.said["removed"])
+        return tuple(line["task"] for line in self.about["removed"])
 
     def with_lines(self, entries: Mapping[str, str]) -> Head:
         """With the lines of these tasks: a known one keeps its place, a new one gets the next.
@@ -61,19 +61,19 @@ class Head:
         Args:
             entries: task -> the name of its entry's file.
         """
-        records, gone = dict(self.records), [line["place"] for line in self.said["removed"]]
+        records, gone = dict(self.records), [line["place"] for line in self.about["removed"]]
         # In order of learning, the last one stands furthest.
         place = max([0, *gone, *(line.place for line in list(records.values())[-1:])])
         for task, entry in entries.items():
             place += task not in records
             records[task] = replace(records[task], entry=entry) if task in records else Line(task, entry, place)
-        removed = [line for line in self.said["removed"] if line["task"] not in entries]
-        return Head({**self.said, "removed": removed}, records)
+        removed = [line for line in self.about["removed"] if line["task"] not in entries]
+        return Head({**self.about, "removed": removed}, records)
 
     def without(self, task: str) -> Head:
         """Without a task, which is among the removed ones then."""
-        removed = [*self.said["removed"], {"task": task, "place": self.records[task].place}]
-        return Head({**self.said, "removed": removed}, {name: x for name, x in self.records.items() if name != task})
+        removed = [*self.about["removed"], {"task": task, "place": self.records[task].place}]
+        return Head({**self.about, "removed": removed}, {name: x for name, x in self.records.items() if name != task})
 
     def line(self, task: str) -> Line:
         """The line of a task.
@@ -93,7 +93,7 @@ def write_head(folder: Path, head: Head) -> Head:
     Returns:
         The head with its file's bytes.
     """
-    lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)},\n" for key, value in head.said.items()]
+    lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)},\n" for key, value in head.about.items()]
     records = ",\n".join(line.text for line in head.records.values())
     body = "{\n" + "".join(lines) + f'"records": [\n{records}\n]}}'
     return replace(head, data=write_json(folder / COMMIT, body, FORMAT))
@@ -107,16 +107,16 @@ def read_head(folder: Path) -> Head:
         DamagedBank: if a byte of it has changed.
         ValueError: if it was written in a newer format.
     """
-    said, version, data = read_json(folder / COMMIT, FORMAT)
-    records = said.pop("records")
+    about, version, data = read_json(folder / COMMIT, FORMAT)
+    records = about.pop("records")
     if version == 1:
         # There only an entry says whose it is.
         tasks = [read_entry(folder, entry)["task"] for entry in records]
         lines = [Line(task, entry, place) for place, (task, entry) in enumerate(zip(tasks, records, strict=True), 1)]
-        said = {**said, "held": None, "removed": []}
+        about = {**about, "held": None, "removed": []}
     else:
         lines = [Line(**line) for line in records]
-    return Head(said, {line.task: line for line in lines}, data)
+    return Head(about, {line.task: line for line in lines}, data)
 
 
 def write_json(path: Path, body: str, version: int) -> bytes:

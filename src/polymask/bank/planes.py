@@ -36,7 +36,7 @@ def read_planes(folder: Path, owners: State) -> dict[str, Packed]:
     }
 
 
-def share(
+def write_planes(
     folder: Path, owners: State, planes: Mapping[str, Packed], tasks: Sequence[str], given: Sequence[TaskRecord] = ()
 ) -> dict[str, Any]:
     """Write the planes that the records of a new state share.
@@ -62,6 +62,6 @@ def share(
     return {"file": file, "planes": about, "added": added}
 
 
-def shares(records: Sequence[TaskRecord]) -> bool:
+def has_owners(records: Sequence[TaskRecord]) -> bool:
     """Whether a record of these has a mask on a plane of owners."""
     return any(packed.codec == "owners" for record in records for packed in record.masks.values())

@@ -14,7 +14,7 @@ from polymask.probe import describe, draw, run_probe, run_twice, setting
 from polymask.sites.table import bake
 
 
-def ask(model: nn.Module, example: Any, batch: Any, seed: int) -> dict[str, Any] | None:
+def make_probe(model: nn.Module, example: Any, batch: Any, seed: int) -> dict[str, Any] | None:
     """The probe of a bank, as JSON: how it is drawn, or the digest of the batch that the user gave.
 
     Eight rows are drawn, or as many as the example has where the network takes no other number of them.
@@ -29,15 +29,15 @@ def ask(model: nn.Module, example: Any, batch: Any, seed: int) -> dict[str, Any]
         ValueError: if the network refuses what is drawn.
     """
     if batch is not None:
-        return {"file": name_of(batch)}
+        return {"file": digest_of_batch(batch)}
     if example is None:
         return None
-    asked = {"file": None, "spec": describe(example), "seed": seed}
+    probe = {"file": None, "spec": describe(example), "seed": seed}
     plain = bake(model)
-    if _refusal(plain, _drawn(asked)) is None:
-        return asked
-    own = {**asked, "rows": "own"}
-    if refusal := _refusal(plain, _drawn(own)):
+    if _refusal(plain, _draw_batch(probe)) is None:
+        return probe
+    own = {**probe, "rows": "own"}
+    if refusal := _refusal(plain, _draw_batch(own)):
         raise ValueError(
             f"expected a network that answers a batch drawn from the example's shapes and range, found that it refuses "
             f"({refusal}): give a batch that it takes as probe=, or example=None for no proof by behaviour"
@@ -54,20 +54,20 @@ def _refusal(plain: nn.Module, batch: Any) -> str | None:
 
 
 def write_batch(folder: Path, batch: Any) -> None:
-    """Write a batch of the user's as the file that ``ask`` names."""
+    """Write a batch of the user's as the file that ``make_probe`` names."""
     if batch is not None:
         write_tensors(folder, flatten_state({"batch": batch}))
 
 
-def batch_of(folder: Path, asked: Mapping[str, Any] | None) -> Any:
+def batch_of(folder: Path, probe: Mapping[str, Any] | None) -> Any:
     """The batch of a bank's probe; None if it has none."""
-    if asked is None:
+    if probe is None:
         return None
-    return read_state(folder, asked["file"])["batch"] if asked["file"] else _drawn(asked)
+    return read_state(folder, probe["file"])["batch"] if probe["file"] else _draw_batch(probe)
 
 
-def _drawn(asked: Mapping[str, Any]) -> Any:
-    return draw(asked["spec"], asked["seed"], None if asked.get("rows") == "own" else 8)
+def _draw_batch(probe: Mapping[str, Any]) -> Any:
+    return draw(probe["spec"], probe["seed"], None if probe.get("rows") == "own" else 8)
 
 
 def prove(folder: Path, plain: nn.Module, batch: Any) -> tuple[dict[str, Any], Tensor]:
@@ -85,12 +85,12 @@ def prove(folder: Path, plain: nn.Module, batch: Any) -> tuple[dict[str, Any], T
     proof = {
         "logits": write_tensors(folder, {"logits": logits}),
         "stable": stable,
-        "batch": name_of(batch),
+        "batch": digest_of_batch(batch),
         "setting": setting(plain, batch),
     }
     return proof, logits
 
 
-def name_of(batch: Any) -> str:
+def digest_of_batch(batch: Any) -> str:
     """A batch's digest: another torch may draw another one from the same seed."""
     return digest_of(flatten_state({"batch": batch}))

@@ -46,13 +46,13 @@ def _prove(reader: Reader, base: nn.Module | None) -> Verification:
         except DamagedBank as error:
             failures.append(str(error))
 
-    said, path = reader.head.said, reader.path
+    about, path = reader.head.about, reader.path
     sites = attempt(lambda: reader.model(copy.deepcopy(base)))
-    batch = attempt(lambda: batch_of(path, said["probe"]))
-    if said["learner"] is not None:
+    batch = attempt(lambda: batch_of(path, about["probe"]))
+    if about["learner"] is not None:
         attempt(reader.learner)
-    if said["held"] is not None:
-        attempt(lambda: read_union(path, said["held"]))
+    if about["held"] is not None:
+        attempt(lambda: read_union(path, about["held"]))
     entries, damaged = reader.readable()
     proofs = {
         task: check_task(path, entries[task], partial(reader.record, task), sites, batch)

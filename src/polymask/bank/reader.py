@@ -13,10 +13,10 @@ from polymask.bank.base import Builder, bare_sites, read_base, restore
 from polymask.bank.entry import Entry
 from polymask.bank.head import Head, Line, State, read_head
 from polymask.bank.planes import read_record
-from polymask.bank.release import released
+from polymask.bank.release import files_to_free
 from polymask.bank.store import COMMIT, DamagedBank, Gone, free, read_entry, read_state, read_tensors
-from polymask.bank.union import Union, read_union, rebuilt
-from polymask.bank.verify import content
+from polymask.bank.union import Union, read_union, union_of
+from polymask.bank.verify import changed_reads
 from polymask.held import Held
 from polymask.sites.table import Sites
 from polymask.task import TaskRecord, activate
@@ -44,9 +44,9 @@ class Reader:
         self.last: tuple[str, TaskRecord, Tensor | None] | None = None
         self.known: dict[str, ref[TaskRecord]] = {}
         self.weights: dict[str, int] = {}
-        self.settle(head)
+        self.go_on_from(head)
 
-    def settle(self, head: Head) -> None:
+    def go_on_from(self, head: Head) -> None:
         """Go on from a head: what is read from now on is what it names."""
         self.head = self.now = head
         self._proved: set[str] = set()
@@ -67,7 +67,7 @@ class Reader:
         except FileNotFoundError:
             return False
 
-    def latest(self, read: Callable[[], Read]) -> Read:
+    def read_latest(self, read: Callable[[], Read]) -> Read:
         """What a read gives; where a later commit took a file away, what it gives on the bank as it is now.
 
         Raises:
@@ -82,7 +82,7 @@ class Reader:
                     raise
                 self.now, self._proved = newest, set()
 
-    def later(self) -> RuntimeError:
+    def outdated(self) -> RuntimeError:
         """The error of a handle that cannot answer any more."""
         return RuntimeError(
             f"expected {self.path} as it was when opened, found that a later commit changed this bank: open it again"
@@ -97,21 +97,21 @@ class Reader:
         """
         opened = self.head.line(task)
         if self.now is not self.head and self.now.records.get(task) != opened:
-            raise self.later()
+            raise self.outdated()
         return opened
 
     def entry(self, task: str) -> Entry:
         """A task's entry, read at its first use."""
         file = self.line(task).entry
         if file not in self._entries:
-            self._entries[file] = self.latest(lambda: self._entry(task))
+            self._entries[file] = self.read_latest(lambda: self._entry(task))
         return self._entries[file]
 
     def _entry(self, task: str) -> Entry:
         file = self.line(task).entry
         return {**read_entry(self.path, file), "file": file}
 
-    def note(self, entries: Sequence[Entry], digest: str | None, union: Union) -> None:
+    def remember_written(self, entries: Sequence[Entry], digest: str | None, union: Union) -> None:
         """Know entries and a union that were just written."""
         self._entries |= {entry["file"]: entry for entry in entries}
         self._union = digest, union
@@ -133,12 +133,12 @@ class Reader:
 
     def record(self, task: str) -> TaskRecord:
         """A task's record, checked."""
-        found = self.latest(lambda: read_record(self.path, self.now.said["owners"], self.entry(task)))
+        found = self.read_latest(lambda: read_record(self.path, self.now.about["owners"], self.entry(task)))
         if task not in self.known or self.known[task]() is None:
-            self.know([found])
+            self.remember_records([found])
         return found
 
-    def know(self, records: Sequence[TaskRecord]) -> None:
+    def remember_records(self, records: Sequence[TaskRecord]) -> None:
         """Note records that the bank holds as they are, as long as somebody else holds them too."""
         self.known |= {record.meta.task: ref(record) for record in records}
 
@@ -149,20 +149,20 @@ class Reader:
             proof = self.entry(task)["probe"]
             return read_tensors(self.path, proof["logits"])["logits"] if proof else None
 
-        return self.latest(read)
+        return self.read_latest(read)
 
     def model(self, base: nn.Module | None = None) -> Sites:
         """The network with the bank's base and sites; see ``Bank.model``."""
-        builder = self.head.said["builder"]
+        builder = self.head.about["builder"]
         if base is None and builder is None:
             raise ValueError("expected a network, found a bank without a builder: bring the network as base=")
         module = Builder(**builder).build() if base is None else base
 
         def read() -> Sites:
-            said = self.now.said
-            return restore(self.path, said["base"], said["sites"], said["units"], module, wiring_of(said))
+            about = self.now.about
+            return restore(self.path, about["base"], about["sites"], about["units"], module, wiring_of(about))
 
-        return self.latest(read)
+        return self.read_latest(read)
 
     def activate(self, sites: Sites, task: str) -> None:
         """Make a task the active one; on a newer base than the handle's only if it reads there what it read.
@@ -172,28 +172,28 @@ class Reader:
         """
         record = self.record(task)
         if self.now is not self.head and task not in self._proved:
-            if content(sites, record):
-                raise self.later()
+            if changed_reads(sites, record):
+                raise self.outdated()
             self._proved.add(task)
         activate(sites, record)
 
     def tensors(self) -> dict[str, Tensor]:
         """The base as committed, stored and drawn tensors."""
-        return self.latest(lambda: read_base(self.path, self.now.said["base"], self.now.said["sites"]))
+        return self.read_latest(lambda: read_base(self.path, self.now.about["base"], self.now.about["sites"]))
 
     def learner(self) -> dict[str, Any]:
         """What the last commit kept of the learner; see ``Bank.learner``."""
-        if self.head.said["learner"] is None:
+        if self.head.about["learner"] is None:
             raise FileNotFoundError(
                 f"expected the state of a learner in {self.path}, found none: the bank answers for its tasks, but to "
                 "learn another, commit with learner= first"
             )
         try:
-            return read_state(self.path, self.head.said["learner"])
+            return read_state(self.path, self.head.about["learner"])
         except Gone as error:
             if self.is_latest():
                 raise
-            raise self.later() from error
+            raise self.outdated() from error
 
     def union(self, sites: Sites | None = None) -> Union:
         """What finished tasks read; from the records where its file is missing, damaged or not written yet.
@@ -201,7 +201,7 @@ class Reader:
         Args:
             sites: a model on whose base that is; None: the bank's own base.
         """
-        digest = self.head.said["held"]
+        digest = self.head.about["held"]
         if self._union is None or self._union[0] != digest:
             self._union = digest, self._read_union(digest, sites)
         return self._union[1]
@@ -212,9 +212,9 @@ class Reader:
                 return read_union(self.path, digest)
             except DamagedBank as error:
                 if not self.is_latest():
-                    raise self.later() from error
+                    raise self.outdated() from error
                 self._lost = digest
-        return Union(self.rebuilt(list(self.head.records), sites))
+        return Union(self.read_by(list(self.head.records), sites))
 
     def drop_lost(self) -> None:
         """Delete the file of a union that was found damaged, or the same content would not be written again."""
@@ -222,33 +222,33 @@ class Reader:
             free(self.path, {self._lost})
             self._lost = None
 
-    def rebuilt(self, tasks: Sequence[str], sites: Sites | None = None) -> Held:
+    def read_by(self, tasks: Sequence[str], sites: Sites | None = None) -> Held:
         """What these tasks read, from their records; on the bank's own base or on that of a model."""
-        return rebuilt(sites or self.bare(), map(self.record, tasks)) if tasks else {}
+        return union_of(sites or self.bare_sites(), map(self.record, tasks)) if tasks else {}
 
-    def freed(self, said: State, gone: Sequence[Entry], new: Sequence[Entry] = ()) -> set[str]:
+    def files_to_free(self, about: State, gone: Sequence[Entry], new: Sequence[Entry] = ()) -> set[str]:
         """The files that a new state does not need any more; entries are read only if one of them is gone.
 
         Args:
-            said: what the json is to say.
+            about: what the json is to say.
             gone: the entries that are replaced or removed.
             new: the entries that are new.
         """
         if not gone:
-            return released(self.head.said, said, new)
+            return files_to_free(self.head.about, about, new)
         entries, damaged = self.readable()
         names = {entry["file"] for entry in gone}
         others = [entry for entry in entries.values() if entry["file"] not in names]
         # An entry that cannot be read may share a file with one that is gone.
-        return released(self.head.said, said, [*others, *new], () if damaged else gone)
+        return files_to_free(self.head.about, about, [*others, *new], () if damaged else gone)
 
-    def bare(self) -> Sites:
+    def bare_sites(self) -> Sites:
         """The bank's sites on its base, without the network."""
-        said = self.head.said
-        return bare_sites(said["sites"], said["units"], wiring_of(said), self.tensors())
+        about = self.head.about
+        return bare_sites(about["sites"], about["units"], wiring_of(about), self.tensors())
 
 
-def wiring_of(said: State) -> Wiring | None:
+def wiring_of(about: State) -> Wiring | None:
     """What masked units feed, if a bank says it."""
-    found: Wiring | None = said["wiring"] and Wiring.from_json(said["wiring"])
+    found: Wiring | None = about["wiring"] and Wiring.from_json(about["wiring"])
     return found

@@ -9,10 +9,10 @@ from polymask.bank.entry import Entry
 from polymask.bank.head import State
 
 
-def files_of(said: State) -> set[str]:
+def files_of(about: State) -> set[str]:
     """The digests of the files that a bank's json names itself, but for the entries."""
-    files = [said["base"]["digest"], said["learner"], said["held"], said["owners"]["file"]]
-    return {file for file in (*files, (said["probe"] or {}).get("file")) if file}
+    files = [about["base"]["digest"], about["learner"], about["held"], about["owners"]["file"]]
+    return {file for file in (*files, (about["probe"] or {}).get("file")) if file}
 
 
 def files_of_entry(entry: Entry) -> set[str]:
@@ -25,16 +25,16 @@ def proofs_of(entry: Entry) -> list[Mapping[str, Any]]:
     return [proof for proof in (entry.get("probe"), entry.get("learned")) if proof]
 
 
-def released(was: State, said: State, entries: Iterable[Entry] = (), gone: Iterable[Entry] = ()) -> set[str]:
+def files_to_free(was: State, about: State, entries: Iterable[Entry] = (), gone: Iterable[Entry] = ()) -> set[str]:
     """The files that a new state does not need any more.
 
     Args:
         was: what the json said.
-        said: what it is to say.
+        about: what it is to say.
         entries: entries that go on, all of them if one is gone: they may share its files.
         gone: entries that are replaced or removed.
     """
-    keep = files_of(said).union(*map(files_of_entry, entries))
+    keep = files_of(about).union(*map(files_of_entry, entries))
     return files_of(was).union(*map(files_of_entry, gone)) - keep
 
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from polymask.bank.entry import merge_planes
 from polymask.bank.head import Head
-from polymask.bank.planes import read_planes, share
+from polymask.bank.planes import read_planes, write_planes
 from polymask.bank.reader import Reader
 from polymask.bank.union import Union, write_union
 
 
-def without(reader: Reader, task: str) -> tuple[Head, set[str]]:
+def write_without(reader: Reader, task: str) -> tuple[Head, set[str]]:
     """Write all files of a bank without a task but ``bank.json``.
 
     Args:
@@ -26,16 +26,16 @@ def without(reader: Reader, task: str) -> tuple[Head, set[str]]:
     gone = entries.pop(task, None)
     # What a damaged record reads is not known; as long as there is another one, nothing that it may need is let go.
     if not damaged.keys() - {task}:
-        was = head.said["owners"]
+        was = head.about["owners"]
         planes = merge_planes(read_planes(reader.path, was), list(entries.values()), [])
-        owners = share(reader.path, was, planes, list(head.records))
-        head = replace(head, said={**head.said, "owners": owners, "held": _held(reader, list(head.records))})
-    return head, reader.freed(head.said, [] if gone is None else [gone]) | {line.entry}
+        owners = write_planes(reader.path, was, planes, list(head.records))
+        head = replace(head, about={**head.about, "owners": owners, "held": _held(reader, list(head.records))})
+    return head, reader.files_to_free(head.about, [] if gone is None else [gone]) | {line.entry}
 
 
 def _held(reader: Reader, tasks: list[str]) -> str | None:
     """The file of what the others read; None where the next commit has to write it, on the user's backbone."""
-    if not tasks or reader.head.said["base"]["kind"] != "stored":
+    if not tasks or reader.head.about["base"]["kind"] != "stored":
         return None
-    union = Union(reader.rebuilt(tasks), reader.union().loose)
+    union = Union(reader.read_by(tasks), reader.union().loose)
     return write_union(reader.path, union)

@@ -32,15 +32,15 @@ def sizes_of(reader: Reader) -> dict[str, Any]:
             reader.weights[path.name] = store.size_of(path)
         return reader.weights[path.name]
 
-    said, (entries, _) = reader.head.said, reader.readable()
-    added, files = said["owners"]["added"], {line.entry for line in reader.head.records.values()}
+    about, (entries, _) = reader.head.about, reader.readable()
+    added, files = about["owners"]["added"], {line.entry for line in reader.head.records.values()}
     own = {task: size(entries[task]["tensors"]) if task in entries else 0 for task in reader.head.records}
     return {
-        "backbone": size(said["base"]["digest"]),
+        "backbone": size(about["base"]["digest"]),
         "per_task": {task: count + added.get(task, 0) for task, count in own.items()},
-        "held": size(said["held"]),
-        "learner": size(said["learner"]),
-        "probe": size((said["probe"] or {}).get("file"))
+        "held": size(about["held"]),
+        "learner": size(about["learner"]),
+        "probe": size((about["probe"] or {}).get("file"))
         + sum(size(proof["logits"]) for entry in entries.values() for proof in proofs_of(entry)),
         "json": store.size_of(reader.path / store.COMMIT)
         + sum(weigh(store.entry_path(reader.path, file)) for file in files),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polymask.bank.nest import flatten_state
 from polymask.bank.store import read_state, write_tensors
-from polymask.held import Held, Part, joined, proof, redigested
+from polymask.held import Held, Part, add_read, digest_again, proof
 from polymask.parts.pack import unpack
 from polymask.sites.table import Sites
 from polymask.task import TaskRecord, entries, fingerprint
@@ -60,21 +60,21 @@ def entries_of(sites: Sites, record: TaskRecord) -> dict[str, Tensor | None]:
     return entries(sites, {name: unpack(packed) for name, packed in record.masks.items()})
 
 
-def extended(read: Held, sites: Sites, records: Iterable[TaskRecord]) -> Held:
+def with_reads_of(read: Held, sites: Sites, records: Iterable[TaskRecord]) -> Held:
     """A union and what more records read, those of exact methods."""
     for record in records:
         if record.meta.exact is True:
-            read = joined(read, sites, entries_of(sites, record), proof)
+            read = add_read(read, sites, entries_of(sites, record), proof)
     return read
 
 
-def rebuilt(sites: Sites, records: Iterable[TaskRecord]) -> Held:
+def union_of(sites: Sites, records: Iterable[TaskRecord]) -> Held:
     """The union of all records, those of exact methods; every digest is taken once, at the end."""
     read: Held = {}
     for record in records:
         if record.meta.exact is True:
-            read = joined(read, sites, entries_of(sites, record), lambda head, data: "")
-    return redigested(read, sites, proof)
+            read = add_read(read, sites, entries_of(sites, record), lambda head, data: "")
+    return digest_again(read, sites, proof)
 
 
 def loose_of(sites: Sites) -> dict[str, str]:

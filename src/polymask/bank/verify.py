@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.bank.probe import name_of
+from polymask.bank.probe import digest_of_batch
 from polymask.bank.store import DamagedBank, read_tensors
 from polymask.parts.pack import unpack
 from polymask.probe import differences, rounding, run_probe, setting
@@ -74,7 +74,7 @@ class Verification:
         return "verified: nothing was forgotten"
 
 
-def content(sites: Sites, record: TaskRecord) -> list[str]:
+def changed_reads(sites: Sites, record: TaskRecord) -> list[str]:
     """The tensors of the base that are not what a task read of them when it was learned, a sentence each."""
     found = reads(sites, {name: unpack(packed) for name, packed in record.masks.items()})
     return [
@@ -135,7 +135,7 @@ def compare(
         return "no probe", True
     if not proof["stable"]:
         return "not stable", True
-    if batch is None or name_of(batch) != proof["batch"]:
+    if batch is None or digest_of_batch(batch) != proof["batch"]:
         return "not compared: the probe cannot be had again here", True
     was = read_tensors(folder, proof["logits"])["logits"] if was is None else was
     return behaviour(was, run_probe(plain, batch), differences(proof["setting"], setting(plain, batch)), exact)
@@ -158,7 +158,7 @@ def check_task(
         record = read()
         if sites is None:
             return TaskProof(task, notes=("its record is whole; the base is damaged, and not compared",))
-        changed = content(sites, record)
+        changed = changed_reads(sites, record)
         activate(sites, record)
         plain = bake(sites.model)
         words, same = compare(folder, entry["probe"], plain, batch, exact)
@@ -183,7 +183,7 @@ def since_learned(folder: Path, entry: Mapping[str, Any], plain: nn.Module, batc
         batch: the probe; None if its file is damaged.
     """
     first, meta = entry.get("learned"), entry["meta"]
-    if first is None or not first["stable"] or batch is None or name_of(batch) != first["batch"]:
+    if first is None or not first["stable"] or batch is None or digest_of_batch(batch) != first["batch"]:
         return "", True
     was, now = read_tensors(folder, first["logits"])["logits"], run_probe(plain, batch)
     why = f"since it was learned (revision {meta['revision']}: {meta['reason'] or 'no reason given'})"

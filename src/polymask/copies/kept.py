@@ -42,12 +42,12 @@ def twin(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
     (True, False)
     """
     try:
-        return copy.deepcopy(model, {**results(model), **{id(t): t for t in shared}})
+        return copy.deepcopy(model, {**copy_memo(model), **{id(t): t for t in shared}})
     except (TypeError, RuntimeError, NotImplementedError) as error:
         for path, module in model.named_modules():
             for name, value in kept_by(module).items():
                 try:
-                    copy.deepcopy(value, results(model))
+                    copy.deepcopy(value, copy_memo(model))
                 except (TypeError, RuntimeError, NotImplementedError) as reason:
                     raise ValueError(
                         f"expected a network that can be copied, found {_named(path, module, name)} "
@@ -57,7 +57,7 @@ def twin(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
         raise
 
 
-def results(model: nn.Module) -> dict[int, Any]:
+def copy_memo(model: nn.Module) -> dict[int, Any]:
     """A memo for ``copy.deepcopy``: of every kept tensor that autograd made, but for views, its value alone.
 
     And a new one of every empty container that torch keeps in a module (a dozen, of hooks): half of a copy's time.
@@ -102,7 +102,7 @@ def differences(one: nn.Module, other: nn.Module) -> list[str]:
     found = []
     for path, module in one.named_modules():
         kept, theirs = kept_by(module), kept_by(others[path]) if path in others else {}
-        names = [n for n in {**kept, **theirs} if not alike(kept.get(n, _MISSING), theirs.get(n, _MISSING), seen)]
+        names = [n for n in {**kept, **theirs} if not holds_same(kept.get(n, _MISSING), theirs.get(n, _MISSING), seen)]
         found += [_named(path, module, name) for name in names]
     return found
 
@@ -112,12 +112,12 @@ def _named(path: str, module: nn.Module, name: str) -> str:
     return f"attribute {name!r} of {where} ({type(module).__name__})"
 
 
-def alike(a: Any, b: Any, seen: Seen | None = None) -> bool:
+def holds_same(a: Any, b: Any, seen: Seen | None = None) -> bool:
     """Whether two copies of anything hold the same: tensors to the bit, off the CPU within rounding.
 
     What can be neither compared nor looked into counts as the same.
 
-    >>> alike({"n": [1, torch.ones(2)]}, {"n": [1, torch.ones(2)]}), alike({"n": 1}, {"n": 2})
+    >>> holds_same({"n": [1, torch.ones(2)]}, {"n": [1, torch.ones(2)]}), holds_same({"n": 1}, {"n": 2})
     (True, False)
     """
     seen = {} if seen is None else seen
@@ -137,15 +137,15 @@ def _alike_inside(a: Any, b: Any, seen: Seen) -> bool:
     if isinstance(a, np.ndarray):
         return bool(a.shape == b.shape and a.dtype == b.dtype and repr(a.tolist()) == repr(b.tolist()))
     if isinstance(a, Mapping):
-        return alike(list(a.keys()), list(b.keys()), seen) and alike(list(a.values()), list(b.values()), seen)
+        return holds_same(list(a.keys()), list(b.keys()), seen) and holds_same(list(a.values()), list(b.values()), seen)
     if isinstance(a, (list, tuple, deque)):
-        return len(a) == len(b) and all(alike(x, y, seen) for x, y in zip(a, b, strict=True))
+        return len(a) == len(b) and all(holds_same(x, y, seen) for x, y in zip(a, b, strict=True))
     if isinstance(a, Set):
         one, other = sorted(map(repr, a)), sorted(map(repr, b))
         return len(a) == len(b) and (one == other or any(" at 0x" in word for word in one))
     parts = _state_of(a)
     if parts is not None:
-        return alike(parts, _state_of(b), seen)
+        return holds_same(parts, _state_of(b), seen)
     words = repr(a)
     return " at 0x" in words or words == repr(b)
 
@@ -187,7 +187,7 @@ def same_tensor(a: Tensor, b: Tensor) -> bool:
 
 
 @contextmanager
-def renewed(model: nn.Module) -> Iterator[None]:
+def refresh_caches(model: nn.Module) -> Iterator[None]:
     """Around a change of tensors: training mode before it, evaluation mode after it, then every mode as it was.
 
     A module that does something of its own when its mode changes (drops what it has cached, merges a weight) does it

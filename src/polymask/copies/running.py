@@ -39,7 +39,7 @@ def _kind(model: nn.Module) -> str:
     return next((t.device.type for t in (*model.parameters(), *model.buffers())), "cpu")
 
 
-def ask(model: nn.Module, x: Any, train: bool) -> Tensor:
+def answer_of(model: nn.Module, x: Any, train: bool) -> Tensor:
     """The answer from one random state, always the same."""
     if model.training != train:
         model.train(train)
@@ -96,7 +96,7 @@ def give(model: nn.Module, values: Mapping[str, Tensor]) -> None:
             modules[path]._buffers[leaf] = value.to(t, copy=True)
 
 
-def changed(model: nn.Module, now: Values) -> Values:
+def take_changes(model: nn.Module, now: Values) -> Values:
     """The tensors that are not what they were, as they were; ``now`` is brought up to date."""
     found: Values = {}
     for name, t in tensors_by_name(model).items():

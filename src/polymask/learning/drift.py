@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from polymask.bank.verify import content
+from polymask.bank.verify import changed_reads
 from polymask.learning.results import Forgot, check_exact, largest_change
 from polymask.learning.twin import Twin
 from polymask.method.contract import Method
@@ -49,7 +49,7 @@ class Drift:
         exact = self.method.exact
         check_exact(exact, {task: value for task, value in drift.items() if task not in self.unstable})
         for task in sorted(self.unstable & set(drift)):
-            changed = content(self.method.sites, self.method.record(task)) if exact is True else []
+            changed = changed_reads(self.method.sites, self.method.record(task)) if exact is True else []
             if changed:
                 raise Forgot(f"{changed[0]}; the logits of the task do not tell, they differ from run to run")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from polymask.bank.bank import Bank
 from polymask.calling import as_read
-from polymask.held import AlteredNetwork, altered, proof
+from polymask.held import AlteredNetwork, find_altered, proof
 from polymask.learning import folder as files
 from polymask.learning.accuracy import Measured, append_row, write_rows
 from polymask.learning.drift import Drift
@@ -265,7 +265,7 @@ class Session:
         if not self.method.records:
             return
         bank, sites = Bank.open(folder / "bank"), self.method.sites
-        if changed := altered(bank.held(sites), sites, proof):
+        if changed := find_altered(bank.held(sites), sites, proof):
             name, found = next(iter(changed.items()))
             raise files.refuse_other_moment(folder, f"another base: {name!r} ({found}), which finished tasks read")
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import REFUSALS, as_accepted, call, drawn, logits_of
+from polymask.calling import REFUSALS, call, draw_fractions, logits_of, run_as_accepted
 from polymask.parts.recent import Recent
 from polymask.parts.seeds import generator
-from polymask.sites.raw import copied
+from polymask.sites.raw import copy_with_views
 from polymask.sites.roles import Plan
 from polymask.sites.slots import fill
 from polymask.sites.table import Sites, attach, bake
@@ -51,12 +51,12 @@ def same(a: Tensor, b: Tensor, real: bool) -> bool:
 @torch.no_grad()
 def answer(model: nn.Module, x: Any) -> Tensor:
     """A model's logits in evaluation mode, computed in the one way that two models have in common."""
-    with torch.random.fork_rng(), evenly(model):
+    with torch.random.fork_rng(), rounding_alike(model):
         return logits_of(call(model.eval(), x)).clone()
 
 
 @contextmanager
-def evenly(model: nn.Module) -> Iterator[None]:
+def rounding_alike(model: nn.Module) -> Iterator[None]:
     """For a while, switch off what makes torch round the same product differently, and put it and the modes back.
 
     Hooks switch its fused transformer layers off; and it folds a batch otherwise where a weight requires a gradient,
@@ -126,7 +126,7 @@ class Trial:
             mask = _mask(name, size, turn) if name in units else torch.ones(size, dtype=torch.bool)
             gains = torch.rand(size, generator=generator("gains", name, turn)) if name in units else torch.ones(size)
             found[name] = mask * gains if self.real else mask
-        return {**found, **wiring.echoed({name: found[name] for name in wiring.sites})}
+        return {**found, **wiring.echo_masks({name: found[name] for name in wiring.sites})}
 
 
 def _rows(model: nn.Module, path: str) -> int:
@@ -143,7 +143,7 @@ def _mask(name: str, shape: torch.Size, turn: int) -> Tensor:
     return flat.view(shape)
 
 
-def prepared(
+def make_trial(
     model: nn.Module, example: Any, planned: Plan, units: Mapping[str, int], wiring: Wiring, real: bool
 ) -> Trial:
     """A copy of a network with sites, its parameters and its input drawn anew so that no zero hides a difference.
@@ -151,23 +151,23 @@ def prepared(
     Where the network does not take such an input, or answers nothing finite, it is asked more gently.
     """
     for moved, fresh in ((True, True), (True, False), (False, False)):
-        probe, draw = copied(model), generator("agreement")
+        clone, draw = copy_with_views(model), generator("agreement")
         if moved:
-            Disturbance(probe, draw, planned.later).redraw()
+            Disturbance(clone, draw, planned.later).redraw()
 
-        def asked(x: Any, probe: nn.Module = probe, fresh: bool = fresh, draw: torch.Generator = draw) -> Any:
-            x = drawn(x, draw) if fresh else x
-            if fresh and not torch.isfinite(answer(probe, x)).any():
+        def asked(x: Any, clone: nn.Module = clone, fresh: bool = fresh, draw: torch.Generator = draw) -> Any:
+            x = draw_fractions(x, draw) if fresh else x
+            if fresh and not torch.isfinite(answer(clone, x)).any():
                 raise ValueError("expected finite logits, found none")
             return x
 
         try:
-            x = as_accepted(example, asked)
+            x = run_as_accepted(example, asked)
         except ValueError:
             continue
         break
     return Trial(
-        attach(probe, planned.roles, units, wiring), [x, *(y for y in planned.others if _taken(probe, y))], real
+        attach(clone, planned.roles, units, wiring), [x, *(y for y in planned.others if _taken(clone, y))], real
     )
 
 
@@ -179,7 +179,7 @@ def _taken(model: nn.Module, x: Any) -> bool:
     return True
 
 
-def settled(
+def units_that_agree(
     model: nn.Module, example: Any, planned: Plan, units: Mapping[str, int], wiring: Wiring, real: bool = False
 ) -> tuple[dict[str, int], Wiring]:
     """The units that may be masked: those of layers where masking the rows is masking the output.
@@ -206,7 +206,7 @@ def settled(
     key = None if build is None else (build, kinds, tuple(every.items()), tuple(wiring.rows.items()), real)
     if _AGREED.get(key):
         return every, wiring
-    trial = prepared(model, example, planned, every, wiring, real)
+    trial = make_trial(model, example, planned, every, wiring, real)
     names, weights = [*units, *wiring.sites], list(trial.sites.weights)
     if trial.agrees(names, weights):
         _AGREED.keep(key, True)
@@ -229,17 +229,17 @@ def settled(
 
 def _guilty(agrees: Callable[[list[str]], bool], names: list[str]) -> list[str]:
     """The names that do not agree, found by halving; all, where only together they do not."""
-    found = _halved(agrees, names)
+    found = _find_by_halving(agrees, names)
     return found if agrees([name for name in names if name not in found]) else names
 
 
-def _halved(agrees: Callable[[list[str]], bool], names: list[str]) -> list[str]:
+def _find_by_halving(agrees: Callable[[list[str]], bool], names: list[str]) -> list[str]:
     if not names or agrees(names):
         return []
     if len(names) == 1:
         return names
     half = len(names) // 2
-    return [*_halved(agrees, names[:half]), *_halved(agrees, names[half:])]
+    return [*_find_by_halving(agrees, names[:half]), *_find_by_halving(agrees, names[half:])]
 
 
 def _without(wiring: Wiring, guilty: Collection[str]) -> Wiring:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.calling import as_read, leaves_of
-from polymask.method.agreement import evenly, same
+from polymask.method.agreement import rounding_alike, same
 from polymask.parts.seeds import seed_global
 from polymask.probe import Setting, differences, probe_batch, rounding, run_probe, same_bits, setting
 
@@ -28,28 +28,28 @@ class Answer:
     setting: Setting
 
 
-def drawn(model: nn.Module, example: Any, seed: int) -> Any:
+def draw_probe(model: nn.Module, example: Any, seed: int) -> Any:
     """The batch of the small probe: rows like the example's, or the example where a network takes no others."""
     large = any(t.ndim > 1 and t[0].numel() > LARGE for t in leaves_of(example))
     try:
         batch = probe_batch(example, seed, rows=1 if large else 4)
-        asked(model, batch)
+        answer_probe(model, batch)
     except CRASHES:
         return example
     return batch
 
 
-def asked(model: nn.Module, batch: Any) -> Answer:
+def answer_probe(model: nn.Module, batch: Any) -> Answer:
     """What a network answers to a batch; its random state is always the same, and no autocast reaches it."""
     device = next(iter((*model.parameters(), *model.buffers())), torch.zeros(())).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.autocast(device.type, enabled=False):
         seed_global(0, device.type)
         # Baked or masked, a network must round in one way.
-        with evenly(model):
+        with rounding_alike(model):
             return Answer(run_probe(model, as_read(model, batch)), setting(model, batch))
 
 
-def alike(was: Answer, now: Answer, real: bool = False) -> bool:
+def same_answer(was: Answer, now: Answer, real: bool = False) -> bool:
     """Whether two answers are one: to the bit, or within rounding where another setting rounds otherwise.
 
     Args:

@@ -29,13 +29,13 @@ def forms(model: nn.Module) -> dict[str, Form]:
     return {path: _form(module) for path, module in model.named_modules() if not _is_ours(path)}
 
 
-def differing(was: Mapping[str, Form], now: Mapping[str, Form]) -> list[str]:
+def changed_forms(was: Mapping[str, Form], now: Mapping[str, Form]) -> list[str]:
     """What differs between two moments, a phrase each.
 
     >>> net = nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.1))
     >>> before = forms(net)
     >>> net[1].p = 0.5
-    >>> differing(before, forms(net))
+    >>> changed_forms(before, forms(net))
     ["attribute p of '1' went from 0.1 to 0.5"]
     """
     found = [f"module {path!r} is gone" for path in was if path not in now]
@@ -62,7 +62,7 @@ def causes(sites: Sites, found: Mapping[str, str], changes: list[str]) -> list[s
     Args:
         sites: the attached model.
         found: tensor -> what it is now, of those that are not as they were.
-        changes: from ``differing``.
+        changes: from ``changed_forms``.
     """
     if not found:
         return changes
@@ -82,7 +82,7 @@ def causes(sites: Sites, found: Mapping[str, str], changes: list[str]) -> list[s
 def _form(module: nn.Module) -> Form:
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
     public = {name: value for name, value in vars(module).items() if not name.startswith("_") and name not in OWN}
-    told = {name: words for name, value in public.items() if (words := _told(value)) is not None}
+    told = {name: words for name, value in public.items() if (words := _in_words(value)) is not None}
     foreign = []
     if parametrize.is_parametrized(module):
         stacks = module.get_submodule("parametrizations").named_children()
@@ -92,7 +92,7 @@ def _form(module: nn.Module) -> Form:
     return {"module": module, "class": kind.__name__, "hooks": keys, "parametrizations": tuple(foreign), **told}
 
 
-def _told(value: object) -> str | None:
+def _in_words(value: object) -> str | None:
     """An attribute in words; None: of no simple kind, and so not compared."""
     if isinstance(value, PLAIN) or (isinstance(value, tuple | list) and all(isinstance(v, PLAIN) for v in value)):
         return repr(value)

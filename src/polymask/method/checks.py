@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from polymask.sites.foreign import disturbed
+from polymask.sites.foreign import find_foreign
 from polymask.sites.marks import is_marked
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def refuse_detached(method: Method) -> None:
             f"expected the model with its sites, found {off[0]!r} without (detach?): make the method anew on the plain "
             "network, and go on from a bank or from state_dict() and records"
         )
-    if (found := disturbed(method.sites, learned=method.count > 0)) is not None:
+    if (found := find_foreign(method.sites, learned=method.count > 0)) is not None:
         raise ValueError(found)
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from polymask.held import Held
 from polymask.method import cycle, finite, fold, guard, learner, snapshot
-from polymask.method.agreement import settled
-from polymask.method.answer import drawn
+from polymask.method.agreement import units_that_agree
+from polymask.method.answer import draw_probe
 from polymask.method.card import Card, Recipe
 from polymask.method.checks import check_begin, check_end, expect_open, refuse_wrapped, warn_unmoved
 from polymask.method.removal import Removed, remove
@@ -61,11 +61,11 @@ class Method(ABC):
     ) -> None:
         refuse_wrapped(model)
         planned = plan(model, example, policy, head)
-        self.probe = drawn(model, example, seed)
+        self.probe = draw_probe(model, example, seed)
         self.model, self.example, self.seed = model, example, seed
         self.policy, self.head = policy, planned.head
         self.exact: bool | float | None = type(self).card.exact
-        units, wiring = settled(model, example, planned, self._units(), self._wiring(planned), self.soft)
+        units, wiring = units_that_agree(model, example, planned, self._units(), self._wiring(planned), self.soft)
         self.sites: Sites = attach(model, planned.roles, units, wiring)
         self.records: dict[str, TaskRecord] = {}
         self.count = 0  # of all tasks that ever ended, the removed ones too
@@ -85,10 +85,10 @@ class Method(ABC):
         with torch.no_grad():
             for name, role in self.sites.roles.items():
                 if role.held is not None:
-                    self.sites.put(name, torch.full_like(self.sites.tensor(name), role.held))
+                    self.sites.write(name, torch.full_like(self.sites.tensor(name), role.held))
             self._prepare()
             for name in self.sites.weights:
-                self.sites.close(name)
+                self.sites.keep_learned(name)
             self.initial = {name: self.sites.tensor(name).detach().clone() for name in self.sites.names("private")}
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
@@ -166,7 +166,7 @@ class Method(ABC):
     def penalty(self) -> Tensor:
         """The method's own term of the loss, a scalar: ``loss = (task loss + penalty) / accumulation``.
 
-        Read what trains through ``polymask.sites.table.whole``, since FSDP2 may shard it.
+        Read what trains through ``polymask.sites.table.unsharded``, since FSDP2 may shard it.
         """
         return torch.zeros((), device=next(self.model.parameters(), torch.zeros(())).device)
 
@@ -324,7 +324,7 @@ class Method(ABC):
         """
         watch = self.watch if list(self.records) == list(state["finished"]) else guard.Watch()
         learner.load_learner_state(self, state, records, removed)
-        self.watch = guard.taken_over(self, watch, held)
+        self.watch = guard.watch_after_load(self, watch, held)
         self.sites.latch.shut = self.task is not None
 
     def capacity(self) -> dict[str, dict[str, float]]:

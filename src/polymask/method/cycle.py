@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from polymask.copies.kept import renewed
+from polymask.copies.kept import refresh_caches
 from polymask.method.heads import fresh_head, width_of
 from polymask.parts.pack import Packed, Sparse, unpack
 from polymask.task import Meta, TaskRecord, entries, fingerprints
@@ -21,9 +21,9 @@ def start(method: Method, task: str, outputs: int | None) -> None:
     """Take every mask off, put private tensors back to where tasks start, and give the task a head."""
     sites = method.sites
     sites.clear()
-    with renewed(method.model):
+    with refresh_caches(method.model):
         for name, value in method.initial.items():
-            sites.put(name, value)
+            sites.write(name, value)
         fresh_head(sites, method.head, outputs, (method.seed, task))
 
 

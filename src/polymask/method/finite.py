@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from polymask.method.guard import agreed
+from polymask.method.guard import any_process
 
 if TYPE_CHECKING:
     from polymask.method.contract import Method
@@ -24,7 +24,7 @@ def refuse_infinite(method: Method) -> None:
         NotFinite: naming the tensors.
     """
     bad = [name for name, was, now in _trained(method) if _spoiled(was, now)]
-    if agreed(bool(bad), method):
+    if any_process(bool(bad), method):
         raise NotFinite(
             f"expected finite numbers where task {method.task!r} has trained, found NaN or infinity in "
             f"{', '.join(bad) or 'what another process trained'}: begin({method.task!r}) again, which abandons what it "

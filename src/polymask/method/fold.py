@@ -47,7 +47,7 @@ def fold_task(method: Method, task: str) -> dict[str, TaskRecord]:
     sites = method.sites
     hard = snapshot.hard_masks(sites)
     for name in sorted(sites.opened):
-        sites.close(name)
+        sites.keep_learned(name)
     for name in sites.names("first"):
         sites.freeze(name)
     # Statistics, which no gradient keeps equal, differ between processes.
@@ -61,8 +61,8 @@ def fold_task(method: Method, task: str) -> dict[str, TaskRecord]:
     issued = {**method._reissue(), task: record}
     method.records.update(issued)
     activate(sites, method.records[task])
-    held = guard.noted(method, before, issued, {task: read})
-    method.watch = guard.watched(method, held, task, method.model, bake(method.model))
+    held = guard.held_after(method, before, issued, {task: read})
+    method.watch = guard.make_watch(method, held, task, method.model, bake(method.model))
     return issued
 
 

@@ -14,18 +14,18 @@ from polymask.held import (
     AlteredNetwork,
     Held,
     Part,
-    altered,
+    add_read,
     checksum,
     difference,
-    joined,
-    kept,
+    digest_again,
+    find_altered,
     part,
     proof,
-    redigested,
+    with_held,
 )
 from polymask.method.agreement import is_real, same
-from polymask.method.answer import CRASHES, Answer, alike, asked
-from polymask.method.causes import Form, causes, differing, forms
+from polymask.method.answer import CRASHES, Answer, answer_probe, same_answer
+from polymask.method.causes import Form, causes, changed_forms, forms
 from polymask.parts.pack import unpack
 from polymask.probe import same_bits
 from polymask.task import TaskRecord, entries, reads
@@ -61,7 +61,7 @@ class HasBase(Protocol):
         """The base as committed."""
 
 
-def watched(method: Method, held: Held, task: str, plain: nn.Module, baked: nn.Module | None = None) -> Watch:
+def make_watch(method: Method, held: Held, task: str, plain: nn.Module, baked: nn.Module | None = None) -> Watch:
     """Everything that is compared from now on.
 
     Args:
@@ -75,10 +75,10 @@ def watched(method: Method, held: Held, task: str, plain: nn.Module, baked: nn.M
         RuntimeError: if the baked copy answers otherwise.
     """
     loose = {name: part(tensor, None, checksum) for name, tensor in method.sites.loose().items()}
-    answer, other = asked(plain, method.probe), None if baked is None else asked(baked, method.probe)
+    answer, other = answer_probe(plain, method.probe), None if baked is None else answer_probe(baked, method.probe)
     # A network, or a device, may not add in one order: what does not answer twice alike cannot be compared.
     twice = other is not None and same_bits(answer.logits, other.logits)
-    stable = twice or alike(answer, asked(plain, method.probe))
+    stable = twice or same_answer(answer, answer_probe(plain, method.probe))
     if other is not None and stable and not same(answer.logits, other.logits, is_real(method.record(task))):
         raise RuntimeError(_other_answer(task, answer.logits, other.logits))
     return Watch(held, loose, task, answer if stable else None, forms(method.model))
@@ -96,18 +96,20 @@ Entries = Mapping[str, Tensor | None]
 """Tensor name -> what is read of it, from ``task.entries``."""
 
 
-def union(method: Method, records: Iterable[TaskRecord], held: Held, known: Mapping[str, Entries]) -> dict[str, Part]:
+def held_with(
+    method: Method, records: Iterable[TaskRecord], held: Held, known: Mapping[str, Entries]
+) -> dict[str, Part]:
     """What was held and what some records read, in one; of tasks of which it is known, that is not asked again."""
     found = dict(held)
     for record in records:
         read = known.get(record.meta.task)
         if read is None:
             read = entries(method.sites, {name: unpack(packed) for name, packed in record.masks.items()})
-        found = joined(found, method.sites, read, checksum)
+        found = add_read(found, method.sites, read, checksum)
     return found
 
 
-def noted(
+def held_after(
     method: Method, before: Mapping[str, TaskRecord], issued: Mapping[str, TaskRecord], known: Mapping[str, Entries]
 ) -> Held:
     """What is held after a task ended: one union more; all of them anew where a reissued record reads otherwise.
@@ -120,16 +122,16 @@ def noted(
     """
     again = any(task in before and dict(record.reads) != dict(before[task].reads) for task, record in issued.items())
     fresh = method.records.values() if again else [one for task, one in issued.items() if task not in before]
-    held = union(method, fresh, {} if again else method.watch.held, known)
+    held = held_with(method, fresh, {} if again else method.watch.held, known)
     # What a method lets later tasks change was not compared, so it is what it is now.
-    return held if method.exact is True else redigested(held, method.sites, checksum)
+    return held if method.exact is True else digest_again(held, method.sites, checksum)
 
 
-def taken_over(method: Method, watch: Watch, held: Held | None) -> Watch:
+def watch_after_load(method: Method, watch: Watch, held: Held | None) -> Watch:
     """The watch of a learner whose state was loaded over what was watched before, if anything was."""
     if watch.task is None:
-        return rebuilt(method, held)
-    if found := altered(watch.held, method.sites, checksum) if method.exact is True else {}:
+        return watch_from_records(method, held)
+    if found := find_altered(watch.held, method.sites, checksum) if method.exact is True else {}:
         raise AlteredNetwork(
             f"expected a state that agrees with what finished tasks read, found {', '.join(map(repr, found))} "
             "otherwise: it is damaged, or of another run. Finished tasks are whole in the bank: begin this one again"
@@ -137,7 +139,7 @@ def taken_over(method: Method, watch: Watch, held: Held | None) -> Watch:
     return watch
 
 
-def rebuilt(method: Method, held: Held | None = None) -> Watch:
+def watch_from_records(method: Method, held: Held | None = None) -> Watch:
     """The watch of a learner that was loaded.
 
     Args:
@@ -149,14 +151,18 @@ def rebuilt(method: Method, held: Held | None = None) -> Watch:
     """
     if not method.records:
         return Watch()
-    if held is not None and (found := altered(held, method.sites, proof)):
+    if held is not None and (found := find_altered(held, method.sites, proof)):
         raise AlteredNetwork(
             f"expected the base as finished tasks read it, found {', '.join(map(repr, found))} otherwise: the "
             "state that was loaded and the bank's base are not of one moment; take both from the same commit"
         )
     task = list(method.records)[-1]
-    now = union(method, method.records.values(), {}, {}) if held is None else redigested(held, method.sites, checksum)
-    return watched(method, now, task, method.plain(task))
+    now = (
+        held_with(method, method.records.values(), {}, {})
+        if held is None
+        else digest_again(held, method.sites, checksum)
+    )
+    return make_watch(method, now, task, method.plain(task))
 
 
 def compare(method: Method, network: Callable[[str], nn.Module] | None, base: bool) -> tuple[dict[str, str], list[str]]:
@@ -168,18 +174,18 @@ def compare(method: Method, network: Callable[[str], nn.Module] | None, base: bo
         base: whether tensors are compared.
     """
     watch, loose = method.watch, method.sites.loose()
-    found, words = altered(watch.held, method.sites, checksum) if base else {}, list[str]()
+    found, words = find_altered(watch.held, method.sites, checksum) if base else {}, list[str]()
     for name, was in watch.loose.items() if base else ():
         now = difference(was, loose[name], checksum) if name in loose else "gone"
         if now is not None:
             found[name] = now
     if network is not None and watch.task is not None and watch.answer is not None:
         try:
-            answer = asked(network(watch.task), method.probe)
+            answer = answer_probe(network(watch.task), method.probe)
         except CRASHES as error:
             words = [f"the network no longer runs ({type(error).__name__}: {error})"]
         else:
-            if not alike(watch.answer, answer, is_real(method.record(watch.task))):
+            if not same_answer(watch.answer, answer, is_real(method.record(watch.task))):
                 words = [f"task {watch.task!r} answers a small probe otherwise"]
     return found, words
 
@@ -197,11 +203,13 @@ def enforce(method: Method, verb: str, network: Callable[[str], nn.Module] | Non
         return
     found, words = compare(method, network, base)
     sentence = _sentence(method, verb, found, words) if found or words else None
-    if agreed(sentence is not None, method):
+    if any_process(sentence is not None, method):
         raise AlteredNetwork(sentence or f"{verb}: another process found that what finished tasks read was changed")
     if network is None:
         return
-    if new := [change for change in differing(method.watch.forms, forms(method.model)) if change not in method.warned]:
+    if new := [
+        change for change in changed_forms(method.watch.forms, forms(method.model)) if change not in method.warned
+    ]:
         method.warned.update(new)
         warnings.warn(
             f"since task {method.watch.task!r} ended, {'; '.join(new)}; a small probe is answered as before, but no "
@@ -210,7 +218,7 @@ def enforce(method: Method, verb: str, network: Callable[[str], nn.Module] | Non
         )
 
 
-def agreed(mine: bool, method: Method) -> bool:
+def any_process(mine: bool, method: Method) -> bool:
     """Whether any process says so; all of them learn it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return mine
@@ -224,7 +232,7 @@ def _sentence(method: Method, verb: str, found: Mapping[str, str], words: list[s
     what += [f"{len(found) - 4} more tensors changed"] if len(found) > 4 else []
     harmed = _harmed(method, found)
     tasks = ", ".join(map(repr, harmed[:4])) + (f" and {len(harmed) - 4} more" if len(harmed) > 4 else "")
-    why = causes(method.sites, found, differing(method.watch.forms, forms(method.model)))
+    why = causes(method.sites, found, changed_forms(method.watch.forms, forms(method.model)))
     return (
         f"expected what finished tasks read to be as it was when task {method.watch.task!r} ended, found at {verb} "
         f"that {', '.join([*what, *words])}: task {tasks} would answer otherwise. Probably "
@@ -250,7 +258,7 @@ def restore(method: Method, bank: HasBase) -> None:
     if not isinstance(bank, HasBase):
         raise TypeError(f"expected a bank, found {type(bank).__name__}: open it first, with Bank.open(path)")
     held, tensors, sites = method.watch.held, bank.tensors(), method.sites
-    for name in altered(held, sites, checksum):
+    for name in find_altered(held, sites, checksum):
         if name not in sites.roles or name not in tensors:
             raise ValueError(
                 f"expected a tensor {name!r} in the model and in the bank, found none: is it another bank?"
@@ -260,5 +268,5 @@ def restore(method: Method, bank: HasBase) -> None:
                 f"expected {name!r} to be {tensors[name].dtype}, found {sites.base(name).dtype}: call "
                 f"model.to({tensors[name].dtype}) first"
             )
-        sites.put(name, kept(held, name, sites.base(name), tensors[name]))
+        sites.write(name, with_held(held, name, sites.base(name), tensors[name]))
     method.check()

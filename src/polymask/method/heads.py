@@ -55,4 +55,4 @@ def fresh_head(sites: Sites, head: str, outputs: int | None, key: tuple[object, 
     draw, bound = generator(*key, "head"), 1 / math.sqrt(fan_in)
     for name in private:
         shape = (outputs or width, *sites.tensor(name).shape[1:])
-        sites.put(name, torch.empty(shape).uniform_(-bound, bound, generator=draw))
+        sites.write(name, torch.empty(shape).uniform_(-bound, bound, generator=draw))

@@ -55,13 +55,13 @@ def load_learner_state(
     """Bring a fresh method to a saved state; see ``Method.load_state_dict``."""
     _check_state(method, state, records, removed)
     sites = method.sites
-    state = placed(sites, state, next(method.model.parameters(), torch.zeros(())).device)
+    state = on_devices(sites, state, next(method.model.parameters(), torch.zeros(())).device)
     method.records = {name: records[name] for name in state["finished"] if name in records}
     method.count = state.get("count", len(state["finished"]))
     for name in state["frozen"]:
         sites.freeze(name)
     for name, value in state["tensors"].items():
-        sites.put(name, value)
+        sites.write(name, value)
     method.state = {key: dict(value) for key, value in state["state"].items()}
     method.initial = dict(state["initial"])
     if state["task"] is not None:
@@ -71,7 +71,7 @@ def load_learner_state(
     for name, held in state["slots"].items():
         _put_slots(sites.every()[name], held)
     for name, value in state["tensors"].items():
-        sites.restore(name, value)
+        sites.write_trained(name, value)
     method.state = {key: dict(value) for key, value in state["state"].items()}
     if state["task"] is not None:
         before = state["before"]
@@ -103,7 +103,7 @@ def _check_state(
         )
 
 
-def placed(sites: Sites, value: Any, device: torch.device, named: bool = False) -> Any:
+def on_devices(sites: Sites, value: Any, device: torch.device, named: bool = False) -> Any:
     """A state on the model's devices: what is under a tensor's name lies where that tensor does; a file does not know.
 
     Args:
@@ -119,7 +119,7 @@ def placed(sites: Sites, value: Any, device: torch.device, named: bool = False) 
     found = {}
     for key, item in value.items():
         home = not named and key in sites.roles
-        found[key] = placed(sites, item, sites.tensor(key).device if home else device, named or home)
+        found[key] = on_devices(sites, item, sites.tensor(key).device if home else device, named or home)
     return found
 
 

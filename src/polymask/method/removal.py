@@ -53,7 +53,7 @@ def remove(method: Method, task: str) -> Removed:
     was = method._taken()
     method.records = {name: record for name, record in method.records.items() if name != task}
     reserved = method._forget()
-    method.watch = guard.rebuilt(method)
+    method.watch = guard.watch_from_records(method)
     if method.records:
         method.activate(list(method.records)[-1])
     return Removed(task, _freed(was, method._taken()), reserved)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from polymask.copies.kept import renewed
+from polymask.copies.kept import refresh_caches
 from polymask.sites.slots import Scores
-from polymask.sites.table import Kind, Sites, replica, whole
+from polymask.sites.table import Kind, Sites, replica, unsharded
 from polymask.sites.trace import effective, strip
 from polymask.task import TaskRecord, activate
 
@@ -49,11 +49,11 @@ def put_back(method: Method, before: Before) -> None:
     """Undo whatever happened since ``take``."""
     sites = method.sites
     for name in sorted(sites.opened):
-        sites.drop(name)
+        sites.drop_learned(name)
     clear_sources(sites)
-    with renewed(method.model):
+    with refresh_caches(method.model):
         for name, value in before.tensors.items():
-            sites.put(name, value)
+            sites.write(name, value)
     for name, slots in before.slots.items():
         for slot, content in slots.items():
             setattr(sites.every()[name], slot, content)
@@ -102,7 +102,7 @@ def collect(model: nn.Module, trained: nn.Module) -> None:
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if name not in theirs:
             raise ValueError(f"expected a copy of this model made after begin(), found none of its {name!r} there")
-        value.copy_(whole(theirs[name]))
+        value.copy_(unsharded(theirs[name]))
 
 
 def broadcast(tensors: Iterable[Tensor]) -> None:

@@ -8,7 +8,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from polymask.method.attention import Anneal, anneal, ends, filled, open_gates, taken, wire, zeros
+from polymask.method.annealed import (
+    Anneal,
+    anneal,
+    capacity_of,
+    find_wiring,
+    gates_and_usage,
+    open_gates,
+    per_entry,
+    zeros_per_unit,
+)
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
 from polymask.parts.pack import Packed, unpack
@@ -92,15 +101,15 @@ class AdaHAT(Method):
         super().__init__(model, example, policy, head=head, seed=seed)
 
     def _wiring(self, planned: Plan) -> Wiring:
-        return wire(self, planned)
+        return find_wiring(self, planned)
 
     def _prepare(self) -> None:
-        self.state["count"] = zeros(self)
+        self.state["count"] = zeros_per_unit(self)
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
         open_gates(self, self.s_max)
         for name in self.sites.weights:
-            self.sites.open(name, None)
+            self.sites.open_gate(name, None)
         self._slow()
 
     def on_step(self, progress: float) -> None:
@@ -113,7 +122,7 @@ class AdaHAT(Method):
     def _slow(self) -> None:
         if not self.records:
             return
-        found = taken(self, self._union())
+        found = gates_and_usage(self, self._union())
         shares = {site: float(capacity_penalty([pair])) for site, pair in found.items()}
         for name in self.sites.weights:
             # A layer without units of its own counts as one that takes all: its weights move the least.
@@ -127,20 +136,20 @@ class AdaHAT(Method):
 
     def _relied(self, name: str) -> Tensor:
         """How many finished tasks read each entry of a weight, those that were removed no longer among them."""
-        return ends(self, name, self.state["count"], float(len(self.records)))
+        return per_entry(self, name, self.state["count"], float(len(self.records)))
 
     def _union(self) -> dict[str, Tensor]:
         return {site: (count > 0).to(count.dtype) for site, count in self.state["count"].items()}
 
     def penalty(self) -> Tensor:
         """``c * R``, HAT's."""
-        found = taken(self, self._union()).values()
+        found = gates_and_usage(self, self._union()).values()
         return self.c * capacity_penalty(found) if found else super().penalty()
 
     def capacity(self) -> dict[str, dict[str, float]]:
         """The share of units in use, and the mean factor of every weight and bias: the paper's capacity."""
         factors = {name: self._factor(name, self.alpha / EPSILON) for name in self.sites.weights}
-        return filled(self._union(), {name: 1 - factor for name, factor in factors.items()})
+        return capacity_of(self._union(), {name: 1 - factor for name, factor in factors.items()})
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
         self.state["count"] = {site: old + hard[site].to(old.dtype) for site, old in self.state["count"].items()}
@@ -150,7 +159,7 @@ class AdaHAT(Method):
         return {name: self._relied(name) for name in self.sites.weights}
 
     def _forget(self) -> str:
-        count = zeros(self)
+        count = zeros_per_unit(self)
         for record in self.records.values():
             count = {site: old + unpack(record.masks[site]).to(old) for site, old in count.items()}
         self.state["count"] = count

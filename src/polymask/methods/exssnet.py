@@ -100,7 +100,7 @@ class ExSSNeT(Method):
 
     def _prepare(self) -> None:
         for name in self.sites.weights:
-            self.sites.put(name, signed_constant(tuple(self.sites.tensor(name).shape), self.seed, name))
+            self.sites.write(name, signed_constant(tuple(self.sites.tensor(name).shape), self.seed, name))
         self.state["read"] = read_by(self.sites, ())
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
@@ -111,8 +111,8 @@ class ExSSNeT(Method):
             mask = _largest(scores, self.density)
             site, free = self.sites.weights[name], mask & ~self.state["read"][name] if self.exclusive else mask
             site.source = None
-            self.sites.open(name, free)
-            self.sites.narrow(name, free, mask)
+            self.sites.open_gate(name, free)
+            self.sites.narrow_gate(name, free, mask)
 
     def _open_scores(self, related: str | None) -> None:
         mask = partial(_largest, density=self.density)

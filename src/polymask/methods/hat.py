@@ -8,7 +8,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from polymask.method.attention import Anneal, anneal, ends, filled, normal, open_gates, positive, taken, wire, zeros
+from polymask.method.annealed import (
+    Anneal,
+    anneal,
+    capacity_of,
+    find_wiring,
+    gates_and_usage,
+    normal,
+    open_gates,
+    per_entry,
+    positive,
+    zeros_per_unit,
+)
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
 from polymask.parts.pack import Packed, unpack
@@ -100,7 +111,7 @@ class HAT(Method):
         self.exact = None if soft and self.sites.wiring.sizes else True
 
     def _wiring(self, planned: Plan) -> Wiring:
-        return wire(self, planned)
+        return find_wiring(self, planned)
 
     def _prepare(self) -> None:
         self.state = self._none()
@@ -108,9 +119,9 @@ class HAT(Method):
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
         for name, used in self.state["used"].items():
             if not used.any():
-                self.sites.open(name, None)
+                self.sites.open_gate(name, None)
             elif (used < 1).any():
-                self.sites.open(name, 1 - used if self.soft else used == 0)
+                self.sites.open_gate(name, 1 - used if self.soft else used == 0)
         open_gates(self, self.s_max, self.soft, normal if self.start == "normal" else positive)
 
     def on_step(self, progress: float) -> None:
@@ -120,12 +131,12 @@ class HAT(Method):
 
     def penalty(self) -> Tensor:
         """``c * R``, see the class."""
-        found = taken(self, self.state["union"]).values()
+        found = gates_and_usage(self, self.state["union"]).values()
         return self.c * capacity_penalty(found) if found else super().penalty()
 
     def capacity(self) -> dict[str, dict[str, float]]:
         """The share of units in use, and of weights and biases that no finished task reads."""
-        return filled(self.state["union"], self.state["used"])
+        return capacity_of(self.state["union"], self.state["used"])
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
         self.state.update(self._joined(self.state, hard))
@@ -145,7 +156,7 @@ class HAT(Method):
         """What no task uses."""
         tensors = {name: self.sites.tensor(name) for name in self.sites.weights}
         used = {name: torch.zeros_like(w, dtype=w.dtype.to_real()) for name, w in tensors.items()}
-        return {"union": zeros(self), "used": used}
+        return {"union": zeros_per_unit(self), "used": used}
 
     def _joined(
         self, state: Mapping[str, Mapping[str, Tensor]], hard: Mapping[str, Tensor]
@@ -154,5 +165,5 @@ class HAT(Method):
         masks = {site: hard[site].to(old) for site, old in state["union"].items()}
         union = {site: torch.maximum(old, masks[site]) for site, old in state["union"].items()}
         read = union if self.rule == "unions" else masks
-        used = {name: torch.maximum(old, ends(self, name, read, 1.0)) for name, old in state["used"].items()}
+        used = {name: torch.maximum(old, per_entry(self, name, read, 1.0)) for name, old in state["used"].items()}
         return {"union": union, "used": used}

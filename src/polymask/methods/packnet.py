@@ -132,11 +132,11 @@ class PackNet(Method):
             mine = own == code
             read = own > 0 if self.reuse else mine
             if phase == "retrain":
-                self.sites.narrow(name, mine, read)
+                self.sites.narrow_gate(name, mine, read)
             elif mine.any():
                 self._claim(name, mine)
             elif not self.reuse:
-                self.sites.narrow(name, mine, mine)
+                self.sites.narrow_gate(name, mine, mine)
         self.state["owner"] = owner
         if not self.sites.opened:
             warnings.warn(
@@ -156,15 +156,15 @@ class PackNet(Method):
         self.state["owner"] = {name: _padded(own, self.sites.tensor(name)) for name, own in owners.items()}
 
     def _claim(self, name: str, mine: Tensor) -> None:
-        self.sites.open(name, None if mine.all() else mine)
+        self.sites.open_gate(name, None if mine.all() else mine)
         # Free weights are 0, and through layers of nothing but zeros no gradient passes.
         w, removed = self.sites.tensor(name).detach(), self.count > len(self.records)
         if self.count and not self.reuse:
-            self.sites.restore(name, self._drawn(name))
-            self.sites.narrow(name, mine, mine)
+            self.sites.write_trained(name, self._drawn(name))
+            self.sites.narrow_gate(name, mine, mine)
         elif removed and w.ndim > 1:
             bare = (w == 0).flatten(1).all(1).view(-1, *[1] * (w.ndim - 1))
-            self.sites.restore(name, torch.where(bare, self._drawn(name).to(w), w))
+            self.sites.write_trained(name, torch.where(bare, self._drawn(name).to(w), w))
 
     def _drawn(self, name: str) -> Tensor:
         shape = self.sites.tensor(name).shape
@@ -183,7 +183,7 @@ class PackNet(Method):
         code = self._next
         packed = {}
         for name, owner in self.state["owner"].items():
-            self.sites.put(name, self.sites.base(name).masked_fill(owner == 0, 0.0))
+            self.sites.write(name, self.sites.base(name).masked_fill(owner == 0, 0.0))
             packed[name] = pack_owners(owner, code, code, self._least(code))
         return packed
 
@@ -209,7 +209,7 @@ class PackNet(Method):
         free = {name: ~torch.isin(own, own.new_tensor([*read])) for name, own in owners.items()}
         self.state["owner"] = {name: own.masked_fill(free[name], 0) for name, own in owners.items()}
         for name, gone in free.items():
-            self.sites.put(name, self.sites.base(name).masked_fill(gone, 0.0))
+            self.sites.write(name, self.sites.base(name).masked_fill(gone, 0.0))
         if self.axes.steps and not self.records:
             widen(self.sites, self.axes, self._growth)
         kept = [torch.isin(own, own.new_tensor([0, *left]), invert=True) for own in self.state["owner"].values()]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from polymask.method.attention import Anneal, anneal, open_gates, wire
+from polymask.method.annealed import Anneal, anneal, find_wiring, open_gates
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
 from polymask.parts.binarize import straight_through, ternary, threshold
@@ -109,7 +109,7 @@ class Piggyback(Method):
         super().__init__(model, example, policy, head=head, seed=seed)
 
     def _wiring(self, planned: Plan) -> Wiring:
-        return wire(self, planned, "frozen", "first") if self.granularity == "unit" else Wiring()
+        return find_wiring(self, planned, "frozen", "first") if self.granularity == "unit" else Wiring()
 
     def _prepare(self) -> None:
         if self.backbone == "given":
@@ -124,7 +124,7 @@ class Piggyback(Method):
         read = partial(_read, mask=mask)
         for name in self.sites.weights:
             if self._trains_backbone:
-                self.sites.open(name, None)
+                self.sites.open_gate(name, None)
             else:
                 self.give_scores(name, Scores(self._start_scores(name), read, mask))
 

@@ -106,7 +106,7 @@ class SupSup(Method):
 
     def _prepare(self) -> None:
         for name in self.sites.weights:
-            self.sites.put(name, signed_constant(tuple(self.sites.tensor(name).shape), self.seed, name))
+            self.sites.write(name, signed_constant(tuple(self.sites.tensor(name).shape), self.seed, name))
             self.sites.freeze(name)
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:

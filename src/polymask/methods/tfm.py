@@ -101,7 +101,7 @@ class TFM(Method):
         for name in self.sites.weights:
             gate = self._gate(name)
             if gate is None or gate.any():
-                self.sites.open(name, gate)
+                self.sites.open_gate(name, gate)
             if self.normalise and name in self.axes.bare:
                 self.give_scores(name, Scores(self._gains(name), _scaled, torch.clone))
 
@@ -114,7 +114,7 @@ class TFM(Method):
             if name not in head and not self.sites.roles[name].why.startswith(MOVES):
                 own = self.sites.tensor(name).detach().clone()
                 own[tuple(slice(size) for size in last.shape)] = last.to(own)
-                self.sites.put(name, own)
+                self.sites.write(name, own)
 
     def _wanted(self) -> int:
         """How many units the next task has above those built: ``growth`` more than the last, or what others left."""

@@ -92,7 +92,7 @@ class WSN(Method):
         mask = partial(_largest, density=self.density)
         for name, used in self.state["used"].items():
             if not used.all():
-                self.sites.open(name, ~used if used.any() else None)
+                self.sites.open_gate(name, ~used if used.any() else None)
             start = self.state["scores"].get(name) if self.carried else None
             start = self._drawn_scores(name) if start is None else start.clone()
             self.give_scores(name, Scores(start, partial(_read, mask=mask), mask))

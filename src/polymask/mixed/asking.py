@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.mixed.layout import Layout, decoded, probes, rearranged
+from polymask.mixed.layout import Layout, decode_layout, rearranged, variants
 from polymask.mixed.routes import Mark, Routes, readings
 from polymask.mixed.turns import Asking, run
 
@@ -30,7 +30,9 @@ class Found:
     read: Sequence[object] = ()
 
 
-def ask(model: nn.Module, x: Any, rows: int, layers: Collection[str], owned: Sequence[tuple[Tensor, str]]) -> Found:
+def find_layouts(
+    model: nn.Module, x: Any, rows: int, layers: Collection[str], owned: Sequence[tuple[Tensor, str]]
+) -> Found:
     """Where the samples lie in what every layer with something of the tasks' own is given.
 
     Args:
@@ -43,7 +45,7 @@ def ask(model: nn.Module, x: Any, rows: int, layers: Collection[str], owned: Seq
     Raises:
         ValueError: if samples mix, or a layer's tensors are read without calling it.
     """
-    first, *others = probes(x, rows)
+    first, *others = variants(x, rows)
     routes = Routes(first, owned)
     asking = Asking(routes)
     with readings(asking.read), routes:
@@ -77,7 +79,7 @@ def _layouts(seen: Sequence[Mapping[str, list[Tensor]]], rows: int) -> Layouts |
     found: dict[str, list[Layout]] = {}
     for path, each in seen[0].items():
         for call in range(len(each)):
-            layout = decoded(path, [one[path][call] for one in seen], rows)
+            layout = decode_layout(path, [one[path][call] for one in seen], rows)
             if layout is None:
                 return None
             found.setdefault(path, []).append(layout)
@@ -86,7 +88,7 @@ def _layouts(seen: Sequence[Mapping[str, list[Tensor]]], rows: int) -> Layouts |
 
 def _tried(model: nn.Module, x: Any, rows: int) -> Layouts | None:
     try:
-        return _layouts([_seen(model, probe) for probe in probes(x, rows)], rows)
+        return _layouts([_seen(model, variant) for variant in variants(x, rows)], rows)
     except (RuntimeError, ValueError, LookupError, TypeError, AssertionError):
         # The network does not take its numbers in another order, or its samples mix where it does.
         return None

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from polymask.calling import leaves_of, logits_of
 from polymask.copies.kept import twin
-from polymask.mixed.asking import Found, ask
-from polymask.mixed.forms import apart, form_of
+from polymask.mixed.asking import Found, find_layouts
+from polymask.mixed.forms import form_of, per_task
 from polymask.mixed.layout import key_of
 from polymask.mixed.own import own_of, own_tensors, refuse_weight_masks
 from polymask.mixed.routes import readings
@@ -21,7 +21,7 @@ from polymask.sites.slots import Scores
 from polymask.sites.table import Sites, detach
 from polymask.sites.trace import places
 from polymask.task import TaskRecord, check_fits, unit_masks
-from polymask.wiring.probe import axis_of
+from polymask.wiring.paint import axis_of
 
 
 class Mixed:
@@ -109,10 +109,10 @@ class Mixed:
             found = self._ask(x, rows)
             answers = self._together(x, index, found)
         self._found[key] = Found() if answers is None else found
-        return self._apart(x, index) if answers is None else answers
+        return self._task_by_task(x, index) if answers is None else answers
 
     def _ask(self, x: Any, rows: int) -> Found:
-        return ask(self.model, x, rows, self._layers, self._owned)
+        return find_layouts(self.model, x, rows, self._layers, self._owned)
 
     def _together(self, x: Any, index: Tensor, found: Found) -> Tensor | None:
         """The answers in one pass; None where samples do not lie as they were found to."""
@@ -127,7 +127,7 @@ class Mixed:
             return None
         return logits_of(answers) if turn.read == found.read else None
 
-    def _apart(self, x: Any, index: Tensor) -> Tensor:
+    def _task_by_task(self, x: Any, index: Tensor) -> Tensor:
         """The answers one task at a time: as the whole batch is answered by each, so right wherever samples lie."""
         answers: Tensor | None = None
         for task in index.unique().tolist():
@@ -152,7 +152,7 @@ class Mixed:
                 form = form_of(module, own)
                 units = axis_of(module)
                 seen_by = None if form is None else units
-                layer = self._layers[path] = Layer(path, form or apart(module, own), module.forward, units, seen_by)
+                layer = self._layers[path] = Layer(path, form or per_task(module, own), module.forward, units, seen_by)
                 self._owned += [(t, path) for leaf, t in own_tensors(module) if own.changes(leaf, t)]
                 module.forward = layer
                 # A hook, if an idle one, keeps torch from computing whole layers without calling this module.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from polymask.copies.kept import renewed
+from polymask.copies.kept import refresh_caches
 from polymask.mixed.own import Own, padded
 
 PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -111,7 +111,7 @@ def _heads(module: Any, own: Own) -> Form:
     return run
 
 
-def apart(module: nn.Module, own: Own) -> Form:
+def per_task(module: nn.Module, own: Own) -> Form:
     """Any module: it is asked once for every task of the batch, with this task's samples and tensors."""
     plain = copy.deepcopy(module)
 
@@ -128,7 +128,7 @@ def apart(module: nn.Module, own: Own) -> Form:
         parts = []
         for task, rows in zip(present.tolist(), order.split(counts.tolist()), strict=True):
             tensors = {leaf: each[task] for leaf, each in own.tensors.items()}
-            with renewed(plain):  # what it has cached is the last task's
+            with refresh_caches(plain):  # what it has cached is the last task's
                 pass
             parts.append(functional_call(plain, tensors, (x[rows],)))
             if not isinstance(parts[-1], Tensor):

@@ -60,7 +60,7 @@ class Layout:
         return self.axis == other.axis and torch.equal(self.owner, other.owner)
 
 
-def probes(x: Any, rows: int) -> list[Any]:
+def variants(x: Any, rows: int) -> list[Any]:
     """A batch, NaN aside, and others that differ from it by sample: in all; and for every bit of a sample's number.
 
     Only tensors with the batch's own first axis change: fractions by noise, numbers by an exchange of their smallest
@@ -177,8 +177,8 @@ CLOSE = 1e-3
 """Up to this share of what a sample's own change does, kernels may round differently for other samples of a batch."""
 
 
-def decoded(path: str, seen: Sequence[Tensor], rows: int) -> Layout | None:
-    """The layout of an activation, from its signatures under all ``probes``; None: several would fit.
+def decode_layout(path: str, seen: Sequence[Tensor], rows: int) -> Layout | None:
+    """The layout of an activation, from its signatures under all ``variants``; None: several would fit.
 
     Raises:
         ValueError: if samples lie along no axis of it, one after the other.

@@ -39,7 +39,7 @@ def refuse_foreign(model: nn.Module) -> None:
             )
 
 
-def disturbed(sites: Sites, learned: bool = False) -> str | None:
+def find_foreign(sites: Sites, learned: bool = False) -> str | None:
     """What was put on an attached model since, in one sentence; None if nothing was.
 
     A parametrization, a norm or a pruning beside our sites, or a parameter assigned over a frozen tensor, would be
@@ -52,8 +52,8 @@ def disturbed(sites: Sites, learned: bool = False) -> str | None:
     >>> from polymask.sites.table import Role, attach
     >>> net = nn.Linear(2, 2)
     >>> sites = attach(net, {"weight": Role("frozen", ""), "bias": Role("frozen", "")})
-    >>> was, net.bias = disturbed(sites), nn.Parameter(net.bias.detach())
-    >>> was, disturbed(sites).partition(",")[0]
+    >>> was, net.bias = find_foreign(sites), nn.Parameter(net.bias.detach())
+    >>> was, find_foreign(sites).partition(",")[0]
     (None, "expected 'bias' to stay frozen")
     """
     for path, module in sites.model.named_modules():

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from polymask.copies.kept import results, twin
+from polymask.copies.kept import copy_memo, twin
 from polymask.sites.trace import places
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copy_with_views(model: nn.Module) -> nn.Module:
     """A deep copy in which a tensor that shares a parameter's memory shares that of the copy's parameter.
 
     Raises:
@@ -23,11 +23,11 @@ def copied(model: nn.Module) -> nn.Module:
 
     >>> net = nn.Linear(2, 2)
     >>> net.turned = net.weight.detach().t()
-    >>> twin = copied(net)
+    >>> twin = copy_with_views(net)
     >>> twin.turned.data_ptr() == twin.weight.data_ptr() != net.weight.data_ptr()
     True
     """
-    memo = results(model)
+    memo = copy_memo(model)
     try:
         for p in model.parameters():
             other = copy.deepcopy(p, memo)
@@ -51,7 +51,7 @@ def _owns(p: Tensor) -> bool:
     return p.untyped_storage().nbytes() == p.numel() * p.element_size() > 0
 
 
-def renewed(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
+def replace_parameters(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
     """Put a copy in every place of some parameters; what stood there, by name: whoever still reads that kept it.
 
     Args:
@@ -67,17 +67,17 @@ def renewed(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
     return was
 
 
-class Watch(TorchDispatchMode):
+class ReadLog(TorchDispatchMode):
     """Notes which of some tensors any operation reads, through whatever view of their memory.
 
     Args:
         tensors: name -> tensor.
 
     >>> w = torch.ones(2, 2)
-    >>> with Watch({"w": w}) as watch:
+    >>> with ReadLog({"w": w}) as log:
     ...     w.shape, torch.ones(2) @ w.t()
     (torch.Size([2, 2]), tensor([2., 2.]))
-    >>> watch.seen
+    >>> log.seen
     {'w'}
     """
 

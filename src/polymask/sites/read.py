@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import REFUSALS, as_accepted, call, drawn, leaves_of, logits_of
+from polymask.calling import REFUSALS, call, draw_fractions, leaves_of, logits_of, run_as_accepted
 from polymask.parts.seeds import generator
-from polymask.sites.raw import Watch, copied, decides, renewed
+from polymask.sites.raw import ReadLog, copy_with_views, decides, replace_parameters
 from polymask.sites.table import Role, attach
 from polymask.sites.trace import Place, places
 from polymask.wiring.disturb import Disturbance
@@ -51,18 +51,18 @@ def read_tensors(model: nn.Module, example: Any, names: list[str], others: Seque
     Raises:
         ValueError: if the model refuses the example, or a copy of it reads the model's own parameters.
     """
-    probe, where = copied(model), places(model)
-    was = renewed(probe, names)
-    sites = attach(probe, {name: Role("masked" if name in names else "frozen", "") for name in where})
+    clone, where = copy_with_views(model), places(model)
+    was = replace_parameters(clone, names)
+    sites = attach(clone, {name: Role("masked" if name in names else "frozen", "") for name in where})
     seen: list[str] = []
     for name, site in sites.weights.items():
         site.register_forward_hook(lambda *_, name=name: seen.append(name))
-    own, kept = Watch({name: where[name][0].tensor() for name in names}), Watch(was)
+    own, kept = ReadLog({name: where[name][0].tensor() for name in names}), ReadLog(was)
 
     def answer(x: Any, mode: bool) -> tuple[Any, list[str]]:
         seen.clear()
         with torch.random.fork_rng():
-            return call(probe.train(mode), x), list(seen)
+            return call(clone.train(mode), x), list(seen)
 
     def run(x: Any) -> tuple[Any, Any, list[str], list[str]]:
         try:
@@ -72,7 +72,7 @@ def read_tensors(model: nn.Module, example: Any, names: list[str], others: Seque
             (_, learning), (output, answering) = answer(x, True), answer(x, False)
         return x, output, learning, answering
 
-    x, output, learning, answering = as_accepted(example, run)
+    x, output, learning, answering = run_as_accepted(example, run)
     refuse_past(sorted(own.seen))
     for other in others:
         with suppress(*REFUSALS), own, kept:
@@ -81,25 +81,25 @@ def read_tensors(model: nn.Module, example: Any, names: list[str], others: Seque
     past = sorted(kept.seen)
     if past:
         draw = generator("past")
-        Disturbance(probe, draw).redraw()
-        asked = [drawn(x, draw), *others]
-        past = [name for name in past if decides(was[name], lambda: _outputs(probe, asked))]
+        Disturbance(clone, draw).redraw()
+        asked = [draw_fractions(x, draw), *others]
+        past = [name for name in past if decides(was[name], lambda: _outputs(clone, asked))]
     last = {name: place for place, name in enumerate(answering)}
     order = [name for name in sorted(last, key=last.__getitem__) if name in learning]
     return Read(order, logits_of(output).shape[-1], past)
 
 
-def _outputs(probe: nn.Module, asked: list[Any]) -> list[Tensor]:
+def _outputs(clone: nn.Module, asked: list[Any]) -> list[Tensor]:
     """What every module of a network answers: a maximum behind it may hide what it reads from the logits."""
     found: list[Tensor] = []
-    buffers = [(buffer, buffer.clone()) for buffer in probe.buffers()]
+    buffers = [(buffer, buffer.clone()) for buffer in clone.buffers()]
     hooks = [
         module.register_forward_hook(lambda _, __, y: found.extend(t.clone() for t in leaves_of(y)))
-        for module in probe.modules()
+        for module in clone.modules()
     ]
     for x, mode in product(asked, (True, False)):
         with suppress(*REFUSALS), torch.random.fork_rng():
-            call(probe.train(mode), x)
+            call(clone.train(mode), x)
     for hook in hooks:
         hook.remove()
     for buffer, was in buffers:

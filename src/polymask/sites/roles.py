@@ -14,7 +14,7 @@ from polymask.sites.read import EMBEDDINGS, Read, find_head, read_tensors, refus
 from polymask.sites.state import Moving, moving
 from polymask.sites.table import HEAD, MOVES, MOVES_ALONE, STATISTIC, Kind, Role
 from polymask.sites.trace import Place, can_seal, places
-from polymask.wiring.unlike import unlike
+from polymask.wiring.other_paths import other_paths
 
 Norms = Literal["frozen", "private", "first", "statistics", "shared", "masked"]
 Biases = Literal["frozen", "private", "first", "none", "shared", "masked"]
@@ -104,14 +104,14 @@ def plan(model: nn.Module, example: Any, policy: Policy, head: str | None = None
     >>> {name: role.kind for name, role in plan(net, torch.zeros(1, 4), policy).roles.items()}
     {'0.weight': 'masked', '0.bias': 'first', '2.weight': 'private', '2.bias': 'private'}
     """
-    where, weights, found, head_name, others = _looked_at(model, example, head)
-    wanted, moves = _wanted(policy.masked, weights, found.order), moving(model, example, others)
+    where, weights, found, head_name, others = _survey(model, example, head)
+    wanted, moves = _match_masked(policy.masked, weights, found.order), moving(model, example, others)
     roles = {}
     for name, spots in where.items():
         role = _role(name, spots, policy, found.order, wanted, model.get_submodule(head_name), moves)
         if role is not None:
-            role = _respected(role, spots, model.get_submodule(head_name))
-        role = _kept_apart(role, name, spots, moves)
+            role = _frozen_if_given(role, spots, model.get_submodule(head_name))
+        role = _private_if_moving(role, name, spots, moves)
         if role is not None:
             roles[name] = role
     refuse_past([name for name in found.past if roles[name].kind in ("masked", "frozen", "first")])
@@ -125,17 +125,17 @@ def plan(model: nn.Module, example: Any, policy: Policy, head: str | None = None
 
 def head_of(model: nn.Module, example: Any, head: str | None = None) -> str:
     """The name of the module that is a model's head; see ``plan``."""
-    return _looked_at(model, example, head)[3]
+    return _survey(model, example, head)[3]
 
 
-def _looked_at(
+def _survey(
     model: nn.Module, example: Any, head: str | None
 ) -> tuple[dict[str, list[Place]], list[str], Read, str, list[Any]]:
     """Where every tensor stands, the weights, what a forward reads, the head, and inputs that take other paths."""
     refuse_foreign(model)
     where = places(model)
     weights = [name for name, spots in where.items() if any(is_weight(spot) for spot in spots)]
-    others = unlike(model, example)
+    others = other_paths(model, example)
     found = read_tensors(model, example, [name for name, spots in where.items() if spots[0].trains], others)
     read = found.order
     refuse_past([name for name in found.past if name not in read])
@@ -178,7 +178,7 @@ def _role(
     return Role(policy.others, "neither weight, norm nor bias")
 
 
-def _respected(role: Role, spots: list[Place], head: nn.Module) -> Role:
+def _frozen_if_given(role: Role, spots: list[Place], head: nn.Module) -> Role:
     """The role, but frozen where the network came with the parameter frozen; masked weights and heads are ours."""
     place, ours = spots[0], any(spot.module is head for spot in spots)
     if role.kind == "masked":
@@ -202,7 +202,7 @@ def _is_statistic(name: str, spots: list[Place], moves: Moving) -> bool:
     return known and not spots[0].trains and any(is_norm(spot.module) for spot in spots)
 
 
-def _kept_apart(role: Role | None, name: str, spots: list[Place], moves: Moving) -> Role | None:
+def _private_if_moving(role: Role | None, name: str, spots: list[Place], moves: Moving) -> Role | None:
     """The role, but private where a forward changes the tensor; a norm's mode can keep its statistics from that."""
     place, kind = spots[0], None if role is None else role.kind
     if kind == "private" and not place.trains:
@@ -226,7 +226,7 @@ def _norm_role(place: Place, norms: Norms, statistic: bool) -> Role:
     return Role(norms, STATISTIC if statistic else "a norm's affine part")
 
 
-def _wanted(patterns: Sequence[str] | None, weights: list[str], read: list[str]) -> set[str] | None:
+def _match_masked(patterns: Sequence[str] | None, weights: list[str], read: list[str]) -> set[str] | None:
     if patterns is None:
         return None
     found = set()

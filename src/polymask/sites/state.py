@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from polymask.calling import tensors_of
-from polymask.copies.kept import differences, renewed, same_tensor, twin
+from polymask.copies.kept import differences, refresh_caches, same_tensor, twin
 from polymask.copies.running import (
     Values,
-    ask,
-    changed,
+    answer_of,
     disturb,
     give,
     input_like,
     own_random,
+    take_changes,
     tensors_by_name,
 )
 from polymask.parts.recent import Recent
@@ -86,16 +86,16 @@ def moving(model: nn.Module, example: Any, others: Sequence[Any] = ()) -> Moving
         key = None
     found = _KNOWN.get(key)
     if found is None:
-        found = _found(model, example)
+        found = _moving_under(model, example)
         for x in others:
-            found = found.joined(_found(model, x, needed=False))
+            found = found.joined(_moving_under(model, x, needed=False))
         if rest := {name for name in tensors_by_name(model) if name not in found.training} - _parameters(model):
-            found = found.joined(_loud(model, [example, *others], rest))
+            found = found.joined(_moving_when_large(model, [example, *others], rest))
         _KNOWN.keep(key, found)
     return found
 
 
-def _found(model: nn.Module, example: Any, needed: bool = True) -> Moving:
+def _moving_under(model: nn.Module, example: Any, needed: bool = True) -> Moving:
     """What moves under inputs like an example; nothing, if one that is not needed is not taken."""
     found: Moving | None = None
     failure: Exception | None = None
@@ -125,7 +125,7 @@ def _parameters(model: nn.Module) -> set[str]:
     return {name for name, t in tensors_by_name(model).items() if isinstance(t, nn.Parameter)}
 
 
-def _loud(model: nn.Module, xs: Sequence[Any], names: Set[str]) -> Moving:
+def _moving_when_large(model: nn.Module, xs: Sequence[Any], names: Set[str]) -> Moving:
     """Those buffers that move once all parameters and inputs are large: a largest value, the bounds of a clamp."""
     found: set[str] = set()
     with own_random(model):
@@ -135,8 +135,8 @@ def _loud(model: nn.Module, xs: Sequence[Any], names: Set[str]) -> Moving:
         now = {name: t.detach().clone() for name, t in tensors_by_name(copy).items()}
         for x in xs:
             with suppress(Exception):  # a network may raise anything
-                ask(copy, tensors_of(x, lambda t: t * LOUD if t.is_floating_point() else t), True)
-            found |= set(changed(copy, now)) & names
+                answer_of(copy, tensors_of(x, lambda t: t * LOUD if t.is_floating_point() else t), True)
+            found |= set(take_changes(copy, now)) & names
     first: dict[int, str] = {}
     own = {name: first.setdefault(id(t), name) for name, t in tensors_by_name(model).items()}
     later = {own[name]: now[name].cpu() for name in found if now[name].isfinite().all()}
@@ -162,24 +162,24 @@ class _Trial:
         here, there, elsewhere = self.xs
         # Of the model itself, which nobody changes: no copy is needed.
         now = {name: t.detach() for name, t in tensors_by_name(self.model).items()}
-        ask(self.used, there, True)
-        trained = set(changed(self.used, now))
+        answer_of(self.used, there, True)
+        trained = set(take_changes(self.used, now))
         self._refuse_born()
-        ask(self.used, there, False)
-        ask(self.used, elsewhere, False)
-        asked = changed(self.used, now)
+        answer_of(self.used, there, False)
+        answer_of(self.used, elsewhere, False)
+        asked = take_changes(self.used, now)
         now |= {name: t for name, t in self.after.items() if name not in trained and name not in asked}
         matters = bool(asked) and self._matters(asked, now, here)
-        first = self._compared(now, here)
+        first = self._compare(now, here)
         if matters:
             raise _RefusedError(_asking(next(iter(asked))))
-        asked |= changed(self.used, now)
-        ask(self.used, here, True)
-        trained |= set(changed(self.used, now))
+        asked |= take_changes(self.used, now)
+        answer_of(self.used, here, True)
+        trained |= set(take_changes(self.used, now))
         self._refuse_left(first, here)
         known = {n for n in {*trained, *asked} & {*self.names} if n not in self.parameters}
         later = {self.names[n]: now[n].cpu() for n in known}
-        trained |= _late(self.used, there, [n for n in trained if _counts(n, now[n])])
+        trained |= _moving_late(self.used, there, [n for n in trained if _counts(n, now[n])])
         training, evaluation = (
             frozenset(self.names[n] for n in found if n in self.names) for found in (trained, {*asked})
         )
@@ -188,20 +188,20 @@ class _Trial:
     def _matters(self, asked: Values, now: Values, x: Any) -> bool:
         """Whether an answer depends on tensors that evaluation has changed; a single number is moved far besides."""
         far = {n: now[n] + FAR for n in asked if now[n].numel() == 1 and now[n].dtype != torch.bool}
-        with renewed(self.used), renewed(self.fresh):
+        with refresh_caches(self.used), refresh_caches(self.fresh):
             give(self.used, now | far)
             give(self.fresh, now | asked)
         try:
-            return not same_tensor(ask(self.used, x, False), ask(self.fresh, x, False))
+            return not same_tensor(answer_of(self.used, x, False), answer_of(self.fresh, x, False))
         except Exception:  # noqa: BLE001 (a network may raise anything)
             return True
 
-    def _compared(self, now: Values, x: Any) -> Tensor:
+    def _compare(self, now: Values, x: Any) -> Tensor:
         """The answer of both, given the same tensors."""
-        with renewed(self.used), renewed(self.fresh):
+        with refresh_caches(self.used), refresh_caches(self.fresh):
             give(self.used, now)
             give(self.fresh, now)
-        answer, other = ask(self.fresh, x, False), ask(self.used, x, False)
+        answer, other = answer_of(self.fresh, x, False), answer_of(self.used, x, False)
         self.finite = bool(answer.isfinite().all())
         if not same_tensor(answer, other):
             raise _RefusedError(_keeping(self._left(), "and with it an answer"))
@@ -220,9 +220,9 @@ class _Trial:
 
     def _refuse_left(self, first: Tensor, x: Any) -> None:
         """Refuse if the copy without a past now answers otherwise, or what its last calls leave tells it apart."""
-        if not same_tensor(first, ask(self.fresh, x, False)):
+        if not same_tensor(first, answer_of(self.fresh, x, False)):
             raise _RefusedError(_twice(differences(self.model, self.fresh)))
-        ask(self.fresh, x, True)
+        answer_of(self.fresh, x, True)
         if left := self._left():
             raise _RefusedError(_keeping(left, "from call to call"))
 
@@ -243,18 +243,18 @@ def _counts(name: str, t: Tensor) -> bool:
     return number and not name.endswith("num_batches_tracked")
 
 
-def _late(model: nn.Module, x: Any, counters: list[str]) -> set[str]:
+def _moving_late(model: nn.Module, x: Any, counters: list[str]) -> set[str]:
     """What changes only when counters of steps have come far."""
     found: set[str] = set()
     now = {name: t.detach().clone() for name, t in tensors_by_name(model).items()}
     for start in COUNTS if counters else ():
         try:
             give(model, {name: torch.full_like(now[name], start) for name in counters})
-            ask(model, x, True)
-            ask(model, x, True)
+            answer_of(model, x, True)
+            answer_of(model, x, True)
         except Exception:  # noqa: BLE001 (what points into a memory cannot be put anywhere)
             break
-        found |= set(changed(model, now))
+        found |= set(take_changes(model, now))
     return found
 
 

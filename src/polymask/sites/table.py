@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from polymask.copies.kept import renewed, results, twin
+from polymask.copies.kept import copy_memo, refresh_caches, twin
 from polymask.parts.gate import hold
 from polymask.sites.marks import Latch, held, is_marked
 from polymask.sites.slots import FeatureSite, WeightSite, fill
@@ -122,8 +122,8 @@ class Sites:
         return hold(site.kept, w, site.gate)
 
     @torch.no_grad()
-    def put(self, name: str, value: Tensor) -> None:
-        """Write a tensor's value, the held one too: in place where the shape is the same, else as a new tensor."""
+    def write(self, name: str, value: Tensor) -> None:
+        """Write a tensor's value, ``kept`` too, which finished tasks read; a new shape takes a new tensor."""
         old, site = self.tensor(name), self.weights.get(name)
         if site is not None and site.kept is not None:
             fill(site, "kept", value.detach().to(old.device, old.dtype))
@@ -136,13 +136,13 @@ class Sites:
             place.replace(new)
 
     @torch.no_grad()
-    def restore(self, name: str, value: Tensor) -> None:
-        """Write what trains alone, and leave what is held as it is."""
+    def write_trained(self, name: str, value: Tensor) -> None:
+        """Write only what trains; ``kept``, and so what finished tasks read, stays, against ``write``."""
         self.tensor(name).copy_(value)
 
     @torch.no_grad()
-    def open(self, name: str, gate: Tensor | None) -> None:
-        """Let a closed weight learn where the gate is open (None: everywhere); what it was stays in ``kept``."""
+    def open_gate(self, name: str, gate: Tensor | None) -> None:
+        """Let a shut weight learn where the gate is open (None: everywhere); what it was stays in ``kept``."""
         site, w = self.weights[name], self.tensor(name)
         if site.kept is None:
             site.kept = w.detach().clone()
@@ -153,8 +153,8 @@ class Sites:
         self.opened.add(name)
 
     @torch.no_grad()
-    def narrow(self, name: str, gate: Tensor, mask: Tensor) -> None:
-        """Go on learning a weight with fewer open entries, read under a mask; what it was before stays in ``kept``."""
+    def narrow_gate(self, name: str, gate: Tensor, mask: Tensor) -> None:
+        """Close part of an open gate, read the weight under a mask; unlike ``open_gate`` what it learned stays."""
         site = self.weights[name]
         fill(site, "mask", mask)
         if gate.any():
@@ -164,8 +164,8 @@ class Sites:
             fill(site, "gate", torch.zeros((), dtype=torch.bool, device=gate.device))
 
     @torch.no_grad()
-    def close(self, name: str) -> None:
-        """Fold what was learned into ``kept`` and shut the gate, so that no later step reaches what is read."""
+    def keep_learned(self, name: str) -> None:
+        """Shut an open weight's gate with what it learned in ``kept``, out of reach of every later step."""
         site, w = self.weights[name], self.tensor(name)
         self.opened.discard(name)
         site.rate = None
@@ -175,8 +175,8 @@ class Sites:
             fill(site, "gate", torch.zeros((), dtype=torch.bool, device=w.device))
 
     @torch.no_grad()
-    def drop(self, name: str) -> None:
-        """Forget what an open weight learned: back to ``kept``, gate shut."""
+    def drop_learned(self, name: str) -> None:
+        """Shut an open weight's gate without what it learned: back to ``kept``, against ``keep_learned``."""
         site, w = self.weights[name], self.tensor(name)
         self.opened.discard(name)
         site.rate = None
@@ -197,7 +197,7 @@ class Sites:
             site.kept = site.gate = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Sites:
-        memo.update(results(self.model))
+        memo.update(copy_memo(self.model))
         memo[id(self)] = new = object.__new__(Sites)
         new.__dict__ = copy.deepcopy(self.__dict__, memo)
         return new
@@ -215,10 +215,10 @@ def replica(sites: Sites) -> Sites:
     return copy.deepcopy(sites, {id(t): t for t in kept})
 
 
-def whole(tensor: Tensor) -> Tensor:
+def unsharded(tensor: Tensor) -> Tensor:
     """A tensor in one piece: gathered, differentiably, if its model is sharded; for penalties, which read weights.
 
-    >>> whole(torch.ones(1))
+    >>> unsharded(torch.ones(1))
     tensor([1.])
     """
     gathered: Tensor = tensor.full_tensor() if type(tensor).__name__ == "DTensor" else tensor  # type: ignore[attr-defined]
@@ -280,7 +280,7 @@ def detach(model: nn.Module) -> nn.Module:
 
     Private tensors keep the values of the task that was active. The model is returned for convenience.
     """
-    with renewed(model):
+    with refresh_caches(model):
         strip(model, held)
     return model
 
@@ -299,7 +299,7 @@ def bake(model: nn.Module) -> nn.Module:
     """
     # What the sites hold is read once more and goes with them.
     plain = twin(model, [t for site in model.modules() if isinstance(site, WeightSite) for t in site.buffers()])
-    with renewed(plain):
+    with refresh_caches(plain):
         strip(plain, effective)
     plain.eval()
     return plain

@@ -15,7 +15,7 @@ from polymask.streams.stream import Stream, Task
 from polymask.streams.view import View, leaves
 
 
-def whole(data: Task, tasks: int = 1, *, seed: int = 0) -> Stream:
+def one_task(data: Task, tasks: int = 1, *, seed: int = 0) -> Stream:
     """A stream of one task: the data set as it is.
 
     Raises:
@@ -33,7 +33,7 @@ NAMED: dict[str, Callable[..., Stream]] = {
     "split": split,
     "permuted": permute,
     "rotated": rotate,
-    "datasets": whole,
+    "datasets": one_task,
 }
 """What makes tasks of each data set; the first three are over the embedded digits."""
 
@@ -101,8 +101,8 @@ def make_stream(
     sources = [replace(task, inputs=replace(task.inputs or Inputs(), **look)) for task in sources]
     if tasks is not None:
         how["tasks"] = tasks
-    streams = [NAMED[kind](source, seed=seed, **how) for source in alike(sources)]
-    return joined(streams).reorder(order)
+    streams = [NAMED[kind](source, seed=seed, **how) for source in fit_to_largest(sources)]
+    return join_streams(streams).reorder(order)
 
 
 def open_data(
@@ -117,7 +117,7 @@ def open_data(
     return load_images(name, data_root, size=size, channels=channels)
 
 
-def alike(sources: Sequence[Task]) -> list[Task]:
+def fit_to_largest(sources: Sequence[Task]) -> list[Task]:
     """The tasks with one size and one number of channels, the largest of each, so that one network fits all."""
     if len(sources) == 1:
         return list(sources)
@@ -138,7 +138,7 @@ def shape_of(task: Task, view: View) -> tuple[int, ...]:
     return tuple((task.inputs or Inputs()).fit(x[:1]).shape[1:])
 
 
-def joined(streams: Sequence[Stream]) -> Stream:
+def join_streams(streams: Sequence[Stream]) -> Stream:
     """One stream of the tasks of several."""
     if len(streams) == 1:
         return streams[0]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polymask.streams.checks import check_labels
-from polymask.streams.reading import opened
+from polymask.streams.reading import open_parts
 from polymask.streams.stream import Stream, Task
 from polymask.streams.view import Permutation, Rotation, View
 
@@ -138,7 +138,7 @@ def one_per_dataset(tasks: Iterable[Task], *, order: Sequence[int] = (), seed: i
 
 def views(task: Task) -> tuple[Task, dict[str, View]]:
     """The task and its parts in memory; data sets and folders of images are read once."""
-    parts, inputs, labels = opened(task, cache=True)
+    parts, inputs, labels = open_parts(task, cache=True)
     found = {part: view for part, view in parts.items() if isinstance(view, View)}
     kept: dict[str, Any] = {"labels": labels, "inputs": inputs} | found
     return replace(task, **kept), found

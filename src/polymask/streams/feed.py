@@ -113,7 +113,7 @@ class TensorFeed(Feed):
         rows = order if view.rows is None else view.rows[order]
         for start, stop in bounds:
             share = slice(start + rank, stop, world)
-            x = selected(view.x, rows[share])
+            x = take_rows(view.x, rows[share])
             yield (x if finished else self._prepared(x, draws)), view.y.index_select(0, order[share])
 
     def ordered(self, batch_size: int) -> Iterator[tuple[X, Tensor]]:
@@ -133,7 +133,7 @@ class TensorFeed(Feed):
 
     def _prepared(self, x: X, draws: torch.Generator | None = None) -> X:
         """Stored rows as the network reads them."""
-        return prepared(each(x, self._view.changed), self._inputs, draws)
+        return as_inputs(each(x, self._view.changed), self._inputs, draws)
 
     def _settle(self) -> tuple[View, bool]:
         """The training data on the device, and whether they are already as the network reads them."""
@@ -156,7 +156,7 @@ class TensorFeed(Feed):
         return View(ready, y), True
 
 
-def prepared(x: X, inputs: Inputs, draws: torch.Generator | None = None) -> X:
+def as_inputs(x: X, inputs: Inputs, draws: torch.Generator | None = None) -> X:
     """A batch as the network reads it, augmented if there are draws; structures of tensors are left alone."""
     if not isinstance(x, Tensor):
         return x
@@ -164,7 +164,7 @@ def prepared(x: X, inputs: Inputs, draws: torch.Generator | None = None) -> X:
     return inputs.scale(x if draws is None else inputs.augment(x, draws))
 
 
-def selected(x: X, rows: Tensor) -> X:
+def take_rows(x: X, rows: Tensor) -> X:
     """Rows of every tensor of the structure."""
     return x.index_select(0, rows) if isinstance(x, Tensor) else each(x, lambda t: t.index_select(0, rows))
 

@@ -91,7 +91,7 @@ def load_images(
         found = read_cached(stored)
         data = load_splits(str(folder), config, local=True) if found is None else None
     if found is None:
-        found = decoded(data, label, fit, name)
+        found = decode(data, label, fit, name)
         write_cached(stored, *found)
     tensors, facts = found
     parts = {part: (tensors[f"{part}.x"], tensors[f"{part}.y"]) for part in facts["splits"]}
@@ -101,7 +101,7 @@ def load_images(
         parts.get("val"),
         parts.get("test"),
         facts["labels"],
-        inputs=replace(normalised(tensors["train.x"]), size=size, channels=channels),
+        inputs=replace(fit_normalisation(tensors["train.x"]), size=size, channels=channels),
         notes={"source": name, "splits": facts["splits"], "label": facts["label"]},
     )
 
@@ -152,7 +152,7 @@ def quiet(datasets: Any) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def decoded(data: Any, label: str | None, fit: Inputs, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def decode(data: Any, label: str | None, fit: Inputs, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of all parts, and which split and column each came from."""
     if "train" not in data:
         raise ValueError(f"data set {name!r} has no split named train, only {sorted(data)}")
@@ -201,10 +201,10 @@ def read(data: Any, image: str, label: str, fit: Inputs, name: str) -> Iterator[
         yield torch.cat([channels.fit(x) for x in pixels]), torch.tensor(rows[label])
 
 
-def normalised(x: Tensor) -> Inputs:
+def fit_normalisation(x: Tensor) -> Inputs:
     """Mean and deviation of each channel of byte images (N, C, H, W), counted exactly and rounded to 4 digits.
 
-    >>> normalised(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2))
+    >>> fit_normalisation(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2))
     Inputs(mean=(0.5,), std=(0.5,), crop=0, flip=False, size=None, channels=None, area=1.0)
     """
     values = torch.arange(256, dtype=torch.float64) / 255

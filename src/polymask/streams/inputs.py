@@ -106,7 +106,7 @@ class Inputs:
             return x
         check_images(x, "crop, flip and area")
         if self.area < 1:
-            x = enlarged(x, random_boxes(len(x), self.area, generator))
+            x = enlarge(x, random_boxes(len(x), self.area, generator))
         (n, _, height, width), span = x.shape, 2 * self.crop + 1
         top, left = torch.randint(span, (2, n, 1), generator=generator)
         mirrored = torch.rand(n, 1, generator=generator) < (0.5 if self.flip else 0.0)
@@ -167,11 +167,11 @@ def random_boxes(n: int, area: float, generator: torch.Generator) -> Tensor:
     return torch.cat([centre, half], 1)
 
 
-def enlarged(x: Tensor, boxes: Tensor) -> Tensor:
+def enlarge(x: Tensor, boxes: Tensor) -> Tensor:
     """A part of each image (N, C, H, W) enlarged to the whole, bilinear; bytes stay bytes, rounded.
 
     >>> image = torch.tensor([[[[0.0, 0.0, 1.0, 1.0]] * 4]])
-    >>> enlarged(image, torch.tensor([[0.5, 0.0, 0.5, 1.0]])).unique()
+    >>> enlarge(image, torch.tensor([[0.5, 0.0, 0.5, 1.0]])).unique()
     tensor([0.7500, 1.0000])
     """
     boxes = boxes.to(x.device)

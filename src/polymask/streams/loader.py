@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from polymask.parts.seeds import generator, seed_of
 from polymask.streams.checks import check_labels
-from polymask.streams.feed import Feed, cuts, prepared
+from polymask.streams.feed import Feed, as_inputs, cuts
 from polymask.streams.inputs import Inputs
 from polymask.streams.view import X, each
 
@@ -59,14 +59,14 @@ class LoaderFeed(Feed):
         shares = [order[start + rank : stop : world] for start, stop in cuts(self.size, batch_size, world)]
         draws = generator(*key, "augment", rank)
         for x, y in self._loaded(shares, key):
-            yield prepared(x, self._inputs, draws), y
+            yield as_inputs(x, self._inputs, draws), y
 
     def ordered(self, batch_size: int) -> Iterator[tuple[X, Tensor]]:
         """Every example once, as `Feed.ordered` says."""
         starts = range(0, self.size, batch_size)
         shares = [list(range(start, min(start + batch_size, self.size))) for start in starts]
         for x, y in self._loaded(shares, ("ordered",)):
-            yield prepared(x, self._inputs), y
+            yield as_inputs(x, self._inputs), y
 
     def release(self) -> None:
         """Nothing is kept."""
@@ -76,7 +76,7 @@ class LoaderFeed(Feed):
         loader = DataLoader(
             Keyed(self._dataset, key),
             batch_sampler=shares,
-            collate_fn=paired,
+            collate_fn=collate,
             num_workers=self._workers,
             generator=generator(*key, "workers"),
             pin_memory=self._device.type == "cuda",
@@ -105,7 +105,7 @@ class Keyed(Dataset[Any]):
             return [self._dataset[index] for index in indices]
 
 
-def paired(examples: list[tuple[Any, Any]]) -> tuple[X, Tensor]:
+def collate(examples: list[tuple[Any, Any]]) -> tuple[X, Tensor]:
     """A batch of examples."""
     x, y = default_collate([x for x, _ in examples]), default_collate([y for _, y in examples])
     # default_collate makes doubles of Python's floats, which no loss takes beside float32 outputs

@@ -15,7 +15,7 @@ from polymask.streams.feed import Feed, TensorFeed
 from polymask.streams.holdout import held_out
 from polymask.streams.inputs import Inputs
 from polymask.streams.loader import LoaderFeed
-from polymask.streams.reading import known_labels, opened, read_labels
+from polymask.streams.reading import known_labels, open_parts, read_labels
 from polymask.streams.stream import Task
 from polymask.streams.view import View, X
 
@@ -65,7 +65,7 @@ def prepare(
     >>> feeds.outputs, feeds.train.size, feeds.val.size, feeds.test.size
     (2, 259, 29, 72)
     """
-    parts, inputs, names = opened(task, cache, workers)
+    parts, inputs, names = open_parts(task, cache, workers)
     wanted = task.outputs if names is None else len(names)
     known = {part: y for part, source in parts.items() if (y := known_labels(source)) is not None}
     if "train" not in known and ("val" not in parts or wanted is None):

@@ -15,12 +15,14 @@ from polymask.parts.seeds import generator
 from polymask.streams.checks import PARTS, check_alike, check_pairs, check_view
 from polymask.streams.folder import ImageFolder
 from polymask.streams.inputs import Inputs
-from polymask.streams.loader import Keyed, paired
+from polymask.streams.loader import Keyed, collate
 from polymask.streams.stream import Task
 from polymask.streams.view import View
 
 
-def opened(task: Task, cache: bool, workers: int = 0) -> tuple[dict[str, Dataset[Any]], Inputs, tuple[str, ...] | None]:
+def open_parts(
+    task: Task, cache: bool, workers: int = 0
+) -> tuple[dict[str, Dataset[Any]], Inputs, tuple[str, ...] | None]:
     """The parts that the task has, checked; its inputs and labels with what a folder of images settles of them."""
     inputs, names = task.inputs or Inputs(), None if task.labels is None else tuple(task.labels)
     parts: dict[str, Dataset[Any]] = {}
@@ -52,7 +54,7 @@ def in_memory(dataset: Dataset[Any], workers: int = 0) -> View:
     torch.Size([3, 2])
     """
     loader = DataLoader(
-        Keyed(dataset, ("memory",)), 256, num_workers=workers, collate_fn=paired, generator=generator("memory")
+        Keyed(dataset, ("memory",)), 256, num_workers=workers, collate_fn=collate, generator=generator("memory")
     )
     batches: list[tuple[Any, Tensor]] = list(loader)
     xs, ys = [x for x, _ in batches], torch.cat([y for _, y in batches])

@@ -96,7 +96,7 @@ def widen(target: nn.Module | Sites, axes: Axes, growth: int, key: tuple[object,
         value = _fresh(name, block, (*key, name)).to(old.device, old.dtype)
         value[tuple(slice(size) for size in old.shape)] = old
         if isinstance(target, Sites):
-            target.put(name, value)
+            target.write(name, value)
         else:
             _replace(where[name][0], value)
 

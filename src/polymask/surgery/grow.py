@@ -16,7 +16,7 @@ from polymask.sites.trace import Place, places
 from polymask.surgery.axes import Axes, Steps, widen
 from polymask.wiring import Wiring, ask
 from polymask.wiring.cache import key_of
-from polymask.wiring.probe import Probe
+from polymask.wiring.paint import PaintedCopy
 
 NOWHERE = "none of its units was seen to feed a column of its own"
 
@@ -49,10 +49,10 @@ def growable(model: nn.Module, example: Any, planned: Plan, growth: int = 1) -> 
     kinds = tuple((name, role.kind) for name, role in planned.roles.items())
     build = key_of(plain, example, planned.head, ())
     key = None if build is None else (build, kinds, growth)
-    probe, known = Probe(plain, example, later=planned.later), _GROWN.get(key)
-    if known is not None and not _tried(probe, known.steps, growth):
+    network, known = PaintedCopy(plain, example, later=planned.later), _GROWN.get(key)
+    if known is not None and not _tried(network, known.steps, growth):
         return known
-    found = _grown(plain, example, probe, planned, growth)
+    found = _grown(plain, example, network, planned, growth)
     _GROWN.keep(key, found)
     return found
 
@@ -61,24 +61,24 @@ _GROWN: Recent[Axes] = Recent()
 """Where the last few builds of networks were seen to grow; each network of one is tried once more."""
 
 
-def _grown(plain: nn.Module, example: Any, probe: Probe, planned: Plan, growth: int) -> Axes:
+def _grown(plain: nn.Module, example: Any, network: PaintedCopy, planned: Plan, growth: int) -> Axes:
     """Where a network can grow: group after group is tried, and all of them together."""
     where = places(plain)
     masked = [name for name, role in planned.roles.items() if role.kind == "masked"]
     fixed = [name for name, role in planned.roles.items() if role.kind not in ("masked", "private")]
-    wiring = ask(plain, example, planned.head, masked, planned.later).traced()
+    wiring = ask(plain, example, planned.head, masked, planned.later).through_echoes()
     found: dict[tuple[str, ...], Steps] = {}
     left: dict[str, str] = {}
     for sites in _together(wiring):
         layers = tuple(layer for layer, site in wiring.rows.items() if site in sites)
-        steps, why = _steps(probe.modules, wiring, sites, layers)
-        why = why or _unfit(where, steps, fixed) or _tried(probe, steps, growth)
+        steps, why = _steps(network.modules, wiring, sites, layers)
+        why = why or _unfit(where, steps, fixed) or _tried(network, steps, growth)
         if why:
             left.update(dict.fromkeys(layers or sites, why))
         else:
             found[layers] = steps
     total = _sum(found.values())
-    if why := _tried(probe, total, growth):
+    if why := _tried(network, total, growth):
         left.update({layer: why for layers in found for layer in layers})
         found, total = {}, {}
     grown = {layer for layers in found for layer in layers}
@@ -184,14 +184,14 @@ def _unfit(where: Mapping[str, list[Place]], steps: Steps, fixed: Collection[str
 
 
 @torch.no_grad()
-def _tried(probe: Probe, steps: Mapping[str, tuple[int, int]], growth: int) -> str:
+def _tried(network: PaintedCopy, steps: Mapping[str, tuple[int, int]], growth: int) -> str:
     """Why copies that have grown do not answer as they did; several, since of one draw all units may happen to rest."""
     for trial in range(TRIALS):
-        probe.redraw()
-        other = probe.inputs.another(lambda x: logits_of(call(probe.model, x)))
-        wide = _wider(probe.model, steps, growth, trial)
-        for x in (*probe.asked, *([other[0]] if other and other[1].isfinite().all() else [])):
-            if why := _differs(probe.model, wide, as_read(probe.model, x)):
+        network.redraw()
+        other = network.inputs.next_accepted(lambda x: logits_of(call(network.model, x)))
+        wide = _wider(network.model, steps, growth, trial)
+        for x in (*network.followed_inputs, *([other[0]] if other and other[1].isfinite().all() else [])):
+            if why := _differs(network.model, wide, as_read(network.model, x)):
                 return why
     return ""
 

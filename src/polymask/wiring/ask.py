@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from polymask.wiring import cache
-from polymask.wiring.doubt import Guilt, doubted
-from polymask.wiring.fold import rows_of
-from polymask.wiring.probe import Probe
-from polymask.wiring.question import Question, prepared
-from polymask.wiring.state import DRAWS, FEW, State, carried, single
+from polymask.wiring.crosscheck import Violations, cross_check
+from polymask.wiring.norms import mask_points
+from polymask.wiring.paint import PaintedCopy
+from polymask.wiring.question import Question, make_question
+from polymask.wiring.search import DRAWS, FEW, Search, from_one_unit, with_sources_of_echoes
 from polymask.wiring.table import Feed, Wiring
 
 CRASHES = (LookupError, RuntimeError, ValueError, ArithmeticError, AssertionError)
@@ -31,7 +31,7 @@ def ask(
     site only if some later column is fed by one of its units, unmixed, and arrives as exactly zero when that unit and
     whatever else feeds the column is masked; so a residual stream before a LayerNorm, or queries and keys, do not.
 
-    What was found of a network is remembered for the next of the same build, but doubted for each, if more briefly.
+    What was found of a network is remembered for the next of the same build, but cross-checked for each, more briefly.
 
     Args:
         model: a plain network; it stays as it is.
@@ -49,57 +49,62 @@ def ask(
     with _one_thread():
         key = cache.key_of(model, example, head, names)
         known = cache.FOUND.get(key)
-        probe = Probe(model, example, taken=known.taken if known else None, later=later)
+        network = PaintedCopy(model, example, space=known.space if known else None, later=later)
         # A wiring that was found of another network of the same build is asked for anew before it is given up.
-        told = _Told(probe, head, names, key)
-        wiring = doubted(known.wiring if known else told.wiring(), probe, told.anew, known is not None and known.clean)
-        told.keep(wiring)
+        examination = _Examination(network, head, names, key)
+        wiring = cross_check(
+            known.wiring if known else examination.wiring(),
+            network,
+            examination.ask_again,
+            known is not None and known.clean,
+        )
+        examination.keep(wiring)
         return wiring
 
 
 @dataclass
-class _Told:
+class _Examination:
     """What a network is asked under, and what proved its wiring wrong so far.
 
     Args:
-        probe: the network.
+        network: its painted copy.
         head: the name of its head.
         names: the weights that a method gates.
         key: under which the answer is remembered.
-        felt: the layers of which finite paint decided what feeds them.
+        decided_by_finite: the layers of which finite paint decided what feeds them.
         unsure: those of which it may not.
         found: what this network itself was found to be, if it was asked.
     """
 
-    probe: Probe
+    network: PaintedCopy
     head: str
     names: list[str]
     key: Hashable | None
-    felt: set[str] = field(default_factory=set)
+    decided_by_finite: set[str] = field(default_factory=set)
     unsure: set[str] = field(default_factory=set)
     found: Wiring | None = None
 
     def wiring(self) -> Wiring:
-        """Ask."""
-        question = prepared(self.probe, self.head, self.names, self.unsure)
-        found = _found(question, self.head)
-        self.felt = question.felt
+        """Ask, under all that is known by now."""
+        question = make_question(self.network, self.head, self.names, self.unsure)
+        found = _examine(question, self.head)
+        self.decided_by_finite = question.decided_by_finite
         self.found = found
         return found
 
-    def keep(self, doubted: Wiring) -> None:
-        """Remember what was found, before it was doubted, for the next of the same build."""
+    def keep(self, checked: Wiring) -> None:
+        """Remember what was found, before it was cross-checked, for the next of the same build."""
         if self.found is not None:
-            clean = doubted.notes == self.found.notes
-            cache.FOUND.keep(self.key, cache.Found(self.found, self.probe.inputs.taken, clean))
+            clean = checked.notes == self.found.notes
+            cache.FOUND.keep(self.key, cache.Found(self.found, self.network.inputs.space, clean))
 
-    def anew(self, guilt: Guilt) -> Wiring | None:
+    def ask_again(self, violations: Violations) -> Wiring | None:
         """Ask under the inputs that proved the wiring wrong as well, and by NaN alone where finite paint misled."""
-        misled = self.felt & guilt.layers - self.unsure
-        if self.found is not None and not misled and not guilt.inputs:
+        misled = self.decided_by_finite & violations.layers - self.unsure
+        if self.found is not None and not misled and not violations.inputs:
             return None
         self.unsure |= misled
-        self.probe.beside += guilt.inputs
+        self.network.extra_inputs += violations.inputs
         return self.wiring()
 
 
@@ -114,18 +119,18 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _found(question: Question, head: str) -> Wiring:
+def _examine(question: Question, head: str) -> Wiring:
     """The wiring, where need be without the layers whose NaN the network does not survive."""
     inner = [path for path in question.layers if path != head]
     try:
-        return _settled(question, rows_of(question, head))
+        return _drop_idle_sites(question, mask_points(question, head))
     except CRASHES:
         fragile = {path for path in inner if _crashes(question, path)}
         question.notes.update(dict.fromkeys(sorted(fragile), "the network fails where this layer's units are NaN"))
         question.idle = set()
     try:
         # Unmasked, they are in nobody's way; and nothing is folded, as that too was asked with their NaN.
-        return _settled(question, {path: path for path in inner if path not in fragile})
+        return _drop_idle_sites(question, {path: path for path in inner if path not in fragile})
     except CRASHES as error:
         return Wiring(
             notes={**question.notes, **dict.fromkeys(inner, f"the network fails where units are NaN: {error}")}
@@ -140,17 +145,17 @@ def _crashes(question: Question, path: str) -> bool:
     return False
 
 
-def _settled(question: Question, rows: dict[str, str]) -> Wiring:
+def _drop_idle_sites(question: Question, rows: dict[str, str]) -> Wiring:
     """Sites are dropped until all that are left shut something."""
     question.idle = {layer for layer, site in rows.items() if site != layer}
-    state, draws = State(question, rows, list(dict.fromkeys(rows.values()))), FEW
+    search, draws = Search(question, rows, list(dict.fromkeys(rows.values()))), FEW
     while True:
-        wiring = state.wiring(draws)
+        wiring = search.wiring(draws)
         # What mixes goes first: queries and keys hide that a value's units stay apart.
         kept = _useful(wiring, lambda feeds: torch.ones_like(feeds[0].units, dtype=torch.bool))
-        kept = kept if len(kept) < len(state.sites) else _useful(wiring, single)
-        if len(kept) < len(state.sites):
-            state.keep(kept)
+        kept = kept if len(kept) < len(search.sites) else _useful(wiring, from_one_unit)
+        if len(kept) < len(search.sites):
+            search.keep_only(kept)
         elif draws == DRAWS:
             unmasked = [layer for layer in rows if layer not in wiring.rows and layer not in question.notes]
             question.notes.update(dict.fromkeys(unmasked, MIXED))
@@ -170,6 +175,6 @@ def _useful(wiring: Wiring, which: Callable[[tuple[Feed, ...]], Tensor]) -> set[
             continue
         closed = ~wiring.free[reader] & which(each)
         found.update(feed.site for feed in each if ((feed.units >= 0) & closed).any())
-    return carried(found, {echo: [feed.site for feed in wiring.feeds[echo]] for echo in wiring.echoes}) - {
-        *wiring.echoes
-    }
+    return with_sources_of_echoes(
+        found, {echo: [feed.site for feed in wiring.feeds[echo]] for echo in wiring.echoes}
+    ) - {*wiring.echoes}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.parts.recent import Recent
-from polymask.wiring.inputs import Taken
+from polymask.wiring.inputs import InputSpace
 from polymask.wiring.table import Wiring
 
 
@@ -23,19 +23,19 @@ class Found:
     """What was found of a network.
 
     Args:
-        wiring: before it was doubted.
-        taken: what the network takes beside its example.
-        clean: whether it was doubted at length, and nothing spoke against it.
+        wiring: before it was cross-checked.
+        space: what the network takes beside its example.
+        clean: whether it was cross-checked at length, and nothing spoke against it.
     """
 
     wiring: Wiring
-    taken: Taken
+    space: InputSpace
     clean: bool = False
 
 
 DEEPEST = 12
 FOUND: Recent[Found] = Recent()
-"""What was found of a network of a build, before it was doubted."""
+"""What was found of a network of a build, before it was cross-checked."""
 MOVING = ("running_mean", "running_var", "num_batches_tracked")
 OWN = ("_parameters", "_buffers", "_modules", "training")
 
@@ -71,17 +71,17 @@ def key_of(model: nn.Module, example: Any, head: str, masked: Sequence[str]) -> 
         for name, p in model.named_parameters(remove_duplicate=False)
     )
     buffers = tuple(
-        (name, _told(buffer)) for name, buffer in model.named_buffers() if name.rpartition(".")[2] not in MOVING
+        (name, _in_words(buffer)) for name, buffer in model.named_buffers() if name.rpartition(".")[2] not in MOVING
     )
     return modules, parameters, buffers, given, head, tuple(masked)
 
 
 def _settings(module: nn.Module) -> tuple[str, ...]:
     """A module's attributes in words."""
-    return tuple(f"{name}={_told(value)}" for name, value in sorted(vars(module).items()) if name not in OWN)
+    return tuple(f"{name}={_in_words(value)}" for name, value in sorted(vars(module).items()) if name not in OWN)
 
 
-def _told(value: Any, depth: int = 0) -> str:
+def _in_words(value: Any, depth: int = 0) -> str:
     """A value in words, that are the same for another only if it is the same."""
     if isinstance(value, nn.Module) or depth > DEEPEST:
         raise _UnlikeError
@@ -92,16 +92,16 @@ def _told(value: Any, depth: int = 0) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {value.shape} {value.tolist()}"
     if isinstance(value, Mapping):
-        return str([(key, _told(each, depth + 1)) for key, each in value.items()])
+        return str([(key, _in_words(each, depth + 1)) for key, each in value.items()])
     if isinstance(value, (tuple, list)):
-        return str([_told(each, depth + 1) for each in value])
+        return str([_in_words(each, depth + 1) for each in value])
     if isinstance(value, FunctionType | type) and _is_public(value):
         return f"{value.__module__}.{value.__name__}"
     words = repr(value)
     # A configuration's own words may leave out what the forward depends on, such as the kernel of an attention.
     own = None if isinstance(value, FunctionType | type) else getattr(value, "__dict__", None)
     if own:
-        return f"{type(value)} {_told(own, depth + 1)}"
+        return f"{type(value)} {_in_words(own, depth + 1)}"
     if " at 0x" in words:
         raise _UnlikeError
     return words
@@ -116,7 +116,7 @@ def _shape(example: Any) -> Hashable:
         return tuple((key, _shape(value)) for key, value in example.items())
     if isinstance(example, (tuple, list)):
         return tuple(_shape(value) for value in example)
-    return _told(example)
+    return _in_words(example)
 
 
 def _is_public(function: FunctionType | type) -> bool:

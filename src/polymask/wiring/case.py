@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from polymask.wiring.inputs import REFUSED
-from polymask.wiring.probe import Probe, axis_of, disturbing
+from polymask.wiring.paint import PaintedCopy, axis_of, nonzero_number_columns
 from polymask.wiring.table import Wiring
 
 POOL = 1 << 16
@@ -20,34 +20,34 @@ class Case:
 
     Args:
         wiring: what is said of it.
-        probe: the network; its weights change, and change back.
+        network: its painted copy; its weights change, and change back.
         masks: the pattern.
-        layers: those that are doubted.
+        layers: those that are cross-checked.
     """
 
-    def __init__(self, wiring: Wiring, probe: Probe, masks: dict[str, Tensor], layers: Iterable[str]) -> None:
-        self.wiring, self.probe, self.masks, self.layers = wiring, probe, masks, sorted(layers)
-        self.values = {name: mask.float() for name, mask in {**masks, **wiring.echoed(masks)}.items()}
-        self.look = {layer: axis_of(probe.modules[layer]) for layer in self.layers if layer in wiring.feeds}
+    def __init__(self, wiring: Wiring, network: PaintedCopy, masks: dict[str, Tensor], layers: Iterable[str]) -> None:
+        self.wiring, self.network, self.masks, self.layers = wiring, network, masks, sorted(layers)
+        self.values = {name: mask.float() for name, mask in {**masks, **wiring.echo_masks(masks)}.items()}
+        self.look = {layer: axis_of(network.modules[layer]) for layer in self.layers if layer in wiring.feeds}
         self.inputs: list[Any] = []
         self.known: set[int] = set()
         self._answers: list[tuple[Tensor, dict[str, Tensor]]] = []
 
-    def ask_known(self) -> None:
+    def run_known(self) -> None:
         """Answer to all inputs under which paint was followed."""
-        for x in self.probe.asked:
+        for x in self.network.followed_inputs:
             self.known.add(len(self.inputs))
             self.inputs.append(x)
             self._answers.append(self._run(x))
 
-    def ask_others(self, count: int) -> bool:
+    def run_others(self, count: int) -> bool:
         """Answer to some other inputs; whether the network took any."""
-        for x, answer in filter(None, [self.probe.inputs.another(self._run) for _ in range(count)]):
+        for x, answer in filter(None, [self.network.inputs.next_accepted(self._run) for _ in range(count)]):
             self.inputs.append(x)
             self._answers.append(answer)
         return len(self.inputs) > len(self.known)
 
-    def told(self) -> dict[str, set[int]]:
+    def leaks(self) -> dict[str, set[int]]:
         """Layer -> the inputs under which something passes its masks."""
         found = {layer: self._arriving(layer) for layer in self.look}
         if changed := self._changed(self.layers, range(len(self.inputs))):
@@ -59,11 +59,11 @@ class Case:
         return {layer: places for layer, places in found.items() if places}
 
     def _run(self, x: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.probe.run(self.values, self.look, disturbing, x=x)
+        return self.network.run(self.values, self.look, nonzero_number_columns, x=x)
 
     def _arriving(self, layer: str) -> set[int]:
         """The inputs under which something arrives at a column of a layer that should be zero."""
-        dead = ~self.wiring.columns(layer, self.masks, True).bool()
+        dead = ~self.wiring.per_column(layer, self.masks, True).bool()
         seen = [arrived.get(layer) for _, arrived in self._answers]
         return {
             place for place, at in enumerate(seen) if at is not None and (at.shape != dead.shape or (at & dead).any())
@@ -71,13 +71,13 @@ class Case:
 
     def _changed(self, layers: Collection[str], places: Iterable[int]) -> set[int]:
         """The inputs whose logits change when the entries of these layers that are not live are drawn anew."""
-        tensors = dict(self.probe.model.named_parameters())
+        tensors = dict(self.network.model.named_parameters())
         names = [f"{layer}.{leaf}".lstrip(".") for layer in layers for leaf in ("weight", "bias")]
         kept = {name: tensors[name].data for name in names if name in tensors}
         largest = max((was.numel() for was in kept.values()), default=0)
-        pool = torch.randn(min(largest, POOL), generator=self.probe.draw)
+        pool = torch.randn(min(largest, POOL), generator=self.network.draw)
         for name, was in kept.items():
-            live = self.wiring.ends(name, was.shape, self.masks, True)
+            live = self.wiring.per_entry(name, was.shape, self.masks, True)
             noise = pool if was.numel() <= POOL else pool.repeat(-(-was.numel() // POOL))
             noise = noise[: was.numel()].view(was.shape).to(was.dtype)
             tensors[name].data = torch.where(live, was, noise * was.std(correction=0).clamp(min=0.1))
@@ -89,7 +89,7 @@ class Case:
     def _same(self, place: int) -> bool:
         before, _ = self._answers[place]
         try:
-            after, _ = self.probe.run(self.values, x=self.inputs[place])
+            after, _ = self.network.run(self.values, x=self.inputs[place])
         except REFUSED:
             return False
         return before.shape == after.shape and bool(((before == after) | (before.isnan() & after.isnan())).all())

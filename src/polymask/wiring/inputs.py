@@ -37,23 +37,23 @@ class Setting:
 
 
 @dataclass
-class Taken:
+class InputSpace:
     """All that a network takes, as far as it was tried.
 
     Args:
         base: the sizes at which it is asked: one row, or those of the example.
         ways: leaf -> how it may be drawn.
         settings: what else may be asked.
-        apart: inputs under which modules are called that are not called otherwise.
-        unlike: inputs under which it did something that it had not done before.
+        other_modules: inputs under which modules are called that are not called otherwise.
+        other_behaviour: inputs under which it did something that it had not done before.
         most: how many numbers an input may hold.
     """
 
     base: Sizes = field(default_factory=dict)
     ways: dict[int, list[Way]] = field(default_factory=dict)
     settings: list[Setting] = field(default_factory=lambda: [Setting()])
-    apart: list[Any] = field(default_factory=list)
-    unlike: list[Any] = field(default_factory=list)
+    other_modules: list[Any] = field(default_factory=list)
+    other_behaviour: list[Any] = field(default_factory=list)
     most: float = float("inf")
 
 
@@ -63,16 +63,16 @@ class Inputs:
     Args:
         example: an input that the network accepts.
         draw: where random numbers come from.
-        taken: what it takes.
+        space: what it takes.
     """
 
-    def __init__(self, example: Any, draw: torch.Generator, taken: Taken) -> None:
-        self.example, self.draw, self.taken = example, draw, taken
+    def __init__(self, example: Any, draw: torch.Generator, space: InputSpace) -> None:
+        self.example, self.draw, self.space = example, draw, space
         self.leaves = list(leaves_in(example))
         self.shapes = {place: tuple(t.shape) for place, t in enumerate(self.leaves) if isinstance(t, Tensor)}
         self._turn = self._turns()
 
-    def of(self, setting: Setting, pinned: bool = False) -> Any:
+    def make(self, setting: Setting, pinned: bool = False) -> Any:
         """An input; the leaves that a setting leaves open as given, or as they come."""
         leaves = []
         for place, leaf in enumerate(self.leaves):
@@ -83,23 +83,23 @@ class Inputs:
             elif isinstance(leaf, Tensor):
                 leaf = resized(leaf, place, setting.sizes)
             leaves.append(leaf if way is None else way.drawn(leaf, self.draw))
-        return filled(self.example, iter(leaves))
+        return with_leaves(self.example, iter(leaves))
 
     def base(self, scale: float) -> Any:
         """The example at its base sizes, fractions drawn anew, all else as given."""
         leaves = []
         for place, leaf in enumerate(self.leaves):
-            value = resized(leaf, place, self.taken.base) if isinstance(leaf, Tensor) else leaf
+            value = resized(leaf, place, self.space.base) if isinstance(leaf, Tensor) else leaf
             if isinstance(value, Tensor) and value.is_floating_point():
                 value = torch.randn(value.shape, generator=self.draw).mul_(scale).to(value.dtype)
             leaves.append(value)
-        return filled(self.example, iter(leaves))
+        return with_leaves(self.example, iter(leaves))
 
-    def another(self, run: Callable[[Any], T]) -> tuple[Any, T] | None:
+    def next_accepted(self, run: Callable[[Any], T]) -> tuple[Any, T] | None:
         """The next kind of input, and what came of it; None if the network refuses all that was tried."""
         setting = next(self._turn)
         for place in range(TRIES):
-            x = self.of(self._mixed(setting) if place % 2 else setting)
+            x = self.make(self._mixed(setting) if place % 2 else setting)
             try:
                 return x, run(x)
             except REFUSED:
@@ -108,9 +108,9 @@ class Inputs:
 
     def _mixed(self, setting: Setting) -> Setting:
         """Sometimes the sizes of one setting with the values of another."""
-        other = self.taken.settings[int(torch.randint(len(self.taken.settings), (), generator=self.draw))]
+        other = self.space.settings[int(torch.randint(len(self.space.settings), (), generator=self.draw))]
         mixed = Setting({**setting.sizes, **other.sizes}, {**other.pins, **setting.pins})
-        return mixed if self.cells(mixed.sizes) <= self.taken.most else setting
+        return mixed if self.cells(mixed.sizes) <= self.space.most else setting
 
     def cells(self, sizes: Sizes) -> int:
         """How many numbers an input holds."""
@@ -123,14 +123,14 @@ class Inputs:
         return max(total, 1)
 
     def _any_way(self, place: int) -> Way | None:
-        ways = self.taken.ways.get(place)
+        ways = self.space.ways.get(place)
         return ways[int(torch.randint(len(ways), (), generator=self.draw))] if ways else None
 
     def _turns(self) -> Iterator[Setting]:
         """Every setting in its turn, for ever; those asked for more often come first."""
         for turn in count():
-            longest = max(setting.often for setting in self.taken.settings)
-            yield from (setting for setting in self.taken.settings if setting.often > turn % longest)
+            longest = max(setting.often for setting in self.space.settings)
+            yield from (setting for setting in self.space.settings if setting.often > turn % longest)
 
 
 def leaves_in(x: Any) -> Iterator[Any]:
@@ -151,16 +151,16 @@ def leaves_in(x: Any) -> Iterator[Any]:
         yield x
 
 
-def filled(x: Any, leaves: Iterator[Any]) -> Any:
+def with_leaves(x: Any, leaves: Iterator[Any]) -> Any:
     """The same nesting with other leaves.
 
-    >>> filled({"a": (1, "b"), "c": None}, iter([2, 3, 4]))
+    >>> with_leaves({"a": (1, "b"), "c": None}, iter([2, 3, 4]))
     {'a': (2, 3), 'c': 4}
     """
     if isinstance(x, Mapping):
-        return {key: filled(value, leaves) for key, value in x.items()}
+        return {key: with_leaves(value, leaves) for key, value in x.items()}
     if isinstance(x, (tuple, list)):
-        values = [filled(value, leaves) for value in x]
+        values = [with_leaves(value, leaves) for value in x]
         return type(x)(*values) if hasattr(x, "_fields") else type(x)(values)
     return next(leaves)
 

@@ -10,7 +10,7 @@ from math import comb
 import torch
 from torch import Tensor, nn
 
-from polymask.wiring.probe import LAYERS, Probe, axis_of, busy, disturbing, shut
+from polymask.wiring.paint import LAYERS, PaintedCopy, axis_of, nonzero_columns, nonzero_number_columns, zeros_for
 from polymask.wiring.table import ANY, NONE
 
 NAN = float("nan")
@@ -30,7 +30,7 @@ class Question:
     """A network under examination.
 
     Args:
-        probe: the perturbed copy.
+        network: the perturbed copy.
         layers: the layers whose rows and columns are asked for, in the model's order.
         norms: the norms that can be masked again.
         readers: all whose input is watched -> axis of their columns.
@@ -38,11 +38,11 @@ class Question:
         notes: layer -> why something of it is left conservative.
         idle: layers whose own output does not matter while gates are shut, as the norm after them is a gate.
         unsure: readers of which finite paint may not decide what feeds them.
-        felt: those of which it did.
-        lost: the sources that were looked for under other inputs.
+        decided_by_finite: those of which it did.
+        searched: the sources that were looked for under other inputs.
     """
 
-    probe: Probe
+    network: PaintedCopy
     layers: list[str]
     norms: list[str]
     readers: dict[str, int]
@@ -50,15 +50,15 @@ class Question:
     notes: dict[str, str] = field(default_factory=dict)
     idle: set[str] = field(default_factory=set)
     unsure: set[str] = field(default_factory=set)
-    felt: set[str] = field(default_factory=set)
-    lost: set[str] = field(default_factory=set)
+    decided_by_finite: set[str] = field(default_factory=set)
+    searched: set[str] = field(default_factory=set)
 
-    def painted(self, gates: Iterable[str], paint: Mapping[str, Tensor]) -> tuple[bool, Columns]:
+    def follow_paint(self, gates: Iterable[str], paint: Mapping[str, Tensor]) -> tuple[bool, Columns]:
         """Whether paint arrives at the answer, and at which columns, the other gates being shut."""
-        values = {**shut(self.size, gates), **paint}
+        values = {**zeros_for(self.size, gates), **paint}
         answered, found = False, dict[str, Tensor]()
-        for x in self.probe.asked:
-            logits, seen = self.probe.run(values, self.readers, idle=self.idle, x=x)
+        for x in self.network.followed_inputs:
+            logits, seen = self.network.run(values, self.readers, idle=self.idle, x=x)
             answered |= bool(logits.isnan().any())
             found = _united(found, seen)
         return answered, found
@@ -68,44 +68,46 @@ class Question:
         gates = list(gates)
         found: Reach = {}
         for path in sources:
-            answered, seen = self.painted(gates, {path: torch.full((self.size[path],), NAN)})
+            answered, seen = self.follow_paint(gates, {path: torch.full((self.size[path],), NAN)})
             found[path] = {reader: at for reader, at in seen.items() if at.any()}
             if answered:
                 found[path][""] = torch.ones(1, dtype=torch.bool)
         return found
 
-    def other_inputs(self, sources: Iterable[str], gates: Iterable[str]) -> bool:
+    def find_other_inputs(self, sources: Iterable[str], gates: Iterable[str]) -> bool:
         """Follow paint under more inputs, if there are such that let sources arrive that otherwise arrive nowhere."""
         found, gates = False, list(gates)
         for path in sources:
-            if path not in self.lost:
-                self.lost.add(path)
-                values = {**shut(self.size, gates), path: torch.full((self.size[path],), NAN)}
-                found |= self._found_under(values)
+            if path not in self.searched:
+                self.searched.add(path)
+                values = {**zeros_for(self.size, gates), path: torch.full((self.size[path],), NAN)}
+                found |= self._find_other_input(values)
         return found
 
-    def _found_under(self, values: Mapping[str, Tensor]) -> bool:
+    def _find_other_input(self, values: Mapping[str, Tensor]) -> bool:
         """Whether some other input lets paint arrive, which is then asked under from now on."""
         for _ in range(OTHERS):
-            other = self.probe.inputs.another(lambda x: self.probe.run(values, self.readers, idle=self.idle, x=x))
+            other = self.network.inputs.next_accepted(
+                lambda x: self.network.run(values, self.readers, idle=self.idle, x=x)
+            )
             if other and (other[1][0].isnan().any() or any(at.any() for at in other[1][1].values())):
-                self.probe.beside.append(other[0])
+                self.network.extra_inputs.append(other[0])
                 return True
         return False
 
-    def felt_at(self, source: str, gates: Iterable[str], readers: Collection[str]) -> Columns:
+    def finite_reach(self, source: str, gates: Iterable[str], readers: Collection[str]) -> Columns:
         """The columns of some readers at which what arrives depends on a source's finite values, other gates shut.
 
         A softmax spreads NaN over all that it weighs, whether it is of weight there or not.
         """
-        values, size = shut(self.size, gates), self.size[source]
-        draws = [torch.randn(size, generator=self.probe.draw) * FINITE for _ in range(3)]
+        values, size = zeros_for(self.size, gates), self.size[source]
+        draws = [torch.randn(size, generator=self.network.draw) * FINITE for _ in range(3)]
         paints = [draws[0].abs(), -draws[1].abs(), draws[2]]
         found: Columns = {}
-        for x in self.probe.asked:
-            before = self.probe.arriving({**values, source: torch.zeros(size)}, self.readers, readers, self.idle, x)
+        for x in self.network.followed_inputs:
+            before = self.network.inputs_of({**values, source: torch.zeros(size)}, self.readers, readers, self.idle, x)
             for paint in paints:
-                after = self.probe.arriving({**values, source: paint}, self.readers, readers, self.idle, x)
+                after = self.network.inputs_of({**values, source: paint}, self.readers, readers, self.idle, x)
                 found = _united(found, {reader: (before[reader] != at).any(0) for reader, at in after.items()})
         return found
 
@@ -116,12 +118,12 @@ class Question:
         """
         gates = list(gates)
         found: Units = {}
-        for together in _apart(sources, reach):
+        for together in _without_overlap(sources, reach):
             codes = codes_of(max(self.size[source] for source in together))
             rounds = []
             for code in codes:
                 paint = {s: torch.where(code[: self.size[s]], NAN, 0.0) for s in together}
-                rounds.append(self.painted(gates, paint)[1])
+                rounds.append(self.follow_paint(gates, paint)[1])
             for source in together:
                 found[source] = {}
                 for reader, columns in reach[source].items():
@@ -130,45 +132,47 @@ class Question:
                     found[source][reader] = torch.where(columns, unit, NONE)
         return found
 
-    def zeros(self, gates: Mapping[str, Tensor], draws: int) -> tuple[Columns, Columns]:
+    def zero_columns(self, gates: Mapping[str, Tensor], draws: int) -> tuple[Columns, Columns]:
         """The columns that arrive as exactly zero in all of some draws, and those that do in some but not in others."""
         count: Columns = {}
         for _ in range(draws):
-            self.probe.redraw()
+            self.network.redraw()
             found = Columns()
-            for x in self.probe.asked:
-                found = _united(found, self.probe.run(gates, self.readers, busy, x=x)[1])
-            other = self.probe.inputs.another(lambda x: self.probe.run(gates, self.readers, disturbing, x=x)[1])
+            for x in self.network.followed_inputs:
+                found = _united(found, self.network.run(gates, self.readers, nonzero_columns, x=x)[1])
+            other = self.network.inputs.next_accepted(
+                lambda x: self.network.run(gates, self.readers, nonzero_number_columns, x=x)[1]
+            )
             for reader, at in _united(found, other[1] if other else {}).items():
                 count[reader] = count.get(reader, 0) + at.long()
         never = {reader: times == 0 for reader, times in count.items()}
         return never, {reader: (times > 0) & (times < draws) for reader, times in count.items()}
 
 
-def prepared(probe: Probe, head: str, masked: Iterable[str], unsure: Collection[str] = ()) -> Question:
+def make_question(network: PaintedCopy, head: str, masked: Iterable[str], unsure: Collection[str] = ()) -> Question:
     """See which layers and norms of a network are at work both in learning and in answering.
 
     Args:
-        probe: the network.
+        network: its painted copy.
         head: the name of its head.
         masked: the weights that a method gates.
         unsure: the layers of which finite paint may not decide what feeds them.
     """
     names = set(masked)
     own = {
-        path: module for path, module in probe.modules.items() if isinstance(module._parameters.get("weight"), Tensor)
+        path: module for path, module in network.modules.items() if isinstance(module._parameters.get("weight"), Tensor)
     }
     kinds = {path: module for path, module in own.items() if isinstance(module, LAYERS) or _is_norm(module)}
     size = {path: own[path].weight.shape[0] for path in kinds}
-    probe.model.train()
-    learning = probe.called(size)
-    probe.model.eval()
-    answering = probe.called(size)
+    network.model.train()
+    learning = network.modules_called(size)
+    network.model.eval()
+    answering = network.modules_called(size)
     called = [path for path in kinds if learning.get(path) and answering.get(path)]
     layers = [p for p in called if isinstance(own[p], LAYERS) and (f"{p}.weight".lstrip(".") in names or p == head)]
     norms = [p for p in called if not isinstance(own[p], LAYERS)]
     readers = {path: axis_of(own[path]) for path in (*layers, *norms)}
-    question = Question(probe, layers, norms, readers, {path: size[path] for path in readers}, unsure={*unsure})
+    question = Question(network, layers, norms, readers, {path: size[path] for path in readers}, unsure={*unsure})
     for path, module in kinds.items():
         if isinstance(module, LAYERS) and path not in called:
             question.notes[path] = "its module is not called"
@@ -210,7 +214,7 @@ def _spell(seen: Tensor, codes: Tensor) -> Tensor:
     return meaning[(seen * weigh).sum(0)]
 
 
-def _apart(sites: list[str], reach: Reach) -> list[list[str]]:
+def _without_overlap(sites: list[str], reach: Reach) -> list[list[str]]:
     """Sites in as few groups as a greedy choice finds, no column reached by two of a group."""
     groups: list[tuple[list[str], Columns]] = []
     for site in sites:

@@ -61,7 +61,7 @@ class Wiring:
     groups: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
 
-    def columns(self, reader: str, values: Mapping[str, Tensor], always: float) -> Tensor:
+    def per_column(self, reader: str, values: Mapping[str, Tensor], always: float) -> Tensor:
         """A value per column: the largest over all that feed it, ``always`` where nothing can shut it.
 
         Args:
@@ -82,10 +82,10 @@ class Wiring:
 
     def _value(self, source: str, values: Mapping[str, Tensor], always: float) -> Tensor | None:
         if source in self.echoes:
-            return self.columns(source, values, always)
+            return self.per_column(source, values, always)
         return values.get(source)
 
-    def ends(self, name: str, shape: torch.Size, values: Mapping[str, Tensor], always: float) -> Tensor:
+    def per_entry(self, name: str, shape: torch.Size, values: Mapping[str, Tensor], always: float) -> Tensor:
         """``min(value of the row, value of the column)`` of every entry of a weight or bias; broadcasts to it.
 
         Under bool masks: the entries that a task reads (Serra et al. 2018, equation 2, by what really feeds a column).
@@ -107,7 +107,7 @@ class Wiring:
         rows = rows.view(-1, *[1] * (len(shape) - 1))
         if leaf != "weight" or path not in self.feeds:
             return rows
-        columns = self.columns(path, values, always)
+        columns = self.per_column(path, values, always)
         if len(shape) < 2:
             return torch.minimum(rows, columns)
         groups = self.groups.get(path, 1)
@@ -116,17 +116,17 @@ class Wiring:
         per_row = per_row if groups > 1 else columns[None]
         return torch.minimum(rows, per_row.view(*per_row.shape, *[1] * (len(shape) - 2)))
 
-    def echoed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def echo_masks(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The masks of all echoes, from those of the sites."""
-        return {norm: self.columns(norm, values, 1.0) for norm in self.echoes}
+        return {norm: self.per_column(norm, values, 1.0) for norm in self.echoes}
 
-    def told(self, name: str) -> str:
+    def describe(self, name: str) -> str:
         """In words, what shuts the rows and columns of a tensor, and why something of it is left conservative.
 
         >>> found = Wiring(
         ...     {"a": -1}, {"a": 1}, {"a": "a"}, {"b": (Feed("a", torch.tensor([0])),)}, {"b": torch.zeros(1)}
         ... )
-        >>> found.told("a.weight"), found.told("b.weight")
+        >>> found.describe("a.weight"), found.describe("b.weight")
         ('rows by a; columns always live', 'rows always live; columns by a')
         """
         path, _, leaf = name.rpartition(".")
@@ -163,7 +163,7 @@ class Wiring:
             free=free,
         )
 
-    def traced(self) -> Wiring:
+    def through_echoes(self) -> Wiring:
         """The same with every column followed through the norms that are masked again, back to the sites."""
         return replace(self, feeds={reader: tuple(self._origins(each)) for reader, each in self.feeds.items()})
 
@@ -182,8 +182,8 @@ class Wiring:
             "sites": dict(self.sites),
             "sizes": dict(self.sizes),
             "rows": dict(self.rows),
-            "feeds": {name: [[f.site, runs(f.units.tolist())] for f in feeds] for name, feeds in self.feeds.items()},
-            "free": {name: runs(free.long().tolist()) for name, free in self.free.items()},
+            "feeds": {name: [[f.site, to_runs(f.units.tolist())] for f in feeds] for name, feeds in self.feeds.items()},
+            "free": {name: to_runs(free.long().tolist()) for name, free in self.free.items()},
             "echoes": dict(self.echoes),
             "groups": dict(self.groups),
         }
@@ -191,16 +191,16 @@ class Wiring:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Wiring:
         """Back from ``to_json``."""
-        feeds = {name: tuple(Feed(site, spelled(how)) for site, how in each) for name, each in found["feeds"].items()}
-        free = {name: spelled(how).bool() for name, how in found["free"].items()}
+        feeds = {name: tuple(Feed(site, from_runs(how)) for site, how in each) for name, each in found["feeds"].items()}
+        free = {name: from_runs(how).bool() for name, how in found["free"].items()}
         plain = {key: dict(found[key]) for key in ("sites", "sizes", "rows", "echoes", "groups")}
         return cls(**plain, feeds=feeds, free=free)
 
 
-def runs(values: list[int]) -> list[list[int]]:
+def to_runs(values: list[int]) -> list[list[int]]:
     """Values as runs ``[first, count, width]``: ``count`` values from ``first`` upwards, each ``width`` times.
 
-    >>> runs([0, 0, 1, 1, 2, 2, -1, -1, -1]), runs([3, 4, 5])
+    >>> to_runs([0, 0, 1, 1, 2, 2, -1, -1, -1]), to_runs([3, 4, 5])
     ([[0, 3, 2], [-1, 1, 3]], [[3, 3, 1]])
     """
     blocks: list[list[int]] = []
@@ -219,10 +219,10 @@ def runs(values: list[int]) -> list[list[int]]:
     return out
 
 
-def spelled(found: list[list[int]]) -> Tensor:
-    """Back from ``runs``.
+def from_runs(found: list[list[int]]) -> Tensor:
+    """Back from ``to_runs``.
 
-    >>> spelled([[0, 3, 2], [-1, 1, 3]])
+    >>> from_runs([[0, 3, 2], [-1, 1, 3]])
     tensor([ 0,  0,  1,  1,  2,  2, -1, -1, -1])
     """
     parts = [torch.arange(first, first + count).repeat_interleave(width) for first, count, width in found]

@@ -77,7 +77,7 @@ def units_of(method: Method, tensor: str) -> str:
         return "masked again as its input is"
     if path in wiring.sites and path not in wiring.rows:
         return f"its {wiring.sizes[path]} units are masked here"
-    return wiring.told(tensor) if path in wiring.rows or path in wiring.feeds or path in wiring.notes else ""
+    return wiring.describe(tensor) if path in wiring.rows or path in wiring.feeds or path in wiring.notes else ""
 
 
 def default_shape(model: str) -> list[int] | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from polymask.wiring.probe import axis_of, shut
+from polymask.wiring.paint import axis_of, zeros_for
 from polymask.wiring.question import Columns, Question, Reach
 from polymask.wiring.table import ANY, NONE, Feed, Wiring
 
@@ -17,7 +17,7 @@ DRAWS, FEW = 8, 2
 
 
 @dataclass
-class State:
+class Search:
     """The sites that are left, and what is known of them.
 
     A norm that is masked again as its input is stands between its sources and what reads it, as a source of its own.
@@ -47,7 +47,7 @@ class State:
         """All that is masked."""
         return [*self.sites, *self.echoes]
 
-    def keep(self, kept: set[str]) -> None:
+    def keep_only(self, kept: set[str]) -> None:
         """Drop the other sites; norms that echo are looked for anew."""
         gone = {site for site in self.sites if site not in kept}
         gone |= {layer for layer, site in self.rows.items() if site in gone}
@@ -69,14 +69,14 @@ class State:
         while True:
             unknown = [source for source in self.sources if source not in self.reach]
             self.reach.update(self.question.reach(unknown, self.sources))
-            if self.question.other_inputs([path for path in unknown if not self.reach[path]], self.sources):
+            if self.question.find_other_inputs([path for path in unknown if not self.reach[path]], self.sources):
                 self._forget({*self.sources})
                 continue
             fed = self._fed()
             closed = self._closed(fed, FEW)
             if self._echo(fed, closed):
                 continue
-            shutting = carried(
+            shutting = with_sources_of_echoes(
                 {
                     source
                     for reader, each in fed.items()
@@ -86,14 +86,14 @@ class State:
                 {echo: fed[echo] for echo in self.echoes},
             )
             if not shutting >= {*self.sites}:
-                self.keep(shutting)
+                self.keep_only(shutting)
                 continue
             self._spell(fed, closed)
-            if self._felt(fed, closed):
+            if self._drop_nan_only(fed, closed):
                 continue
             feeds = {reader: self._feeds(reader, each) for reader, each in fed.items()}
             closed = self._closed(fed, draws) if draws > FEW else closed
-            wrong = {norm for norm in self.echoes if not (closed[norm].all() and single(feeds[norm]).all())}
+            wrong = {norm for norm in self.echoes if not (closed[norm].all() and from_one_unit(feeds[norm]).all())}
             if not wrong:
                 return self._table(feeds, closed)
             self._bar(wrong)
@@ -111,7 +111,7 @@ class State:
         self.echoes = [norm for norm in self.echoes if norm not in norms]
         self._forget({*norms})
 
-    def _felt(self, fed: dict[str, Columns], closed: Columns) -> bool:
+    def _drop_nan_only(self, fed: dict[str, Columns], closed: Columns) -> bool:
         """Leave out sources whose NaN arrives all over columns that one unit of another feeds, but nothing finite does.
 
         So a value of an attention is not hidden by what only its softmax has spread; whether something was left out.
@@ -125,11 +125,11 @@ class State:
         changed = False
         for source, readers in doubtful.items():
             self.asked |= {(source, reader) for reader in readers}
-            for reader, at in self.question.felt_at(source, self.sources, readers).items():
+            for reader, at in self.question.finite_reach(source, self.sources, readers).items():
                 gone = self._spread(reader, fed[reader], closed[reader])[source] & ~at
                 changed |= bool(gone.any())
                 if gone.any():
-                    self.question.felt.add(reader)
+                    self.question.decided_by_finite.add(reader)
                     self.reach[source][reader] = self.reach[source][reader] & ~gone
                     self.units[source].pop(reader)
         return changed
@@ -156,7 +156,7 @@ class State:
 
     def _reads(self, reader: str, at: Tensor) -> bool:
         """Whether what arrived at a reader are its weight's columns."""
-        module = self.question.probe.modules[reader]
+        module = self.question.network.modules[reader]
         columns, *_ = module.weight.shape[1:] or module.weight.shape
         return len(at) == int(columns) * int(getattr(module, "groups", 1) if module.weight.ndim > 1 else 1)
 
@@ -171,7 +171,7 @@ class State:
             self.units[site].update(units)
 
     def _table(self, feeds: dict[str, tuple[Feed, ...]], closed: Columns) -> Wiring:
-        question, modules = self.question, self.question.probe.modules
+        question, modules = self.question, self.question.network.modules
         feeds = {reader: each for reader, each in feeds.items() if reader in question.layers or reader in self.echoes}
         groups = {path: getattr(modules[path], "groups", 1) for path in feeds if path in question.layers}
         return Wiring(
@@ -187,7 +187,7 @@ class State:
 
     def _closed(self, fed: dict[str, Columns], draws: int) -> Columns:
         """The columns that arrive as zero while all is shut; unless one with the same sources sometimes does not."""
-        zero, sometimes = self.question.zeros(shut(self.question.size, self.sources), draws)
+        zero, sometimes = self.question.zero_columns(zeros_for(self.question.size, self.sources), draws)
         closed: Columns = {}
         for reader, each in fed.items():
             at = torch.stack(list(each.values()))
@@ -197,17 +197,17 @@ class State:
         return closed
 
 
-def single(feeds: tuple[Feed, ...]) -> Tensor:
+def from_one_unit(feeds: tuple[Feed, ...]) -> Tensor:
     """The columns that some unit feeds, and no site by more than one."""
     units = torch.stack([feed.units for feed in feeds])
     return (units >= 0).any(0) & (units != ANY).all(0)
 
 
-def carried(useful: set[str], echoes: Mapping[str, Collection[str]]) -> set[str]:
+def with_sources_of_echoes(useful: set[str], echoes: Mapping[str, Collection[str]]) -> set[str]:
     """The sources that are of use, with those of every norm among them that is masked again.
 
-    >>> sorted(carried({"n"}, {"n": ["a", "m"], "m": ["b"]}))
+    >>> sorted(with_sources_of_echoes({"n"}, {"n": ["a", "m"], "m": ["b"]}))
     ['a', 'b', 'm', 'n']
     """
     more = {source for echo, sources in echoes.items() if echo in useful for source in sources}
-    return useful if more <= useful else carried(useful | more, echoes)
+    return useful if more <= useful else with_sources_of_echoes(useful | more, echoes)

@@ -12,7 +12,7 @@ from polymask.wiring.question import NAN, Columns, Question, codes_of
 BATCH_NORMS = {nn.BatchNorm1d: 0, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3, nn.SyncBatchNorm: 0}
 
 
-def rows_of(question: Question, head: str) -> dict[str, str]:
+def mask_points(question: Question, head: str) -> dict[str, str]:
     """Every layer but the head, and the module whose output's units are masked for it.
 
     Args:
@@ -25,7 +25,11 @@ def rows_of(question: Question, head: str) -> dict[str, str]:
     if not (norms and inner):
         return rows
     gates = [*inner, *question.norms]
-    pairs = {layer: norm for layer, norm in _followed(question, inner, gates, norms) if _same(question, layer, norm)}
+    pairs = {
+        layer: norm
+        for layer, norm in _norms_that_read_alone(question, inner, gates, norms)
+        if _same(question, layer, norm)
+    }
     return {**rows, **_in_order(question, pairs, gates)}
 
 
@@ -35,7 +39,7 @@ def _same(question: Question, layer: str, norm: str) -> bool:
 
 def _dies(question: Question, norm: str) -> bool:
     """Whether a norm is a BatchNorm that answers 0 where its affine part is 0."""
-    module = question.probe.modules[norm]
+    module = question.network.modules[norm]
     axes = next((axes for kind, axes in BATCH_NORMS.items() if isinstance(module, kind)), None)
     if axes is None:
         return False
@@ -43,18 +47,20 @@ def _dies(question: Question, norm: str) -> bool:
     with torch.no_grad():
         for parameter in dead.parameters():
             parameter.zero_()
-        x = torch.randn((2, question.size[norm], *[3] * axes), generator=question.probe.draw)
+        x = torch.randn((2, question.size[norm], *[3] * axes), generator=question.network.draw)
         return not bool(dead(x.to(module.weight.dtype)).any())
 
 
-def _followed(question: Question, inner: list[str], gates: list[str], norms: list[str]) -> list[tuple[str, str]]:
+def _norms_that_read_alone(
+    question: Question, inner: list[str], gates: list[str], norms: list[str]
+) -> list[tuple[str, str]]:
     """Layers that only a norm reads, with that norm, which reads nothing else."""
     codes = codes_of(len(inner))
     rounds: list[Columns] = []
     for code in codes:
         on = dict(zip(inner, code.tolist(), strict=True))
         paint = {path: torch.full((question.size[path],), NAN if on[path] else 0.0) for path in inner}
-        answered, seen = question.painted(gates, paint)
+        answered, seen = question.follow_paint(gates, paint)
         rounds.append({**seen, "": torch.tensor([answered])})
     arrived = {reader: torch.stack([seen[reader] for seen in rounds]) for reader in rounds[0]}
     code_of = dict(zip(inner, codes.T, strict=True))
@@ -79,7 +85,7 @@ def _in_order(question: Question, pairs: dict[str, str], gates: list[str]) -> di
     right = dict.fromkeys(pairs, True)
     for code in codes:
         paint = {layer: torch.where(code[: question.size[layer]], NAN, 0.0) for layer in pairs}
-        seen: dict[str, Tensor] = question.painted(gates, paint)[1]
+        seen: dict[str, Tensor] = question.follow_paint(gates, paint)[1]
         for layer, norm in pairs.items():
             right[layer] &= torch.equal(seen[norm], code[: question.size[layer]])
     return {layer: norm for layer, norm in pairs.items() if right[layer]}

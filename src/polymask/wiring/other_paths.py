@@ -11,14 +11,14 @@ from polymask.calling import as_read, leaves_of, tensors_of, two_rows
 from polymask.parts.recent import Recent
 from polymask.wiring.cache import key_of
 from polymask.wiring.inputs import REFUSED
-from polymask.wiring.probe import Probe
+from polymask.wiring.paint import PaintedCopy
 
 MOST = 8
 _FOUND: Recent[list[Any]] = Recent()
 """Of the last few builds of networks."""
 
 
-def unlike(model: nn.Module, example: Any) -> list[Any]:
+def other_paths(model: nn.Module, example: Any) -> list[Any]:
     """A few inputs that take other paths than the example.
 
     First those that call modules which it does not call; then single values of integers and flags, which may decide
@@ -39,7 +39,7 @@ def unlike(model: nn.Module, example: Any) -> list[Any]:
     ...
     ...     def forward(self, x, flag):
     ...         return self.a(x) if flag == 0 else self.b(x)
-    >>> 1 in {int(flag) for _, flag in unlike(Domains(), (torch.zeros(1, 2), torch.tensor(0)))}
+    >>> 1 in {int(flag) for _, flag in other_paths(Domains(), (torch.zeros(1, 2), torch.tensor(0)))}
     True
     """
     try:
@@ -56,10 +56,12 @@ def unlike(model: nn.Module, example: Any) -> list[Any]:
 
 
 def _asked_for(model: nn.Module, example: Any) -> list[Any]:
-    inputs = Probe(model, example).inputs
+    inputs = PaintedCopy(model, example).inputs
     # What selects by a value, as torch.where does, does the same under each.
-    values = [inputs.of(setting, pinned=True) for setting in inputs.taken.settings if setting.pins]
-    return [_with_rows(x) for x in _different([*inputs.taken.apart, *inputs.taken.unlike, *values])[:MOST]]
+    values = [inputs.make(setting, pinned=True) for setting in inputs.space.settings if setting.pins]
+    return [
+        _with_rows(x) for x in _different([*inputs.space.other_modules, *inputs.space.other_behaviour, *values])[:MOST]
+    ]
 
 
 def _different(xs: list[Any]) -> list[Any]:

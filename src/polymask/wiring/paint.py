@@ -13,8 +13,8 @@ from polymask.calling import as_read, call, logits_of, tensors_of, two_rows
 from polymask.copies.kept import twin
 from polymask.parts.seeds import generator
 from polymask.wiring.disturb import Disturbance
-from polymask.wiring.inputs import REFUSED, Inputs, Taken, with_options
-from polymask.wiring.trial import explored
+from polymask.wiring.explore import explore
+from polymask.wiring.inputs import REFUSED, Inputs, InputSpace, with_options
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PLAIN = (*LAYERS, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -35,25 +35,25 @@ def axis_of(module: nn.Module) -> int:
     return 1 if channels_first else -1
 
 
-def spoiled(x: Tensor, axis: int) -> Tensor:
+def nan_columns(x: Tensor, axis: int) -> Tensor:
     """The columns in which something is NaN."""
     if not x.is_floating_point() or not x.numel():
-        return busy(x.isnan(), axis)
+        return nonzero_columns(x.isnan(), axis)
     others = [place for place in range(x.ndim) if place != axis % x.ndim]
     return (x.amax(others) if others else x).isnan()
 
 
-def busy(x: Tensor, axis: int) -> Tensor:
+def nonzero_columns(x: Tensor, axis: int) -> Tensor:
     """The columns in which something is not zero."""
     return (x != 0).movedim(axis, -1).reshape(-1, x.shape[axis]).any(0)
 
 
-def disturbing(x: Tensor, axis: int) -> Tensor:
+def nonzero_number_columns(x: Tensor, axis: int) -> Tensor:
     """The columns in which something is a number other than zero: under large inputs some networks only answer NaN."""
-    return busy(x.nan_to_num(0.0, 0.0, 0.0), axis)
+    return nonzero_columns(x.nan_to_num(0.0, 0.0, 0.0), axis)
 
 
-class Probe:
+class PaintedCopy:
     """A perturbed copy of a network in evaluation mode, whose layers' outputs can be overwritten unit by unit.
 
     Parameters and running statistics are moved at random, so that what is zero by accident (a bias at its start) is
@@ -64,7 +64,7 @@ class Probe:
         example: an input that it accepts.
         key: of the random draws.
         later: buffers that a forward changes -> what they may look like later.
-        taken: what the network takes beside its example, if that is known.
+        space: what the network takes beside its example, if that is known.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Probe:
         model: nn.Module,
         example: Any,
         key: object = 0,
-        taken: Taken | None = None,
+        space: InputSpace | None = None,
         *,
         later: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -83,25 +83,25 @@ class Probe:
         self._disturbance = Disturbance(self.model, self.draw, later)
         self._disturbance.redraw()
         given = as_read(self.model, tensors_of(example, lambda t: t.detach().cpu()))
-        self.inputs = Inputs(with_options(self.model.forward, given), self.draw, taken or Taken())
-        if taken is None:
-            self.inputs.taken = explored(self.model, self.inputs)
-        self.beside = [*self.inputs.taken.apart]
+        self.inputs = Inputs(with_options(self.model.forward, given), self.draw, space or InputSpace())
+        if space is None:
+            self.inputs.space = explore(self.model, self.inputs)
+        self.extra_inputs = [*self.inputs.space.other_modules]
         self._outputs: dict[str, dict[Any, Any]] = {}
         self._redrawn = 0
         self.redraw()
 
     @property
-    def asked(self) -> list[Any]:
+    def followed_inputs(self) -> list[Any]:
         """The inputs under which paint is followed: the example, and others that take another path."""
-        return [self.example, *self.beside]
+        return [self.example, *self.extra_inputs]
 
     @torch.no_grad()
     def run(
         self,
         values: Mapping[str, Tensor],
         look: Mapping[str, int] | None = None,
-        see: See = spoiled,
+        see: See = nan_columns,
         idle: Collection[str] = (),
         x: Any = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -141,7 +141,7 @@ class Probe:
                 del self.modules[path].forward
         return logits, seen
 
-    def arriving(
+    def inputs_of(
         self,
         values: Mapping[str, Tensor],
         look: Mapping[str, int],
@@ -170,22 +170,22 @@ class Probe:
                 hook.remove()
         return {reader: torch.cat(parts) for reader, parts in found.items() if parts}
 
-    def called(self, sizes: Mapping[str, int]) -> dict[str, bool]:
+    def modules_called(self, sizes: Mapping[str, int]) -> dict[str, bool]:
         """Which modules are called in this mode, and always answer with one tensor that has their units at their axis.
 
         Args:
             sizes: module -> how many units it should have.
         """
         found: dict[str, bool] = {}
-        for x in self.asked:
+        for x in self.followed_inputs:
             # Batch statistics want two rows; but not every network takes them.
             several = two_rows(x)
-            each = self._noted(several, sizes) or self._noted(x, sizes) or {}
+            each = self._modules_called_by(several, sizes) or self._modules_called_by(x, sizes) or {}
             for path, fits in each.items():
                 found[path] = found.get(path, True) and fits
         return found
 
-    def _noted(self, x: Any, sizes: Mapping[str, int]) -> dict[str, bool] | None:
+    def _modules_called_by(self, x: Any, sizes: Mapping[str, int]) -> dict[str, bool] | None:
         """Which modules an input calls; None if the network refuses it."""
         found: dict[str, bool] = {}
         hooks = [
@@ -252,6 +252,6 @@ def _note(path: str, axis: int, size: int, found: dict[str, bool], _: nn.Module,
     found[path] = found.get(path, True) and fits
 
 
-def shut(sizes: Mapping[str, int], paths: Iterable[str]) -> dict[str, Tensor]:
+def zeros_for(sizes: Mapping[str, int], paths: Iterable[str]) -> dict[str, Tensor]:
     """Zeros for all units of some modules."""
     return {path: torch.zeros(sizes[path]) for path in paths}

@@ -1,4 +1,4 @@
-"""Doubt a wiring: mask at random, overwrite all that should then not matter, and see whether the network answers so."""
+"""Cross-check a wiring: mask at random, overwrite all that should then not matter, and see what it answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.wiring.case import Case
-from polymask.wiring.probe import Probe
+from polymask.wiring.paint import PaintedCopy
 from polymask.wiring.table import Wiring
 
 DENSITIES = (0.5, 0.2, 0.8, 0.5)
@@ -25,7 +25,7 @@ ROUNDS, FEW = 2, 4
 
 
 @dataclass
-class Guilt:
+class Violations:
     """What a network did that it should not do.
 
     Args:
@@ -38,8 +38,11 @@ class Guilt:
 
 
 @torch.no_grad()
-def doubted(
-    wiring: Wiring, probe: Probe, anew: Callable[[Guilt], Wiring | None] = lambda _: None, brief: bool = False
+def cross_check(
+    wiring: Wiring,
+    network: PaintedCopy,
+    ask_again: Callable[[Violations], Wiring | None] = lambda _: None,
+    brief: bool = False,
 ) -> Wiring:
     """The wiring, if a network behaves as it says; else with every layer that does not left conservative.
 
@@ -49,57 +52,58 @@ def doubted(
 
     Args:
         wiring: what was found.
-        probe: the perturbed copy of the network; its weights change.
-        anew: finds the wiring again under inputs that proved it wrong; None if there is nothing new to ask.
-        brief: whether it was doubted at length, in vain, for another network of the same build.
+        network: the perturbed copy of the network; its weights change.
+        ask_again: finds the wiring again under inputs that proved it wrong; None if there is nothing new to ask.
+        brief: whether it was cross-checked at length, in vain, for another network of the same build.
     """
     if not wiring.sites:
         return wiring
-    shared = _shared(probe.model)
-    guilt = _guilt(wiring, probe, shared, brief)
-    if guilt.layers and brief:
-        guilt = _guilt(wiring, probe, shared)
+    shared = _shared(network.model)
+    violations = _violations(wiring, network, shared, brief)
+    if violations.layers and brief:
+        violations = _violations(wiring, network, shared)
     for _ in range(ROUNDS):
-        other = anew(guilt) if guilt.layers else None
+        other = ask_again(violations) if violations.layers else None
         if other is None:
             break
-        wiring, guilt = other, _guilt(other, probe, shared)
-    if guilt.layers:
+        wiring, violations = other, _violations(other, network, shared)
+    if violations.layers:
+        leaking = ", ".join(sorted(violations.layers))
         warnings.warn(
-            f"masked units were seen to reach the output past what was found of {', '.join(sorted(guilt.layers))}: "
+            f"masked units were seen to reach the output past what was found of {leaking}: "
             "these layers freeze whole once a task has learned them. Is there a nan_to_num, an argmax or a table "
             "lookup between layers?",
             stacklevel=3,
         )
-    wiring = _spared(wiring, shared, "its weight or bias has another name too")
-    return _spared(wiring, guilt.layers, "masked units reach the output on a path that was not found")
+    wiring = _left_conservative(wiring, shared, "its weight or bias has another name too")
+    return _left_conservative(wiring, violations.layers, "masked units reach the output on a path that was not found")
 
 
-def _guilt(wiring: Wiring, probe: Probe, shared: set[str], brief: bool = False) -> Guilt:
-    """What a network does under random masks and various inputs that the wiring does not say."""
-    guilt, readers = Guilt(), {reader for reader in wiring.feeds if reader not in wiring.echoes}
+def _violations(wiring: Wiring, network: PaintedCopy, shared: set[str], brief: bool = False) -> Violations:
+    """What a network does under random masks and many inputs that the wiring does not say."""
+    violations, readers = Violations(), {reader for reader in wiring.feeds if reader not in wiring.echoes}
     patterns = LEAST if brief else max(LEAST, min(MOST, UNITS // max(sum(wiring.sizes.values()), 1)))
-    turns = sum(setting.often for setting in probe.inputs.taken.settings)
+    turns = sum(setting.often for setting in network.inputs.space.settings)
     for place in range(patterns):
-        probe.redraw()
-        masks = _masks(wiring, probe, DENSITIES[place % 4], whole=place % 4 > 2)
-        case = Case(wiring, probe, masks, {*wiring.rows, *readers} - guilt.layers - shared)
+        network.redraw()
+        masks = _masks(wiring, network, DENSITIES[place % 4], whole=place % 4 > 2)
+        case = Case(wiring, network, masks, {*wiring.rows, *readers} - violations.layers - shared)
         # Of many patterns, every other one under unlike inputs alone.
-        if patterns < MANY or place % 2 == 0 or not case.ask_others(1):
-            case.ask_known()
-            case.ask_others(min(OTHERS, -(-turns // patterns)) if patterns < MANY else 0)
-        told = case.told()
-        if told and not case.known:
-            case.ask_known()
-            told = case.told()
-        for layer, places in told.items():
-            guilt.layers.add(layer)
+        if patterns < MANY or place % 2 == 0 or not case.run_others(1):
+            case.run_known()
+            case.run_others(min(OTHERS, -(-turns // patterns)) if patterns < MANY else 0)
+        leaks = case.leaks()
+        if leaks and not case.known:
+            case.run_known()
+            leaks = case.leaks()
+        for layer, places in leaks.items():
+            violations.layers.add(layer)
             if not case.known & places:
-                guilt.inputs += [case.inputs[place] for place in places][: max(0, FEW - len(guilt.inputs))]
-    return guilt
+                violations.inputs += [case.inputs[place] for place in places][: max(0, FEW - len(violations.inputs))]
+    return violations
 
 
-def _spared(wiring: Wiring, layers: set[str], why: str) -> Wiring:
+def _left_conservative(wiring: Wiring, layers: set[str], why: str) -> Wiring:
     """The wiring with some layers left conservative."""
     notes = {layer: why for layer in sorted(layers) if layer in wiring.rows or layer in wiring.feeds}
     return replace(
@@ -118,10 +122,10 @@ def _shared(model: nn.Module) -> set[str]:
     return {name.rpartition(".")[0] for names in owners.values() if len(names) > 1 for name in names}
 
 
-def _masks(wiring: Wiring, probe: Probe, density: float, whole: bool) -> dict[str, Tensor]:
+def _masks(wiring: Wiring, network: PaintedCopy, density: float, whole: bool) -> dict[str, Tensor]:
     """Random masks; some sites wholly shut or wholly open, if asked for."""
-    masks = {site: torch.rand(size, generator=probe.draw) < density for site, size in wiring.sizes.items()}
+    masks = {site: torch.rand(size, generator=network.draw) < density for site, size in wiring.sizes.items()}
     for mask in masks.values() if whole else ():
-        fate = float(torch.rand((), generator=probe.draw))
+        fate = float(torch.rand((), generator=network.draw))
         mask.fill_(False) if fate < 0.3 else mask.fill_(True) if fate > 0.7 else None
     return masks

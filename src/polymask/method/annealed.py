@@ -1,4 +1,4 @@
-"""Attention on units, as HAT and its kin learn it: open a task's gates, anneal them, say how far they are taken."""
+"""Annealed gates on units, as HAT and its kin learn them: open a task's, anneal them, say how far they are taken."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from polymask.method.contract import Method
 from polymask.parts.seeds import generator
 from polymask.sites.roles import Plan
 from polymask.sites.slots import Annealed, Echo
-from polymask.sites.table import Kind, whole
+from polymask.sites.table import Kind, unsharded
 from polymask.wiring import Wiring, ask
 
 EDGE = 6.0
@@ -60,7 +60,7 @@ def positive(size: int, draw: torch.Generator) -> Tensor:
     return 2 * torch.rand(size, generator=draw)
 
 
-def wire(method: Method, planned: Plan, *kinds: Kind) -> Wiring:
+def find_wiring(method: Method, planned: Plan, *kinds: Kind) -> Wiring:
     """Ask a method's network which units can be masked, of the layers whose weights have these roles.
 
     Where ``masked=`` names weights, the units of their layers alone.
@@ -74,7 +74,7 @@ def wire(method: Method, planned: Plan, *kinds: Kind) -> Wiring:
     return wiring.only({*rows.values()})
 
 
-def zeros(method: Method) -> dict[str, Tensor]:
+def zeros_per_unit(method: Method) -> dict[str, Tensor]:
     """A zero for every unit of every site."""
     like = next(method.model.parameters())
     sizes = method.sites.wiring.sizes.items()
@@ -90,7 +90,7 @@ def open_gates(method: Method, s_max: float, soft: bool = False, draw: Draw = no
         sources[site] = Annealed(embedding, s_max, soft)
         method.give_scores(site, sources[site])
     for norm in wiring.echoes:
-        method.sites.units[norm].source = Echo(partial(wiring.columns, norm, always=1.0), sources)
+        method.sites.units[norm].source = Echo(partial(wiring.per_column, norm, always=1.0), sources)
 
 
 def gates(method: Method) -> dict[str, Annealed]:
@@ -108,12 +108,14 @@ def anneal(method: Method, how: Anneal, progress: float) -> None:
         source.scores.data.clamp_(-how.edge, how.edge)
 
 
-def taken(method: Method, union: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+def gates_and_usage(method: Method, union: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """Site -> its gates now, and how far earlier tasks have used its units: what ``capacity_penalty`` reads."""
-    return {site: (whole(source.gate()).to(union[site].dtype), union[site]) for site, source in gates(method).items()}
+    return {
+        site: (unsharded(source.gate()).to(union[site].dtype), union[site]) for site, source in gates(method).items()
+    }
 
 
-def filled(union: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+def capacity_of(union: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
     """What ``Method.capacity`` reports, from the units in use and how far each entry of a weight is taken, 0 to 1.
 
     "size" is what Serra et al. 2018 (section 4.4) call the compressed network: the share of its masked weights and
@@ -125,8 +127,8 @@ def filled(union: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> dict[str,
     return {"size": size, "units": units, "free": {name: float((1 - one.float()).mean()) for name, one in used.items()}}
 
 
-def ends(method: Method, name: str, values: Mapping[str, Tensor], always: float) -> Tensor:
-    """``Wiring.ends`` in the shape of the tensor itself, and in its dtype, or the real one of a complex tensor."""
+def per_entry(method: Method, name: str, values: Mapping[str, Tensor], always: float) -> Tensor:
+    """``Wiring.per_entry`` in the shape of the tensor itself, and in its dtype, or the real one of a complex tensor."""
     tensor = method.sites.tensor(name)
-    found = method.sites.wiring.ends(name, tensor.shape, values, always)
+    found = method.sites.wiring.per_entry(name, tensor.shape, values, always)
     return found.to(tensor.device, tensor.dtype.to_real()).expand(tensor.shape)

@@ -1,4 +1,4 @@
-"""Overheard in a forward: which operations ran, what numbers were compared with, and where they were looked up."""
+"""What a forward does, noted: which operations ran, what numbers were compared with, and where they were looked up."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FARTHEST = 1e6
 """Beyond this a number that something is compared with is no threshold of an input."""
 
 
-class Overheard(TorchFunctionMode):
+class OperationLog(TorchFunctionMode):
     """What a network does between its input and its answer, operation by operation.
 
     >>> ids = torch.arange(4)
-    >>> with Overheard() as heard:
+    >>> with OperationLog() as log:
     ...     _ = (ids > 150).any()
-    >>> heard.operations, heard.thresholds, heard.compared(ids)
+    >>> log.operations, log.thresholds, log.compared(ids)
     (['gt', 'any'], {150.0}, {150.0})
     """
 
@@ -39,7 +39,7 @@ class Overheard(TorchFunctionMode):
 
     def compared(self, leaf: Tensor) -> set[float]:
         """With what a tensor itself was compared."""
-        return {number for t, numbers in self._compared if same(t, leaf) for number in numbers}
+        return {number for t, numbers in self._compared if same_numbers(t, leaf) for number in numbers}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -63,7 +63,7 @@ class Overheard(TorchFunctionMode):
                 self._compared.append((args[0].detach().clone(), numbers))
 
 
-def same(a: Tensor, b: Tensor) -> bool:
+def same_numbers(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors hold the same numbers, whatever their shapes."""
     return a.numel() == b.numel() and bool((a.flatten() == b.flatten()).all())
 
@@ -110,7 +110,7 @@ def _work(name: str, args: tuple[Any, ...], y: Tensor) -> float:
     return y.numel() * (1 + terms / 16)
 
 
-def spoken(model: nn.Module) -> set[int | float | str]:
+def constants_of(model: nn.Module) -> set[int | float | str]:
     """The constants in what a network's own code runs, its own numbers, and the keys under which it keeps modules.
 
     What Python compares shows in no operation: ``if domain == 7``, ``experts[name]``.
@@ -121,7 +121,7 @@ def spoken(model: nn.Module) -> set[int | float | str]:
     >>> class Net(nn.Module):
     ...     def forward(self, x, domain):
     ...         return x * 3 if domain == 70 else x
-    >>> sorted(spoken(Net()))
+    >>> sorted(constants_of(Net()))
     [3, 70]
     """
     found: set[int | float | str] = set()
@@ -129,14 +129,14 @@ def spoken(model: nn.Module) -> set[int | float | str]:
     for module in model.modules():
         kind, own = type(module), vars(module)
         if not kind.__module__.startswith("torch."):
-            _say([getattr(kind, "forward", None), *own.values()], kind, seen, found)
+            _collect_constants([getattr(kind, "forward", None), *own.values()], kind, seen, found)
             found.update(value for value in own.values() if type(value) in (int, float))
         if isinstance(module, nn.ModuleDict | nn.ParameterDict):
             found.update(module.keys())
     return {value for value in found if isinstance(value, str) or abs(value) < FARTHEST}
 
 
-def _say(values: Iterable[Any], kind: type, seen: set[CodeType], found: set[int | float | str]) -> None:
+def _collect_constants(values: Iterable[Any], kind: type, seen: set[CodeType], found: set[int | float | str]) -> None:
     """Note the constants of functions and of those that they call by name, of their class or of their file."""
     for value in values:
         code = getattr(value, "__code__", value)
@@ -148,7 +148,7 @@ def _say(values: Iterable[Any], kind: type, seen: set[CodeType], found: set[int 
         globally = getattr(value, "__globals__", {})
         named = [vars(kind).get(name, globally.get(name)) for name in code.co_names]
         inner = [f for f in named if isinstance(f, FunctionType) and not f.__module__.startswith("torch")]
-        _say([*code.co_consts, *inner], kind, seen, found)
+        _collect_constants([*code.co_consts, *inner], kind, seen, found)
 
 
 def _flat(constants: Iterable[Any]) -> Iterable[Any]:
