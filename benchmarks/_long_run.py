@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 import tracemalloc
@@ -127,11 +128,11 @@ def fill(method: str, count: int, out: Path, upto: int, seconds: float) -> int:
     return tasks_in(out)
 
 
-def early_and_late(method: str, count: int, out: Path, turns: int, folder: Path) -> tuple[list[float], list[float]]:
+def early_and_late(method: str, count: int, out: Path, turns: int) -> tuple[list[float], list[float]]:
     """CPU seconds besides training of tasks 11 and on of a young run, and of the last ones of an old run, in turns."""
     clock = Clock(2)
-    with watched(clock):
-        runs = [go(clock, 0, method, 10 + turns, folder / "young"), go(clock, 1, method, count, out)]
+    with tempfile.TemporaryDirectory() as folder, watched(clock):
+        runs = [go(clock, 0, method, 10 + turns, Path(folder)), go(clock, 1, method, count, out)]
         for run in runs:
             run.join()
     return clock.rest[0][-turns:], clock.rest[1][-turns:]

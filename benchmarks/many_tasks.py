@@ -122,7 +122,7 @@ def long_run(method: str, folder: Path, count: int, seconds: float) -> None:
     if done < count:
         cpu, wall = resumed(method, count, out)
         print(f"{method}: resumed at task {done} in {cpu:.1f} CPU s, {wall:.1f} s besides imports")
-        early, old = in_turns(method, count, out, turns, folder)
+        early, old = in_turns(method, count, out, turns)
         ratio, times = median(old) / median(early), [f"{1e3 * median(one):.1f}" for one in (early, old)]
         rows = [["", f"tasks 11-{10 + turns}, ms", f"tasks {count - turns + 1}-{count}, ms", "late / early", "target"]]
         rows.append(["CPU besides training", *times, f"{ratio:.3f}", verdict(ratio, most)])
