@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.copies.kept import renewed, twin
-from polymask.learning.config import Refused
 from polymask.learning.extend import extend
 from polymask.learning.learn import check_roles, learn, make_bank
+from polymask.learning.options import Refused
 from polymask.learning.training import Training
 from polymask.method.contract import Method
 from polymask.method.snapshot import broadcast

@@ -20,18 +20,20 @@ from polymask.bank.base import Builder
 from polymask.bank.store import as_json
 from polymask.calling import as_read, tensors_of
 from polymask.learning import folder as files
-from polymask.learning.config import Refused, arguments, description, settled
+from polymask.learning.config import arguments, description, settled
 from polymask.learning.drift import Probes
 from polymask.learning.fabric import make_fabric, precision_of
 from polymask.learning.load import prepared
 from polymask.learning.loop import narrowed
 from polymask.learning.objective import Objective
+from polymask.learning.options import Refused
 from polymask.learning.results import Results
 from polymask.learning.session import Session, opened
 from polymask.learning.training import Training
 from polymask.method.checks import refuse_shared
 from polymask.method.contract import Method
 from polymask.method.learner import without_base
+from polymask.method.own import import_method
 from polymask.methods import METHODS
 from polymask.probe import probe_batch, run_probe
 from polymask.sites.table import BASE, detach
@@ -100,7 +102,7 @@ def learn(
     Args:
         model: any module; its head is replaced per task where the method's heads are private.
         tasks: a stream, or any sequence of tasks.
-        method: a key of ``METHODS``, or a method's class.
+        method: a key of ``METHODS``, a method's class, or its address ``package.module:Class``.
         out: the run's folder: results.json, config.yaml, bank/, epochs.csv, tensorboard/; None: nothing is written.
         seed: key of every random draw.
         options: the method's own arguments.
@@ -206,14 +208,17 @@ def earlier_results(
 
 
 def method_class(method: str | type[Method]) -> type[Method]:
-    """The class behind a name.
+    """The class behind a name, or at an address ``package.module:Class``.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or an address of no method.
     """
+    if isinstance(method, str) and ":" in method:
+        return import_method(method)
     if isinstance(method, str):
         if method.replace("-", "_") not in METHODS:
-            raise ValueError(f"expected a method of {', '.join(METHODS)}, found {method!r}")
+            names = ", ".join(METHODS)
+            raise ValueError(f"expected a method of {names}, or package.module:Class, found {method!r}")
         return METHODS[method.replace("-", "_")]
     return method
 
