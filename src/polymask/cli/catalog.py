@@ -23,7 +23,7 @@ METHODS_FILE = Path(__file__).parents[1] / "methods" / "catalog.json"
 """Method -> its card, recipes, options and bytes per task; made by ``python -m polymask.cli.catalog``."""
 
 RUN_FILE = Path(__file__).parent / "run.json"
-"""What ``run_named``, ``Training`` and each stream take; made with it."""
+"""What the commands, ``run_named``, ``Training``, each stream and joint training take; made with it."""
 
 
 @cache
@@ -42,11 +42,8 @@ def options_for(method: str) -> Options:
     >>> options_for("supsup")["density"]["default"]
     0.5
     """
-    if method == JOINT:
-        text = "all: a network for every prefix of the stream; last: one for the whole."
-        return {"prefixes": {"type": "Literal['all', 'last']", "default": "all", "meaning": text}}
     if ":" not in method:
-        found: Options = read(METHODS_FILE)[method]["options"]
+        found: Options = read(RUN_FILE)[JOINT] if method == JOINT else read(METHODS_FILE)[method]["options"]
         return found
     own = importlib.import_module("polymask.method.own").import_method(method)
     return dict(importlib.import_module("polymask.cli.describe").options_in(own, CONTRACT))

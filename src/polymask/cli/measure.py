@@ -18,7 +18,8 @@ from polymask.cli.commands.run import compare, run
 from polymask.cli.demo import demo
 from polymask.cli.describe import options_in
 from polymask.learning.by_name import run_named
-from polymask.learning.options import CONTRACT, options_of
+from polymask.learning.joint.prefixes import learn_joint
+from polymask.learning.options import CONTRACT, JOINT, options_of
 from polymask.learning.training import Training
 from polymask.method.contract import Method
 from polymask.methods import METHODS
@@ -77,6 +78,7 @@ def texts() -> dict[Path, str]:
         "commands": commands,
         "run": options_in(run_named, ("how", "options", "training")),
         "training": options_in(Training),
+        JOINT: {"prefixes": options_in(learn_joint)["prefixes"]},
         "streams": {name: options_in(make, STREAM) for name, make in NAMED.items()},
     }
     cards = {name: entry(kind) for name, kind in METHODS.items()}

@@ -109,8 +109,8 @@ class Parser(ArgumentParser):
 
     def _in_full(self, word: str) -> str:
         """An option as it is called in full; ``--ratio`` is short for ``--options.ratio``."""
-        said, equals, value = word.partition("=")
-        name = said[2:].replace("-", "_")
+        key, equals, value = word.partition("=")
+        name = key[2:].replace("-", "_")
         if name.startswith("net.") and "net" in self.kinds and name not in self.kinds:
             # Which arguments a network takes is not known before it is made.
             self.kinds[name] = Any
