@@ -13,10 +13,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from polymask.cli.commands.learning import run_parser
+from polymask.cli.commands.run import arguments
 from polymask.cli.main import main
-from polymask.cli.options import parse, words
-from polymask.cli.parsers import regrouped, stream_of
+from polymask.cli.parsers import parser_of
 from polymask.methods import METHODS
 from polymask.streams import Stream, make_stream
 
@@ -93,8 +92,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read(name: str, *more: str) -> dict[str, Any]:
     """What ``polymask run --config FILE`` would run."""
-    argv = words(["--config", str(FOLDER / f"{name}.yaml"), *more])
-    return regrouped(parse(run_parser(argv), argv), stream_of(argv))
+    argv = ["--config", str(FOLDER / f"{name}.yaml"), *more]
+    return arguments(parser_of("run", argv).read(argv))
 
 
 def streamed(values: dict[str, Any], data_root: Path | str, **other: Any) -> Stream:

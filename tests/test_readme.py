@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import doctest
-import importlib
+import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from polymask.cli.catalog import BLOCKS, main, rewritten
-from polymask.cli.main import COMMANDS
-from polymask.cli.options import parse, words
+from polymask.cli.catalog import BLOCKS, main, with_tables
+from polymask.cli.main import main as program
+from polymask.cli.measure import texts
+from polymask.cli.parsers import parser_of
 from polymask.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -22,8 +25,13 @@ GENERATED = ("README.md", "docs/methods.md")
 @pytest.mark.parametrize("name", GENERATED)
 def test_generated_tables_are_up_to_date(name: str) -> None:
     text = (ROOT / name).read_text()
-    assert rewritten(text) == text, f"run: python -m polymask.cli.catalog {' '.join(GENERATED)}"
+    assert with_tables(text) == text, f"run: python -m polymask.cli.catalog {' '.join(GENERATED)}"
     assert all(f"| {method} " in text for method in METHODS)
+
+
+def test_the_catalogues_are_what_the_classes_say_now() -> None:
+    for path, text in texts().items():
+        assert path.read_text() == text, f"run: python -m polymask.cli.catalog {' '.join(GENERATED)}"
 
 
 def test_a_stale_table_is_made_anew_and_the_rest_left_alone(tmp_path: Path) -> None:
@@ -34,7 +42,7 @@ def test_a_stale_table_is_made_anew_and_the_rest_left_alone(tmp_path: Path) -> N
     assert "| old |" not in text
     assert text.startswith("before\n<!-- recipes -->\n| method ")
     assert text.endswith("<!-- /recipes -->\nafter\n")
-    assert rewritten("no marker") == "no marker"
+    assert with_tables("no marker") == "no marker"
     assert set(BLOCKS) == {"methods", "options", "recipes"}
 
 
@@ -46,14 +54,47 @@ def test_the_examples_give_what_they_say(tmp_path: Path, monkeypatch: pytest.Mon
     assert runner.run(test).failed == 0
 
 
+@pytest.fixture
+def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The README's own method, in the file of which it speaks, in the folder where we are."""
+    (text,) = re.findall(r"^```python\n(\"\"\".*?)```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "above.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "above", raising=False)
+    return text
+
+
+def test_a_method_of_ones_own_is_short_and_works_as_the_readme_shows_it(
+    own_method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(own_method.splitlines()) < 40
+    shown = re.findall(r"^    polymask (.*above.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert [line.split()[0] for line in shown] == ["run", "add", "compare", "roles", "methods"]
+    assert [program(shlex.split(line)) for line in shown] == [0] * 5
+    out = capsys.readouterr().out
+    assert re.search(r"^above:Above +me, now +weight", out, re.MULTILINE)
+    assert re.search(r"^above:Above +start +0.01", out, re.MULTILINE)
+    report = json.loads(Path("runs/above/results.json").read_text())
+    assert (report["tasks"][-1], report["max_logit_drift"]) == ("digits/rotated-0", 0)
+    assert report["average_accuracy"] is None
+    assert report["accuracy"][-1][-1] > 0.5
+    config = yaml.safe_load(Path("runs/above/config.yaml").read_text())
+    assert (config["method"], config["options"]) == ("above:Above", {"start": 0.02})
+    # The file that it wrote names it, so that the run goes on; a comparison's folder can be made anywhere.
+    assert program(["run", "--config", "runs/above/config.yaml", "--out", "runs/above"]) == 0
+    assert json.loads(Path("runs/above/results.json").read_text()) == report
+    assert Path("runs/compare/above-Above-0/results.json").exists()
+    assert program(["verify", "runs/above"]) == 0
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/run.md"])
-def test_every_command_that_is_shown_can_be_meant(name: str) -> None:
+def test_every_command_that_is_shown_can_be_meant(name: str, own_method: str) -> None:
     commands = re.findall(r"^    polymask (\S+) ?(.*)$", (ROOT / name).read_text(), re.MULTILINE)
     assert len(commands) > 3
     for command, rest in commands:
-        argv = [word for word in words(shlex.split(rest)) if word not in ("--config", "runs/first/config.yaml")]
-        module = importlib.import_module(f"polymask.cli.commands.{COMMANDS[command][0]}")
-        parse(module.PARSERS[command](argv), argv)
+        argv = [word for word in shlex.split(rest) if word not in ("--config", "runs/first/config.yaml")]
+        parser_of(command, argv).read(argv)
 
 
 def test_links_lead_somewhere() -> None:

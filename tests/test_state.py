@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.copies.kept import refresh_caches, twin
-from polymask.learning.config import Refused
 from polymask.learning.extend import extend
 from polymask.learning.learn import learn
 from polymask.learning.learner import check_roles, make_bank
+from polymask.learning.options import Refused
 from polymask.learning.training import Training
 from polymask.method.contract import Method
 from polymask.method.snapshot import broadcast

@@ -5,13 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from polymask.bank.bank import Bank
-from polymask.bank.base import Builder
-from polymask.sites.table import Role, Sites, attach, bake, detach
-from polymask.task import Meta, TaskRecord, activate, switch
 from polymask.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from polymask.bank.bank import Bank
+    from polymask.bank.base import Builder
     from polymask.learning.extend import extend
     from polymask.learning.learn import learn
     from polymask.learning.objective import Objective
@@ -34,7 +32,9 @@ if TYPE_CHECKING:
         SupSup,
     )
     from polymask.mixed import Mixed
+    from polymask.sites.table import Role, Sites, attach, bake, detach
     from polymask.streams.stream import Stream, Task
+    from polymask.task import Meta, TaskRecord, activate, switch
 
 __all__ = [
     "HAT",
@@ -73,26 +73,41 @@ __all__ = [
     "switch",
 ]
 
-# Loaded at first use: who serves a bank needs neither methods nor the loop.
-_LATER = {
-    "Card": "method.card",
-    "Recipe": "method.card",
-    "Method": "method.contract",
-    **dict.fromkeys(("METHODS", "Finetune", "Independent", "LinearProbe"), "methods"),
-    **dict.fromkeys(("AdaHAT", "ExSSNeT", "HAT", "PackNet", "Piggyback", "SupSup", "TFM", "WSN"), "methods"),
-    "Mixed": "mixed",
-    "Stream": "streams.stream",
-    "Task": "streams.stream",
-    "Objective": "learning.objective",
-    "Training": "learning.training",
-    "extend": "learning.extend",
-    "learn": "learning.learn",
-    "load": "loaded",
+_ROOMS = {
+    "bank.bank": ("Bank",),
+    "bank.base": ("Builder",),
+    "learning.extend": ("extend",),
+    "learning.learn": ("learn",),
+    "loaded": ("load",),
+    "learning.objective": ("Objective",),
+    "learning.training": ("Training",),
+    "method.card": ("Card", "Recipe"),
+    "method.contract": ("Method",),
+    "methods": ("METHODS", "Finetune", "Independent", "LinearProbe"),
+    "methods.adahat": ("AdaHAT",),
+    "methods.exssnet": ("ExSSNeT",),
+    "methods.hat": ("HAT",),
+    "methods.packnet": ("PackNet",),
+    "methods.piggyback": ("Piggyback",),
+    "methods.supsup": ("SupSup",),
+    "methods.tfm": ("TFM",),
+    "methods.wsn": ("WSN",),
+    "mixed": ("Mixed",),
+    "sites.table": ("Role", "Sites", "attach", "bake", "detach"),
+    "streams.stream": ("Stream", "Task"),
+    "task": ("Meta", "TaskRecord", "activate", "switch"),
 }
+"""Module -> the names that the face shows of it, imported at first use: who lists methods needs no torch."""
+
+_MODULES = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _MODULES:
         raise AttributeError(f"module 'polymask' has no attribute {name!r}")
-    globals()[name] = found = getattr(importlib.import_module(f"polymask.{_LATER[name]}"), name)
+    globals()[name] = found = getattr(importlib.import_module(f"polymask.{_MODULES[name]}"), name)
     return found
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import yaml
 
 import polymask
 from polymask.cli.main import COMMANDS, main
+from polymask.cli.parsers import parser_of
 from polymask.loaded import load
 from polymask.methods import METHODS
 from polymask.nets import build_net
@@ -69,9 +71,9 @@ def test_every_option_of_a_stream_and_a_network_reaches_the_run() -> None:
     assert load("run").bank.model().model.head.in_features == 4 * 4 * 4
 
 
-@pytest.mark.parametrize("argv", [["--ratio", "0.5", "0.75"], ["--options.ratio", "[0.5, 0.75]"]])
-def test_packnets_ratio_is_one_number_or_one_a_task(argv: list[str]) -> None:
-    assert main(["run", "--method", "packnet", "--stream", "digits", *QUICK, *argv, "--out", "run"]) == 0
+@pytest.mark.parametrize("argv", ["--ratio 0.5 0.75", "--ratio 0.5,0.75", "--options.ratio=[0.5,0.75]"])
+def test_packnets_ratio_is_one_number_or_one_a_task(argv: str) -> None:
+    assert main(["run", "--method", "packnet", "--stream", "digits", *QUICK, *argv.split(), "--out", "run"]) == 0
     assert report("run")["options"]["ratio"] == [0.5, 0.75]
 
 
@@ -198,7 +200,7 @@ def test_what_fails_is_one_line_and_code_1(argv: str, line: str, capsys: pytest.
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polymask.cli.commands.looking.methods_table", lambda: torch.ones(2) @ torch.ones(3))
+    monkeypatch.setattr("polymask.cli.commands.methods.methods_table", lambda _: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         main(["methods"])
 
@@ -298,6 +300,65 @@ def test_the_program_starts_without_what_only_learning_needs() -> None:
     assert version == polymask.__version__
     heavy = {"lightning_fabric", "tensorboard", "torchvision", "timm", "transformers", "datasets", "sklearn", "rich"}
     assert not heavy & set(modules.split())
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "--help",
+        "rnu",
+        "run --help",
+        "run --method pakcnet",
+        "run --epoch 3",
+        "run --epochs x",
+        "compare --methods hat,wns",
+        "run --method hat --stream digits-rotated --raito 3",
+        "methods",
+        "methods --method supsup",
+    ],
+)
+def test_what_is_not_run_is_answered_without_torch(argv: str) -> None:
+    script = f"import sys; from polymask.cli.main import main; main({argv.split()}); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "polymask.methods"} & set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (None, "expected package.module:Class that can be imported, found 'other:Mine': No module named 'other'"),
+        ("", "expected package.module:Class that can be imported, found 'other:Mine': module 'other' has no attribute"),
+        ("def Mine(): pass", "expected a class at 'other:Mine' that inherits from polymask.Method, found Mine"),
+        (
+            "from polymask import Method\nclass Mine(Method): name = 'mine'",
+            "expected 'other:Mine' to have _open, card, recipes, found a class without",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["run --method", "compare --methods", "roles --method", "methods --method"])
+def test_what_is_no_method_of_ones_own_is_said_in_a_line(
+    command: str, text: str | None, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "other", raising=False)
+    if text is not None:
+        Path("other.py").write_text(text)
+    importlib.invalidate_caches()
+    code, found = complaint(capsys, *command.split(), "other:Mine")
+    assert code == 2
+    assert found.startswith(f"polymask: error: {line}")
+
+
+def test_an_option_of_ones_own_method_is_read_by_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path.cwd())
+    monkeypatch.delitem(sys.modules, "typed_method", raising=False)
+    Path("typed_method.py").write_text(
+        "from collections.abc import Sequence\nfrom polymask import PackNet\nclass Mine(PackNet):\n"
+        "    def __init__(self, model, example, *, rates: float | Sequence[float] = (), free=None): pass\n"
+    )
+    for command, named in (("run", "--method"), ("compare", "--methods"), ("roles", "--method")):
+        argv = [named, "typed_method:Mine", "--rates", "1", "2", "--free", "{a: 1e-3}"]
+        values = parser_of(command, argv).read(argv)
+        assert values["Mine" if command == "compare" else "options"] == {"rates": [1.0, 2.0], "free": {"a": "1e-3"}}
 
 
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on() -> None:

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from polymask.bank.bank import Bank
 from polymask.cli.main import main
-from polymask.learning.config import Refused
 from polymask.learning.extend import extend
 from polymask.learning.learn import Learned, learn
 from polymask.learning.objective import Objective
+from polymask.learning.options import Refused
 from polymask.learning.training import Training
 from polymask.methods import METHODS
 from polymask.nets import build_net

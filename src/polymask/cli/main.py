@@ -10,20 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from polymask.cli.options import UsageError, nearest, words
-from polymask.learning.config import Refused
+from polymask.cli.catalog import RUN_FILE, read
+from polymask.cli.options import nearest
+from polymask.cli.parsers import parser_of
+from polymask.cli.values import UsageError
+from polymask.learning.options import Refused
 from polymask.version import __version__
 
-COMMANDS = {
-    "demo": ("learning", "learn five small tasks by six methods and see which of them forget, about a minute"),
-    "run": ("learning", "learn a stream of tasks by one method"),
-    "compare": ("learning", "several methods and seeds on one stream, one table"),
-    "add": ("add", "give a finished run more tasks, without the data of the older ones"),
-    "verify": ("looking", "prove that a run's finished tasks are what they were"),
-    "methods": ("looking", "list the methods, their options and their recipes"),
-    "roles": ("looking", "say what a method does with every tensor of a network"),
-}
-"""Subcommand -> the module that holds it, imported when it is called, and what it does."""
+COMMANDS: dict[str, Any] = read(RUN_FILE)["commands"]
+"""Subcommand -> what it does, its options, and the module that holds it: torch is imported when the line is right."""
 
 HERE = Path(__file__).parents[1]
 """Where all of our code lies."""
@@ -45,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     before, warnings.formatwarning = warnings.formatwarning, _one_line
-    path, sys.path = sys.path, [*sys.path, str(Path.cwd())]  # so that --model can name a module of the user's
+    path, sys.path = sys.path, [*sys.path, str(Path.cwd())]  # --model and --method can name a module that lies there
     try:
         return _call(argv)
     except (UsageError, Refused) as error:
@@ -72,17 +67,17 @@ def _call(argv: list[str]) -> int:
         return 0 if asks or name == "help" else WRONG_USE
     if name not in COMMANDS:
         raise UsageError(f"no command {name!r}{nearest(name, COMMANDS) or ': there are ' + ', '.join(COMMANDS)}")
-    rest = words([word for i, word in enumerate(argv) if i != argv.index(name) and word not in ("-h", "--help")])
-    module = importlib.import_module(f"polymask.cli.commands.{COMMANDS[name][0]}")
+    argv = [word for i, word in enumerate(argv) if i != argv.index(name) and word not in ("-h", "--help")]
+    parser = parser_of(name, argv)
     if asks:
-        print(module.PARSERS[name](rest).format_help())
+        print(parser.format_help())
         return 0
-    code: int = module.CALLS[name](rest, _say)
-    return code
+    values = parser.read(argv)
+    return int(getattr(importlib.import_module(COMMANDS[name]["module"]), name)(_say, **values))
 
 
 def _help() -> str:
-    lines = [f"  {name:<9} {what}" for name, (_, what) in COMMANDS.items()]
+    lines = [f"  {name:<9} {about['what']}" for name, about in COMMANDS.items()]
     head = (
         "usage: polymask COMMAND [options]\n\nOne network, many tasks, a mask per task, nothing forgotten.\n\ncommands:"
     )

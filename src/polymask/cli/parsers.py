@@ -1,94 +1,126 @@
-"""Parsers of the subcommands, made from the signatures of what they call."""
+"""The parser of each subcommand, with the options of the method and the stream that the command line names."""
 
 from __future__ import annotations
 
-import inspect
-from argparse import SUPPRESS
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
-from polymask.cli.options import Parser, UsageError, nearest, said
-from polymask.learning.config import CONTRACT, JOINT, options_of
-from polymask.learning.training import Training
-from polymask.methods import METHODS
-from polymask.streams.by_name import NAMED
+from polymask.cli.catalog import METHODS_FILE, RUN_FILE, options_for, read
+from polymask.cli.options import Parser, nearest
+from polymask.cli.values import UsageError, read_file
+from polymask.learning.options import JOINT
 
-NESTED = {"how", "options", "training"}
-STREAM = {"data", "tasks", "order", "seed", "labels"}
-"""What ``run_named`` passes to every stream, or what no command line can say."""
+CONFIG = {"type": "str | None", "default": None, "meaning": "a file of options, such as a run's config.yaml."}
 
 
-def chosen(name: str, found: str, known: Iterable[str]) -> str:
-    """One of the known names, hyphens or underscores alike.
+def choose(name: str, found: str, known: Iterable[str]) -> str:
+    """One of the known names, hyphens or underscores alike; an address ``package.module:Class`` is a method as it is.
 
     Raises:
         UsageError: if it is none of them, with the nearest.
+
+    >>> choose("method", "linear-probe", ["packnet", "linear_probe"])
+    'linear_probe'
     """
     names = list(known)
     for spelled in (found, found.replace("-", "_")):
-        if spelled in names:
+        if spelled in names or (name == "method" and ":" in found):
             return spelled
     raise UsageError(f"no {name} {found!r}{nearest(found, names) or ': there are ' + ', '.join(names)}")
 
 
-def method_of(argv: list[str], joint: bool = True) -> str:
-    """The method that a command line asks for; joint training is one where it can be learned by it."""
-    return chosen("method", said(argv, "method", "packnet"), [*METHODS, JOINT] if joint else METHODS)
+def first_look(argv: Sequence[str]) -> dict[str, Any]:
+    """What decides which options there are: method, methods, stream and data, as the line says, else its file."""
+    parser, known = Parser("", ""), {**read(RUN_FILE)["run"], **read(RUN_FILE)["commands"]["compare"]["options"]}
+    parser.add({"config": CONFIG, **{name: known[name] for name in ("method", "methods", "stream", "data")}})
+    given = parser.values_of(vars(parser.parse_known_args(argv)[0]))
+    file = read_file(given.get("config"), given.get("method"))
+    return {**parser.values_in({name: value for name, value in file.items() if name in parser.kinds}), **given}
 
 
-def stream_of(argv: list[str], default: str = "digits") -> str:
-    """The stream that a command line asks for."""
-    return chosen("stream", said(argv, "stream", default), NAMED)
-
-
-def add_config(parser: Parser) -> None:
-    """Let a file say what the command line does not."""
-    parser.add_argument("--config", action="config", help="A file of options, such as a run's config.yaml.")
-    parser.add_argument("--polymask", type=str, help=SUPPRESS)
-
-
-def add_run(parser: Parser, run: Callable[..., Any], stream: str, skip: Iterable[str] = ()) -> None:
-    """What ``run_named`` takes, what the stream takes besides, and how a run is trained."""
-    parser.add_function_arguments(run, skip={*NESTED, *skip})
-    parser.add_class_arguments(Training)
-    if own := stream_options(stream):
-        others = {name for name in inspect.signature(NAMED[stream]).parameters if name not in own}
-        parser.add_function_arguments(NAMED[stream], skip={*others})
-
-
-def add_options(parser: Parser, method: str, group: str = "options") -> None:
-    """A method's own options; where its backbone comes from is said by ``--weights``."""
-    if method == JOINT:
-        # In a comparison one network for the whole stream is the reference.
-        default, kinds = "last" if group == JOINT else "all", Literal["all", "last"]
-        text = "all: a network for every prefix of the stream; last: one for the whole."
-        parser.add_argument(f"--{group}.prefixes", type=kinds, default=default, help=text)
-        return
-    if set(options_of(METHODS[method])) - {"backbone"}:
-        taken = set(inspect.signature(METHODS[method]).parameters)
-        parser.add_class_arguments(METHODS[method], group, skip=taken & {*CONTRACT, "backbone"})
-    else:
-        # A run's own file says that there are none.
-        parser.add_argument(f"--{group}", type=dict[str, Any], default={}, help=SUPPRESS)
-
-
-def stream_options(stream: str) -> list[str]:
-    """The arguments that only this stream has."""
-    return [name for name in inspect.signature(NAMED[stream]).parameters if name not in STREAM]
-
-
-def regrouped(values: Mapping[str, Any], stream: str) -> dict[str, Any]:
-    """The values of a command line as ``run_named`` takes them.
+def add_method(parser: Parser, method: str, group: str = "options") -> None:
+    """A method's own options; where its backbone comes from is said by ``--weights``.
 
     Raises:
-        UsageError: for a setting out of range.
+        UsageError: if there is no such method.
     """
-    rest, own = dict(values), stream_options(stream)
-    settings = {field.name: rest.pop(field.name) for field in fields(Training) if field.name in rest}
-    rest["how"] = {name: rest.pop(name) for name in own if name in rest}
     try:
-        rest["training"] = Training(**settings)
+        parser.add(options_for(method), group, skip=("backbone",))
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return rest
+
+
+def add_run(parser: Parser, stream: str, skip: Collection[str] = ()) -> None:
+    """What ``run_named`` takes, how a run is trained, and what the stream takes besides."""
+    streams = read(RUN_FILE)["streams"]
+    parser.overrides["stream"] = stream = choose("stream", stream, streams)
+    for options in (read(RUN_FILE)["run"], read(RUN_FILE)["training"], streams[stream]):
+        parser.add(options, skip=skip)
+
+
+def fill_run(parser: Parser, look: Mapping[str, Any]) -> None:
+    """A run, and the options of its method."""
+    parser.add({"config": CONFIG})
+    add_run(parser, look.get("stream", "digits"))
+    method = choose("method", look.get("method", "packnet"), [*read(METHODS_FILE), JOINT])
+    parser.overrides["method"] = method
+    add_method(parser, method)
+
+
+def fill_compare(parser: Parser, look: Mapping[str, Any]) -> None:
+    """What runs share, and the options of every method."""
+    parser.add({"config": CONFIG})
+    add_run(parser, look.get("stream", "digits"), skip=("method", "seed", "out", "relearn"))
+    known = [*read(METHODS_FILE), JOINT]
+    parser.overrides["methods"] = methods = [choose("method", name, known) for name in look.get("methods") or known]
+    for method, group in groups(methods).items():
+        add_method(parser, method, group)
+    # In a comparison one network for the whole stream is the reference.
+    parser.defaults |= {f"{JOINT}.prefixes": "last"} if JOINT in methods else {}
+
+
+def groups(methods: Sequence[str]) -> dict[str, str]:
+    """Method -> the group of its options; a class of the user's own is called by its name alone.
+
+    >>> groups(["packnet", "my.module:Mine"])
+    {'packnet': 'packnet', 'my.module:Mine': 'Mine'}
+    """
+    names = [method.rpartition(":")[2] for method in methods]
+    return {method: name if names.count(name) == 1 else method for method, name in zip(methods, names, strict=True)}
+
+
+def fill_add(parser: Parser, look: Mapping[str, Any]) -> None:
+    """Data and training; the network and the method are those of the run."""
+    stream = look.get("stream", "datasets" if look.get("data") else "digits")
+    add_run(parser, stream, ("method", "seed", "out", "model", "net", "weights", "head", "relearn"))
+
+
+def fill_methods(parser: Parser, look: Mapping[str, Any]) -> None:
+    """The one method that is named, if one is."""
+    parser.overrides |= {"method": choose("method", look["method"], read(METHODS_FILE))} if "method" in look else {}
+
+
+def fill_roles(parser: Parser, look: Mapping[str, Any]) -> None:
+    """The options of the method."""
+    parser.overrides["method"] = method = choose("method", look.get("method", "packnet"), read(METHODS_FILE))
+    add_method(parser, method)
+
+
+MORE: dict[str, Callable[[Parser, Mapping[str, Any]], None]] = {
+    "run": fill_run,
+    "compare": fill_compare,
+    "add": fill_add,
+    "methods": fill_methods,
+    "roles": fill_roles,
+}
+"""Subcommand -> what depends on the rest of the command line."""
+
+
+def parser_of(command: str, argv: Sequence[str]) -> Parser:
+    """The parser of a subcommand, for this command line."""
+    about = read(RUN_FILE)["commands"][command]
+    parser = Parser(command, about["what"])
+    parser.add(about["options"])
+    if command in MORE:
+        MORE[command](parser, first_look(argv))
+    return parser

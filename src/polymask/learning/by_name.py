@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from polymask.bank.base import Builder
-from polymask.learning.config import JOINT, complete_options
+from polymask.learning.config import complete_options
 from polymask.learning.joint.prefixes import learn_joint
 from polymask.learning.learn import learn
 from polymask.learning.learner import method_class
+from polymask.learning.options import JOINT, folder_name
 from polymask.learning.training import Training
 from polymask.method.contract import Method
 from polymask.methods import METHODS
@@ -57,7 +58,8 @@ def run_named(
     """Learn a stream by a method, both by name; go on where an earlier call with the same folder was stopped.
 
     Args:
-        method: what learns: a name that ``polymask methods`` lists, or "joint" for joint training.
+        method: what learns: a name that ``polymask methods`` lists, package.module:Class for a method of your own, or
+            "joint" for joint training.
         stream: digits, digits-permuted or digits-rotated need no data; split, permuted, rotated or datasets (each a
             task) take ``data``.
         data: names of Hugging Face data sets, or folders (./photos) with a folder of images for each class.
@@ -127,7 +129,7 @@ def default_out(method: str, stream: str, data: Sequence[str] | None, seed: int)
     'runs/packnet-split-mnist-0'
     """
     names = [name.rstrip("/").rpartition("/")[2].replace(":", "-") for name in data or ()]
-    return "/".join(("runs", "-".join([method, stream, *names, str(seed)])))
+    return "/".join(("runs", "-".join([folder_name(method), stream, *names, str(seed)])))
 
 
 def choose_weights(kind: type[Method] | None, weights: str | None) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 from polymask.bank.store import write_file
 from polymask.learning.by_name import can_start_from, run_named
-from polymask.learning.config import JOINT
 from polymask.learning.learner import method_class
 from polymask.learning.loop import NotFinite
+from polymask.learning.options import JOINT, folder_name
 from polymask.learning.results import Forgot
 from polymask.report.table import human_bytes, markdown, mean_std, table
 
@@ -32,7 +32,8 @@ def compare(
     """Run every method with every seed; runs that are finished are not run again.
 
     Args:
-        methods: names of methods; "joint" is joint training on the whole stream, one network for all tasks.
+        methods: names of methods, or package.module:Class for one's own; "joint" is joint training on the whole stream,
+            one network for all tasks.
         seeds: the seeds.
         out: the folder of the comparison; a run's own folder is ``METHOD-SEED`` in it.
         options: method -> its own arguments.
@@ -54,7 +55,7 @@ def compare(
             kind = None if method == JOINT else method_class(method)
             own = weights if weights is not None and can_start_from(kind, weights) else None
             chosen = {**({"prefixes": "last"} if kind is None else {}), **(options or {}).get(method, {})}
-            place = Path(out) / f"{method}-{seed}"
+            place = Path(out) / f"{folder_name(method)}-{seed}"
             try:
                 report = run_named(method, seed=seed, out=str(place), weights=own, options=chosen, **same)
             except (NotFinite, Forgot) as error:

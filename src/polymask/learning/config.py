@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from polymask.bank.base import Builder
 from polymask.learning.objective import Objective
+from polymask.learning.options import options_of
 from polymask.learning.training import Training
 from polymask.method.contract import Method
 from polymask.streams.stream import Stream, Task
@@ -16,28 +16,6 @@ from polymask.version import __version__
 
 NEUTRAL = ("polymask", "data_root", "workers", "save_every", "measure")
 """What may differ between two parts of one run: where, how fast and what is looked at, not what is learned."""
-
-CONTRACT = ("model", "example", "head", "seed")
-"""The arguments that every method has; the others are its own options."""
-
-
-JOINT = "joint"
-"""Joint training's name where methods are named; it is a mode of the run, no method."""
-
-
-class Refused(ValueError):  # noqa: N818 - the name says what is wrong
-    """A method does not take its options, or the network."""
-
-
-def options_of(kind: type[Method]) -> dict[str, Any]:
-    """A method's own options and their defaults, from its signature.
-
-    >>> from polymask.methods import SupSup
-    >>> options_of(SupSup)["density"]
-    0.5
-    """
-    parameters = inspect.signature(kind).parameters
-    return {name: one.default for name, one in parameters.items() if name not in CONTRACT}
 
 
 def complete_options(kind: type[Method], options: Mapping[str, Any], count: int) -> dict[str, Any]:

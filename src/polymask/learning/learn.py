@@ -105,7 +105,7 @@ def learn(
     Args:
         model: any module; its head is replaced per task where the method's heads are private.
         tasks: a stream, or any sequence of tasks.
-        method: a key of ``METHODS``, or a method's class.
+        method: a key of ``METHODS``, a method's class, or its address ``package.module:Class``.
         out: the run's folder: results.json, config.yaml, bank/, epochs.csv, tensorboard/; None: nothing is written.
         seed: key of every random draw.
         options: the method's own arguments.

@@ -16,23 +16,27 @@ from polymask.bank.base import Builder
 from polymask.bank.store import as_json
 from polymask.calling import as_read, tensors_of
 from polymask.learning import folder as files
-from polymask.learning.config import Refused
 from polymask.learning.fabric import precision_of
+from polymask.learning.options import Refused
 from polymask.method.checks import refuse_shared
 from polymask.method.contract import Method
+from polymask.method.own import import_method
 from polymask.methods import METHODS
 from polymask.sites.table import BASE, detach
 
 
 def method_class(method: str | type[Method]) -> type[Method]:
-    """The class behind a name.
+    """The class behind a name, or at an address ``package.module:Class``.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or an address of no method.
     """
+    if isinstance(method, str) and ":" in method:
+        return import_method(method)
     if isinstance(method, str):
         if method.replace("-", "_") not in METHODS:
-            raise ValueError(f"expected a method of {', '.join(METHODS)}, found {method!r}")
+            names = ", ".join(METHODS)
+            raise ValueError(f"expected a method of {names}, or package.module:Class, found {method!r}")
         return METHODS[method.replace("-", "_")]
     return method
 

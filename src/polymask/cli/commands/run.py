@@ -1,0 +1,90 @@
+"""The subcommands that learn from the start: run and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from polymask.cli.catalog import RUN_FILE, read
+from polymask.cli.parsers import groups
+from polymask.cli.values import UsageError
+from polymask.learning import compare as comparison
+from polymask.learning.by_name import run_named
+from polymask.learning.options import JOINT
+from polymask.learning.training import Training
+from polymask.methods import METHODS
+from polymask.report.table import human_bytes, table
+
+
+def run(say: Callable[[str], None], **values: Any) -> int:
+    """Learn a stream of tasks by one method; the same command goes on after a stop."""
+    for line in summary(run_named(**arguments(values))):
+        say(line)
+    return 0
+
+
+def compare(
+    say: Callable[[str], None],
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+    out: str = "runs/compare",
+    **values: Any,
+) -> int:
+    """Several methods and seeds on one stream, one table.
+
+    Args:
+        say: called with every line.
+        methods: names of methods, or package.module:Class for one's own; joint is one, too; without it all.
+        seeds: one run each.
+        out: the folder of the comparison.
+        values: what all runs share, and under each method's name its own options.
+    """
+    methods = methods or [*METHODS, JOINT]
+    options = {method: values.pop(group) for method, group in groups(methods).items()}
+    reports = comparison.compare(methods, seeds, out, options=options, say=say, **arguments(values))
+    say(f"\n{comparison.shown(reports)}\nFiles: {out} (table.md, table.json, and a folder for each run)")
+    return 1 if any("error" in report for runs in reports.values() for report in runs) else 0
+
+
+def arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a command line as ``run_named`` takes them.
+
+    Raises:
+        UsageError: for a setting out of range.
+    """
+    rest, known = dict(values), read(RUN_FILE)
+    settings = {name: rest.pop(name) for name in known["training"]}
+    rest["how"] = {name: rest.pop(name) for name in known["streams"][rest["stream"]]}
+    try:
+        rest["training"] = Training(**settings)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return rest
+
+
+def summary(report: dict[str, Any]) -> list[str]:
+    """A finished run in a table and two lines."""
+    tasks, first, last = report["tasks"], report["accuracy_when_learned"], report["accuracy_at_the_end"]
+    added = dict(zip(report["finished"], report["bytes"].get("per_task", ()), strict=False))
+    rows = [
+        {
+            "task": task,
+            f"{report['metric']} when learned": first[i],
+            "at the end": last[i] if last else None,
+            "logit drift": _short(report["logit_drift"].get(task)),
+            "bytes": human_bytes(added[task]) if task in added else None,
+        }
+        for i, task in enumerate(tasks)
+    ]
+    average, seconds = report["average_accuracy"], report["seconds"]
+    words = "not measured" if average is None else f"{average:.4f}"
+    return [
+        *([table(rows, floatfmt=".4f")] if rows else []),
+        f"{report['method']}: average {report['metric']} {words}, bwt {_short(report['bwt_gem']) or '-'}, "
+        f"largest logit drift {_short(report['max_logit_drift']) or '-'}, {seconds:.1f} s",
+        f"Files: {report['out']}",
+    ]
+
+
+def _short(value: float | None) -> str | None:
+    return None if value is None else f"{value + 0.0:.4g}"

@@ -1,0 +1,39 @@
+"""A method's own options, from its class's signature; what else a run says of a method before anything is trained."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from polymask.method.contract import Method
+
+CONTRACT = ("model", "example", "head", "seed")
+"""The arguments that every method has; the others are its own options."""
+
+JOINT = "joint"
+"""Joint training's name where methods are named; it is a mode of the run, no method."""
+
+
+class Refused(ValueError):  # noqa: N818 - the name says what is wrong
+    """A method does not take its options, or the network."""
+
+
+def options_of(kind: type[Method]) -> dict[str, Any]:
+    """A method's own options and their defaults, from its signature.
+
+    >>> from polymask.methods import SupSup
+    >>> options_of(SupSup)["density"]
+    0.5
+    """
+    parameters = inspect.signature(kind).parameters
+    return {name: one.default for name, one in parameters.items() if name not in CONTRACT}
+
+
+def folder_name(method: str) -> str:
+    """A method's name as part of a folder's, also that of a class of the user's own.
+
+    >>> folder_name("packnet"), folder_name("my.module:Mine")
+    ('packnet', 'my.module-Mine')
+    """
+    return method.replace(":", "-")
