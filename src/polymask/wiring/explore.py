@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from polymask.calling import call, logits_of
+from polymask.copies.operations import OperationLog, constants_of, same_numbers
 from polymask.wiring.inputs import REFUSED, Inputs, InputSpace, Setting
-from polymask.wiring.operations import OperationLog, constants_of, same_numbers
 from polymask.wiring.sizes import Sizes, candidates, one_row, resized
 from polymask.wiring.values import Way, beside, beyond, louder, of_fractions, others, ranges
 
