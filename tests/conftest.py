@@ -1,10 +1,11 @@
-"""What every test starts from: torchvision importable, one thread, the same random numbers."""
+"""What every test starts from: torchvision importable, one thread, the same random numbers; shapes checked or not."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
 
+import jaxtyping
 import pytest
 import torch
 
@@ -42,3 +43,19 @@ def _same_start() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = deterministic
+
+
+WHOLE = ("tests/contract/", "tests/learning/", "tests/cli/")
+"""Where whole methods and runs are tried: there a check of every shape is a fifth of the time."""
+SHAPED = ("tests/contract/test_gradients.py", "tests/contract/test_baking.py")
+"""Of these the files that check shapes all the same: every method trains and is baked in them."""
+
+
+@pytest.fixture(autouse=True)
+def _shapes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """By default shapes are checked where they are told apart, not again and again by whole runs."""
+    where = request.node.nodeid
+    seen_elsewhere = where.startswith(WHOLE) and not where.startswith(SHAPED)
+    jaxtyping.config.update("jaxtyping_disable", seen_elsewhere and request.config.option.markexpr == "not full")
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

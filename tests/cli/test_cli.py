@@ -302,7 +302,7 @@ def test_the_program_starts_without_what_only_learning_needs() -> None:
 
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on() -> None:
     argv = [*PROGRAM, "run", "--method", "linear_probe", "--weights", "random", "--tasks", "5", "--out", "run"]
-    argv += ["--epochs", "30"]
+    argv += ["--epochs", "12"]
     # A test started in the background ignores Ctrl-C, and its children would inherit that.
     wakes = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     quiet = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}

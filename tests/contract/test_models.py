@@ -52,6 +52,7 @@ def test_a_deep_copy_is_a_model_of_its_own(pair: Case) -> None:
     method.end("b")
 
 
+@pytest.mark.few
 def test_a_copy_of_the_model_takes_no_learner_along(pair: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     method, _ = opened(pair)
 
@@ -62,6 +63,7 @@ def test_a_copy_of_the_model_takes_no_learner_along(pair: Case, monkeypatch: pyt
     copy.deepcopy(method.model)
 
 
+@pytest.mark.few
 def test_what_a_copy_learned_can_be_collected(pair: Case) -> None:
     """The way of FSDP2: a copy of the method trains, on a model that may be sharded; the plain model gets it back."""
     method, tasks = pair.make()

@@ -53,6 +53,7 @@ def resumed(case: Case, stopped: Method) -> Method:
     return fresh
 
 
+@pytest.mark.few
 def test_going_on_after_a_task_is_never_having_stopped(pair: Case) -> None:
     never, tasks = pair.make()
     drive.learn(never, tasks, pair.user(), steps=STEPS)

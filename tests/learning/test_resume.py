@@ -30,6 +30,8 @@ from polymask.methods import METHODS
 from polymask.nets import build_net
 from polymask.streams import make_stream
 
+pytestmark = pytest.mark.xdist_group("resume")  # one worker makes the runs that were never stopped
+
 EPOCH = 4  # steps: 64 examples in batches of 16
 REPOSITORY = Path(__file__).parents[2]
 
@@ -108,8 +110,15 @@ def test_killed_in_the_middle_of_epochs(method: str, tmp_path: Path, home: Path)
     small.assert_same(out, expected)
 
 
-@pytest.mark.parametrize("method", ["packnet", "finetune"])
-@pytest.mark.parametrize("function", ["replace", "unlink"])
+@pytest.mark.parametrize(
+    ("function", "method"),
+    [
+        ("replace", "packnet"),
+        ("unlink", "finetune"),
+        pytest.param("replace", "finetune", marks=pytest.mark.full),
+        pytest.param("unlink", "packnet", marks=pytest.mark.full),
+    ],
+)
 def test_killed_between_any_two_files(method: str, function: str, tmp_path: Path, home: Path) -> None:
     """Every time a little further: between checkpoints, the files of a commit, its json, its sweep, and the results."""
     expected, out, n = never_stopped(method, home), tmp_path / "run", 1
