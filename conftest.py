@@ -7,13 +7,32 @@ import importlib
 import inspect
 import pkgutil
 
+import pytest
 from beartype.claw import beartype_package
 from jaxtyping import install_import_hook
+from tests.choice import NAMES, SLOW, part_of, taken
 from tests.typed import CONF
 
 # Shapes are stated and checked where all is arithmetic on tensors, types everywhere.
 install_import_hook("polymask.parts", "tests.typed.checked")
 beartype_package("polymask", conf=CONF)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--part NAME``: one of the parts that are together all tests."""
+    parser.addoption("--part", choices=NAMES, help="of all tests run this part alone (see tests/choice.py)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the slow examples ``full``, and leave out what other parts run."""
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker("full")
+    if part := config.getoption("part"):
+        mine = taken(items, part)
+        config.hook.pytest_deselected(items=[item for item in items if part_of(item.nodeid) != part])
+        items[:] = mine
 
 
 def pytest_collection_finish() -> None:

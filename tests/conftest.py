@@ -31,7 +31,14 @@ def declare_torchvision_ops() -> torch.library.Library | None:
     return None
 
 
-TORCHVISION_OPS = declare_torchvision_ops()  # the declarations live as long as this object
+DECLARED: list[torch.library.Library | None] = []
+"""The declarations live as long as these objects."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where tests run: what only hands them out to others imports nothing."""
+    if getattr(config.option, "dist", "no") == "no":
+        DECLARED.append(declare_torchvision_ops())
 
 
 @pytest.fixture(autouse=True)

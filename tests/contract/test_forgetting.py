@@ -51,7 +51,7 @@ def test_no_task_is_forgotten(case: Case) -> None:
 
 @pytest.mark.parametrize(
     "optimizer",
-    [pytest.param(name, marks=() if name in ("sgd", "adversary") else pytest.mark.full) for name in drive.OPTIMIZERS],
+    [pytest.param(name, marks=() if name == "adversary" else pytest.mark.full) for name in drive.OPTIMIZERS],
 )
 def test_no_task_is_forgotten_with_heads_of_any_width(one: Case, optimizer: str) -> None:
     method, _ = one.make()

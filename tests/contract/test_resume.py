@@ -149,7 +149,6 @@ def into_a_bank(method: Method, folder: Path, backbone: str) -> Bank:
 ELSEWHERE = """
 import sys, torch
 from pathlib import Path
-import tests.conftest
 from polymask.bank.bank import Bank
 from tests.contract import drive
 torch.set_num_threads(1)
