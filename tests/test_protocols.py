@@ -196,10 +196,12 @@ FEW = ["--tasks", "[[0, 1, 2], [3, 4]]"]
     ("name", "more"),
     [
         ("packnet", ["--model", "convnet", "--net", "{}", "--weights", "random", "--size", "16", "16"]),
-        ("ksm", ["--model", "convnet", "--weights", "random", "--size", "16", "16"]),
+        pytest.param(
+            "ksm", ["--model", "convnet", "--weights", "random", "--size", "16", "16"], marks=pytest.mark.full
+        ),
         ("supsup-cifar100", FEW),
         ("wsn-cifar100", [*FEW, "--net", '{"hidden": 64}']),
-        ("wsn-cifar100-superclass", FEW),
+        pytest.param("wsn-cifar100-superclass", FEW, marks=pytest.mark.full),
     ],
 )
 def test_learns_from_data_of_the_same_form(name: str, more: list[str], root: Path) -> None:
