@@ -52,17 +52,15 @@ def _same_start() -> Iterator[None]:
     torch.backends.cudnn.deterministic = deterministic
 
 
-WHOLE = ("tests/contract/", "tests/learning/", "tests/cli/")
-"""Where whole methods and runs are tried: there a check of every shape is a fifth of the time."""
-SHAPED = ("tests/contract/test_gradients.py", "tests/contract/test_baking.py")
-"""Of these the files that check shapes all the same: every method trains and is baked in them."""
+SHAPED = ("tests/parts/", "tests/methods/", "tests/contract/test_gradients.py", "tests/contract/test_baking.py")
+"""The tests that check every shape by default, which elsewhere is a fifth of the time: of all that has shapes, of all
+methods' options, and of every method while it trains and is baked. So does every example in a docstring."""
 
 
 @pytest.fixture(autouse=True)
 def _shapes(request: pytest.FixtureRequest) -> Iterator[None]:
     """By default shapes are checked where they are told apart, not again and again by whole runs."""
-    where = request.node.nodeid
-    seen_elsewhere = where.startswith(WHOLE) and not where.startswith(SHAPED)
+    seen_elsewhere = not request.node.nodeid.startswith(SHAPED)
     jaxtyping.config.update("jaxtyping_disable", seen_elsewhere and request.config.option.markexpr == "not full")
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

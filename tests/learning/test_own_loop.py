@@ -145,7 +145,10 @@ def later(out: Path, method: str, **more: Any) -> Learned:
     return extend(out, small.task("four", 2), small.net(), training=more.pop("training", small.FAST), **more)
 
 
-@pytest.mark.parametrize("method", small.METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=pytest.mark.full if m in ("piggyback", "supsup") else ()) for m in small.METHODS],
+)
 def test_one_more_task_later_without_the_old_data(method: str, tmp_path: Path) -> None:
     """From the folder alone, with a network as it was built."""
     earlier = small.run(method, tmp_path, options=OPTIONS[method])

@@ -85,7 +85,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("never-stopped")
 
 
-@pytest.mark.parametrize("method", small.METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=pytest.mark.full if m == "supsup" else ()) for m in small.METHODS]
+)
 def test_interrupted_in_every_epoch(method: str, tmp_path: Path, home: Path) -> None:
     expected, out, stops = never_stopped(method, home), tmp_path / "run", 0
     while True:
@@ -232,7 +234,10 @@ def test_a_checkpoint_is_written_when_its_time_has_come(tmp_path: Path, monkeypa
     assert written == [("one", "train", 3), ("one", "retrain", 2)]
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+DRAWS = ("supsup", "exssnet", "packnet", "tfm")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in DRAWS else pytest.mark.full) for n in METHODS])
 def test_a_finished_run_is_what_it_was_when_it_is_opened_again(name: str, tmp_path: Path) -> None:
     """A method that draws its weights when it is made must not draw them over what the finished tasks read."""
     reports = []
