@@ -6,12 +6,14 @@ import ast
 import importlib
 import inspect
 import pkgutil
+from typing import Any
 
 import pytest
 from beartype.claw import beartype_package
 from jaxtyping import install_import_hook
-from tests.choice import NAMES, SLOW, part_of, taken
+from tests.choice import NAMES, SLOW, part_of, scope_of, taken
 from tests.typed import CONF
+from xdist.scheduler import LoadScopeScheduling
 
 # Shapes are stated and checked where all is arithmetic on tensors, types everywhere.
 install_import_hook("polymask.parts", "tests.typed.checked")
@@ -21,6 +23,14 @@ beartype_package("polymask", conf=CONF)
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--part NAME``: one of the parts that are together all tests."""
     parser.addoption("--part", choices=NAMES, help="of all tests run this part alone (see tests/choice.py)")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Hand out test after test, but files that are to stay together whole."""
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = scope_of  # type: ignore[method-assign]
+    return scheduler
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -30,11 +30,26 @@ NAMES = [name if count == 1 else f"{name}-{k}" for name, (_, count) in PARTS.ite
 SLOW = ("docs/methods.md::",)
 """Examples that learn with every method, for half a minute: a page cannot say so itself."""
 
+TOGETHER = (
+    "tests/contract/test_distributed.py",  # starts two processes, which learn with every method
+    "tests/learning/test_resume.py",  # compares with runs that were never stopped
+    "tests/test_protocols.py",  # writes data sets
+    "tests/test_removal.py",  # learns four tasks with every method
+    "tests/test_wiring.py",  # asks each network who feeds whom
+)
+"""Files that make something dear once, so that a single one of the processes of ``pytest -n`` runs them."""
+
 
 def part_of(nodeid: str) -> str:
     """The part that runs a test; of several of a name its id alone decides."""
     name, count = next((name, n) for name, (starts, n) in PARTS.items() if nodeid.startswith(starts))
     return name if count == 1 else f"{name}-{1 + zlib.crc32(nodeid.encode()) % count}"
+
+
+def scope_of(nodeid: str) -> str:
+    """What one process runs whole: a test, or all of a file that is to stay together."""
+    file = nodeid.partition("::")[0]
+    return file if file in TOGETHER else nodeid
 
 
 def taken(items: Sequence[pytest.Item], part: str) -> list[pytest.Item]:

@@ -58,8 +58,6 @@ CLASSES = {
 GREY = ("ylecun/mnist", "zalando-datasets/fashion_mnist", "anubhavmaity/notMNIST", "sdiaeyu6n/tu-berlin")
 TEST_SPLIT = {"huggan/wikiart": None, "ILSVRC/imagenet-1k": "validation", "zh-plus/tiny-imagenet": "valid"}
 
-pytestmark = pytest.mark.xdist_group("protocols")  # one worker makes the data sets
-
 
 @pytest.fixture(autouse=True)
 def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

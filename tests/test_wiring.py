@@ -75,8 +75,6 @@ FOUND = {
 """Trap -> the layers that have a site (``layer>norm`` where the norm is masked), how many columns of which reader are
 shut by what feeds them, and the norms that are masked again."""
 
-pytestmark = pytest.mark.xdist_group("wiring")  # one worker asks each network once
-
 
 @pytest.fixture(autouse=True)
 def _nothing_is_remembered() -> None:

@@ -11,8 +11,6 @@ import torch.multiprocessing
 from tests.contract import drive, processes
 from tests.contract.conftest import EVERY, FEW
 
-pytestmark = pytest.mark.xdist_group("distributed")  # or every worker would start the processes
-
 
 @pytest.fixture(scope="module")
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:

@@ -30,8 +30,6 @@ from polymask.methods import METHODS
 from polymask.nets import build_net
 from polymask.streams import make_stream
 
-pytestmark = pytest.mark.xdist_group("resume")  # one worker makes the runs that were never stopped
-
 EPOCH = 4  # steps: 64 examples in batches of 16
 REPOSITORY = Path(__file__).parents[2]
 
