@@ -19,6 +19,7 @@ PARTS: dict[str, tuple[tuple[str, ...], int]] = {
     "contract": (("tests/contract/",), 1),
     "methods": (("tests/methods/", "tests/parts/"), 1),
     "learning": (("tests/learning/", "tests/cli/"), 1),
+    "removal": (("tests/test_removal.py",), 2),
     "rest": (("",), 2),
 }
 """Name -> how the ids of its tests begin, and in how many it is cut. The first that fits a test has it, and the last
@@ -34,7 +35,6 @@ TOGETHER = (
     "tests/contract/test_distributed.py",  # starts two processes, which learn with every method
     "tests/learning/test_resume.py",  # compares with runs that were never stopped
     "tests/test_protocols.py",  # writes data sets
-    "tests/test_removal.py",  # learns four tasks with every method
     "tests/test_wiring.py",  # asks each network who feeds whom
 )
 """Files that make something dear once, so that a single one of the processes of ``pytest -n`` runs them."""
