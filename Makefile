@@ -9,6 +9,8 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 TORCHVISION := $(shell grep '^torchvision==' constraints.txt)
 # One thread a process: two test processes share the cores instead of fighting over them, and sums keep one order.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# The parts of all tests, each of which takes some minutes; tests/choice.py says what is in them.
+PARTS := forgetting-1 forgetting-2 forgetting-3 resume-1 resume-2 resume-3 baking-1 baking-2 units-1 units-2 activation-1 activation-2 models-1 models-2 compile-1 compile-2 verbs contract methods learning removal-1 removal-2 rest-1 rest-2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -20,8 +22,10 @@ demo: $(STAMPS)/base  ## see it work: tasks learned one after the other by one n
 test: $(STAMPS)/dev  ## run the tests and every docstring example, except those marked full
 	$(TEST) -m "not full"
 
-test-all: $(STAMPS)/dev  ## run every test, those marked full as well
-	$(TEST)
+test-all: $(PARTS:%=test-all-%)  ## run every test, those marked full as well, part after part
+
+test-all-%: $(STAMPS)/dev  ## run one part of them alone, e.g. test-all-units-1; the parts are in tests/choice.py
+	$(TEST) --part $*
 
 mutants: $(STAMPS)/mutants  ## change the code in small ways and list what no test notices; takes hours, goes on where it stopped
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
@@ -46,7 +50,7 @@ docs: $(STAMPS)/dev  ## write the API reference, from the docstrings, to docs/ap
 	$(BIN)/python -W error docs/build.py
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMPS)/venv:
 	$(PYTHON) -m venv $(VENV)

@@ -6,14 +6,43 @@ import ast
 import importlib
 import inspect
 import pkgutil
+from typing import Any
 
+import pytest
 from beartype.claw import beartype_package
 from jaxtyping import install_import_hook
+from tests.choice import NAMES, SLOW, part_of, scope_of, taken
 from tests.typed import CONF
+from xdist.scheduler import LoadScopeScheduling
 
 # Shapes are stated and checked where all is arithmetic on tensors, types everywhere.
 install_import_hook("polymask.parts", "tests.typed.checked")
 beartype_package("polymask", conf=CONF)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--part NAME``: one of the parts that are together all tests."""
+    parser.addoption("--part", choices=NAMES, help="of all tests run this part alone (see tests/choice.py)")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Hand out test after test, but files that are to stay together whole."""
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = scope_of  # type: ignore[method-assign]
+    return scheduler
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the slow examples ``full``, and leave out what other parts run."""
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker("full")
+    if part := config.getoption("part"):
+        mine = taken(items, part)
+        config.hook.pytest_deselected(items=[item for item in items if part_of(item.nodeid) != part])
+        items[:] = mine
 
 
 def pytest_collection_finish() -> None:

@@ -1,10 +1,11 @@
-"""What every test starts from: torchvision importable, one thread, the same random numbers."""
+"""What every test starts from: torchvision importable, one thread, the same random numbers; shapes checked or not."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
 
+import jaxtyping
 import pytest
 import torch
 
@@ -30,7 +31,14 @@ def declare_torchvision_ops() -> torch.library.Library | None:
     return None
 
 
-TORCHVISION_OPS = declare_torchvision_ops()  # the declarations live as long as this object
+DECLARED: list[torch.library.Library | None] = []
+"""The declarations live as long as these objects."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where tests run: what only hands them out to others imports nothing."""
+    if getattr(config.option, "dist", "no") == "no":
+        DECLARED.append(declare_torchvision_ops())
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +50,17 @@ def _same_start() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = deterministic
+
+
+SHAPED = ("tests/parts/", "tests/methods/", "tests/contract/test_gradients.py", "tests/contract/test_baking.py")
+"""The tests that check every shape by default, which elsewhere is a fifth of the time: of all that has shapes, of all
+methods' options, and of every method while it trains and is baked. So does every example in a docstring."""
+
+
+@pytest.fixture(autouse=True)
+def _shapes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """By default shapes are checked where they are told apart, not again and again by whole runs."""
+    seen_elsewhere = not request.node.nodeid.startswith(SHAPED)
+    jaxtyping.config.update("jaxtyping_disable", seen_elsewhere and request.config.option.markexpr == "not full")
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

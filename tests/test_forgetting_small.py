@@ -15,7 +15,7 @@ OPTIONS = {"hat": {"c": 0.05}}
 """Three epochs are few for HAT's penalty, which under the paper's weight shuts these small layers before they learn."""
 
 
-QUICK = {"packnet", "piggyback", "hat", "tfm", "exssnet", "finetune"}
+QUICK = {"packnet", "hat", "finetune"}
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def check(method: Method, x: Any, rows: int, model: nn.Module | None = None) -> 
 
 NETS = ("mlp_bn", "convnet", "timm_resnet", "timm_vit", "encoder", "minilm")
 REFUSED = {("tfm", "encoder")}  # attention's biases are the tasks' own; see below
-QUICK = {("hat", "timm_resnet"), ("hat", "minilm"), ("tfm", "timm_vit"), ("hat", "encoder")}
+QUICK = {("hat", "timm_resnet"), ("hat", "minilm"), ("hat", "encoder")}
 PAIRS = [
     pytest.param(*pair, marks=() if pair in QUICK or pair[1] in ("mlp_bn", "convnet") else (pytest.mark.full,))
     for pair in product(UNITS, NETS)

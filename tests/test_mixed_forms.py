@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 LR = 0.03
 """Small enough for units to survive HAT, large enough for tasks to differ."""
-DEFAULT = {("hat", True), ("hat", False), ("tfm", True)}
+DEFAULT = {("hat", False), ("tfm", True)}
 NORMS: dict[str, Callable[[], nn.Module]] = {
     "group": partial(nn.GroupNorm, 2, 8),
     "group, other eps": partial(nn.GroupNorm, 4, 8, eps=0.5),

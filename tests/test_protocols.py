@@ -107,7 +107,11 @@ def test_every_file_is_among_these() -> None:
     assert {path.stem for path in FOLDER.glob("*.yaml")} == set(TASKS)
 
 
-@pytest.mark.parametrize("name", TASKS)
+USUAL = ("packnet", "supsup-cifar100", "wsn-pmnist", "wsn-five-datasets", "hat-cifar")
+"""A file of each form; the others, with hundreds of classes or the same form again, are of the full suite."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in USUAL else pytest.mark.full) for n in TASKS])
 class TestFile:
     def test_is_read_as_the_command_line_reads_it(self, name: str) -> None:
         values = read(name)
@@ -193,10 +197,12 @@ FEW = ["--tasks", "[[0, 1, 2], [3, 4]]"]
     ("name", "more"),
     [
         ("packnet", ["--model", "convnet", "--net", "{}", "--weights", "random", "--size", "16", "16"]),
-        ("ksm", ["--model", "convnet", "--weights", "random", "--size", "16", "16"]),
+        pytest.param(
+            "ksm", ["--model", "convnet", "--weights", "random", "--size", "16", "16"], marks=pytest.mark.full
+        ),
         ("supsup-cifar100", FEW),
-        ("wsn-cifar100", [*FEW, "--net", '{"hidden": 64}']),
-        ("wsn-cifar100-superclass", FEW),
+        pytest.param("wsn-cifar100", [*FEW, "--net", '{"hidden": 64}'], marks=pytest.mark.full),
+        pytest.param("wsn-cifar100-superclass", FEW, marks=pytest.mark.full),
     ],
 )
 def test_learns_from_data_of_the_same_form(name: str, more: list[str], root: Path) -> None:

@@ -32,8 +32,8 @@ KINDS: dict[str, type[Method]] = {
     "first-task-units": variant(Piggyback, backbone="first-task", granularity="unit"),
     "first-task-probe": variant(METHODS["linear_probe"], backbone="first-task"),
 }
-RARE = {"growing-no-reuse", "zero-tfm", "transfer", "ternary", "ssnet", "first-task-probe", "toy_units"}
-BANKED = ("packnet", "no-reuse", "wsn", "hat", "tfm", "first-task")
+USUAL = {"packnet", "no-reuse", "growing-packnet", "piggyback", "first-task", "supsup", "wsn", "exssnet", "tfm", "hat"}
+USUAL |= {"unions", "finetune", "toy_penalty"}
 
 
 def some(*default: str) -> pytest.MarkDecorator:
@@ -82,7 +82,7 @@ def assert_kept(method: Method, before: dict[str, Tensor], *, learned_since: boo
         assert not drive.differing(kept, {task: now[task] for task in kept})
 
 
-@some(*(KINDS.keys() - RARE))
+@some(*USUAL)
 def test_all_other_tasks_stay_as_they_are(kind: type[Method]) -> None:
     method = learned(kind)
     before = answers(method)
@@ -109,7 +109,7 @@ def test_all_other_tasks_stay_as_they_are(kind: type[Method]) -> None:
     assert method.count == 8
 
 
-@some(*BANKED)
+@some("packnet", "hat", "tfm")
 def test_a_removal_in_the_bank_alone_is_the_same(kind: type[Method], tmp_path: Path) -> None:
     method = learned(kind)
     bank = into_a_bank(method, tmp_path / "bank", SMALL)

@@ -363,7 +363,7 @@ def test_an_option_of_ones_own_method_is_read_by_its_type(monkeypatch: pytest.Mo
 
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on() -> None:
     argv = [*PROGRAM, "run", "--method", "linear_probe", "--weights", "random", "--tasks", "5", "--out", "run"]
-    argv += ["--epochs", "30"]
+    argv += ["--epochs", "12"]
     # A test started in the background ignores Ctrl-C, and its children would inherit that.
     wakes = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     quiet = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}

@@ -42,10 +42,12 @@ VARIANTS: dict[str, type[Method]] = {
 """Methods by another argument; by default on the small backbone alone."""
 
 FEW = ("packnet", "hat", "tfm", "supsup", "piggyback")
-"""A method of each kind: the others meet what is marked ``few`` in the full suite alone."""
+"""A method of each kind, which meets every test: the others meet what is marked ``few`` in the full suite alone."""
 
 SMALL = "mlp_bn"  # the backbone on which every method meets every optimizer
 DEFAULT = "adamw"  # the optimizer of tests that are not about optimizers
+QUICK = ("convnet", "encoder", "lstm")  # one of each kind of network, which are learned in a moment
+LARGE = tuple(name for name in BACKBONES if name not in (SMALL, *QUICK))
 
 
 @dataclass(frozen=True)
@@ -77,25 +79,31 @@ def pytest_runtest_call() -> Iterator[None]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for ``case`` runs on the product, for ``pair`` on method x backbone, for ``one`` on methods.
 
-    By default a ``case`` takes every optimizer on the small backbone, and on the others an optimizer that goes round,
-    each on a fifth of the methods; a ``pair`` takes the small backbone, and for a fifth of the methods another one that
-    goes round from test to test. Of the variants every test but those of a ``case`` takes a third.
+    By default a ``case`` takes pairs instead of the product: a method meets every optimizer once and every kind of
+    network once, a large one if it is among the few. A ``pair`` takes the small backbone, for a fifth of the methods a
+    quick one and in every third test for one method a large one, which go round from test to test. A ``pair`` or
+    ``one`` takes the few always, the other methods in every second test and the variants in every sixth.
     """
     methods, nets, optimizers = [*EVERY, *VARIANTS], list(BACKBONES), list(drive.OPTIMIZERS)
     start = zlib.crc32(metafunc.function.__name__.encode())
-    few = metafunc.definition.get_closest_marker("few") is not None
-    taken = {m for i, m in enumerate(methods) if m in FEW or (not few and (m in EVERY or (i + start) % 3 == 0))}
-    other = [net for net in nets if net != SMALL]
+    few = metafunc.definition.get_closest_marker("few")
+    always = FEW if few is None or not few.args else few.args
+    taken = {
+        m for i, m in enumerate(methods) if m in always or (not few and (i + start) % (2 if m in EVERY else 6) == 0)
+    }
     chosen = []
     if "case" in metafunc.fixturenames:
-        for (i, m), (j, b), o in product(enumerate(methods), enumerate(nets), optimizers):
-            turn = o == optimizers[(i + 2 * j) % len(optimizers)] and (i + j + start) % 5 == 0
-            default = b == SMALL or turn if m in EVERY else (b, o) == (SMALL, DEFAULT)
+        for (i, m), b, o in product(enumerate(methods), nets, optimizers):
+            kinds = (SMALL, *QUICK, LARGE[FEW.index(m) % len(LARGE)] if m in FEW else SMALL)
+            met = b == kinds[(i + optimizers.index(o)) % len(kinds)]
+            default = met if m in EVERY else (b, o) == (SMALL, DEFAULT)
             chosen.append(_param("case", m, b, o, default))
     elif "pair" in metafunc.fixturenames:
         for (i, m), b in product(enumerate(methods), nets):
-            turn = m in EVERY and b == other[(start + i) % len(other)] and (start + i) % 5 == 0 and not few
-            chosen.append(_param("pair", m, b, DEFAULT, m in taken and (b == SMALL or turn)))
+            quick = (start + i) % 5 == 0 and b == QUICK[(start + i) % len(QUICK)]
+            large = (start + i) % len(EVERY) == start % 3 == 0 and b == LARGE[start % len(LARGE)]
+            turn = m in EVERY and not few and (quick or large)
+            chosen.append(_param("pair", m, b, DEFAULT, turn or (m in taken and b == SMALL)))
     elif "one" in metafunc.fixturenames:
         chosen = [_param("one", m, SMALL, DEFAULT, m in taken) for m in methods]
     if metafunc.config.option.markexpr == "not full":

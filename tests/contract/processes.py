@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import traceback
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,16 @@ PROCESSES = 2
 Phase = Callable[[Method, drive.Task], None]
 
 
-def work(rank: int, strategy: str, folder: str) -> None:
-    """Learn with every method under a strategy; what happened lies in ``folder`` then, one file a process."""
+def work(rank: int, names: list[str], folder: str) -> None:
+    """Learn with methods under every strategy; what happened lies in ``folder`` then, one file a process."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
-    phase = {"ddp": ddp_phase, "fsdp": fsdp_phase}[strategy]
-    found: dict[str, Any] = {}
-    for name, method in EVERY.items():
+    found: dict[tuple[str, str], Any] = {}
+    for (strategy, phase), name in product(STRATEGIES.items(), names):
         try:
-            found[name] = learn(method, phase)
+            found[strategy, name] = learn(EVERY[name], phase)
         except Exception:  # noqa: BLE001 (whatever it is, the test of this method tells it)
-            found[name] = traceback.format_exc()
+            found[strategy, name] = traceback.format_exc()
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -95,3 +95,6 @@ def fsdp_phase(method: Method, task: drive.Task) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         drive.train(twin, mine(task), drive.adamw()(twin), range(4))
     method.collect(twin)
+
+
+STRATEGIES: dict[str, Phase] = {"ddp": ddp_phase, "fsdp": fsdp_phase}

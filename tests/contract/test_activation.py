@@ -99,6 +99,7 @@ def test_switching_in_half_precision_is_baking(one: Case, dtype: torch.dtype) ->
     assert torch.equal(drive.answer(plain, method.example), drive.answer(method.plain("b"), method.example))
 
 
+@pytest.mark.few
 def test_switching_a_plain_model_is_activating(pair: Case) -> None:
     method, tasks = pair.make()
     drive.learn(method, tasks, pair.user())

@@ -14,7 +14,6 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 # What torch's compiler warns of while it looks at torch's own autograd.Function and at an LSTM's cache.
 pytestmark = [
-    pytest.mark.few,
     pytest.mark.filterwarnings(
         "ignore:.*should not be instantiated:DeprecationWarning",
         "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
@@ -39,6 +38,7 @@ def compiled(model: nn.Module, backend: str) -> tuple[Callable, CompileCounterWi
     return torch.compile(model, backend=counter, fullgraph=True), counter
 
 
+@pytest.mark.few("packnet", "hat", "tfm")
 def test_all_tasks_share_a_graph(pair: Case) -> None:
     method, tasks = pair.make()
     drive.learn(method, tasks, pair.user())
@@ -51,6 +51,7 @@ def test_all_tasks_share_a_graph(pair: Case) -> None:
         torch.testing.assert_close(answer, drive.logits(method, name))
 
 
+@pytest.mark.few("packnet", "tfm")
 def test_each_width_of_the_head_has_a_graph(one: Case) -> None:
     method, _ = one.make()
     tasks = drive.tasks(method.example, 4, (3, 5))
@@ -74,6 +75,7 @@ def answer_in_turn(method: drive.Method, model: Callable, names: str) -> tuple[d
     return answers, layouts
 
 
+@pytest.mark.few("packnet", "hat")
 def test_training_compiles_whole(one: Case) -> None:
     compiled_method, tasks = one.make()
     eager_method, _ = one.make()

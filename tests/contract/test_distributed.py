@@ -9,22 +9,25 @@ import pytest
 import torch
 import torch.multiprocessing
 from tests.contract import drive, processes
-from tests.contract.conftest import EVERY
+from tests.contract.conftest import EVERY, FEW
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp"])
+@pytest.fixture(scope="module")
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each process found of every method."""
-    folder = tmp_path_factory.mktemp(request.param)
-    torch.multiprocessing.spawn(processes.work, (request.param, str(folder)), nprocs=processes.PROCESSES)
+    """What each process found of every method that is asked for, under every strategy."""
+    here = [item for item in request.session.items if item.path == request.path]
+    names = list(dict.fromkeys(item.callspec.params["name"] for item in here))  # type: ignore[attr-defined]
+    folder = tmp_path_factory.mktemp("distributed")
+    torch.multiprocessing.spawn(processes.work, (names, str(folder)), nprocs=processes.PROCESSES)
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(processes.PROCESSES)]
 
 
-@pytest.mark.parametrize("name", list(EVERY))
-def test_processes_keep_the_frozen_and_agree(found: list[dict[str, Any]], name: str) -> None:
+@pytest.mark.parametrize("strategy", list(processes.STRATEGIES))
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FEW else pytest.mark.full) for n in EVERY])
+def test_processes_keep_the_frozen_and_agree(found: list[dict[str, Any]], name: str, strategy: str) -> None:
     for results in found:
-        assert not isinstance(results[name], str), results[name]
-    one, other = (results[name] for results in found)
+        assert not isinstance(results[strategy, name], str), results[strategy, name]
+    one, other = (results[strategy, name] for results in found)
     assert not drive.differing(one["known"], other["known"])
     assert not drive.differing(one["after"], other["after"])
     before, after, exact = one["before"]["a"], one["after"]["a"], one["exact"]

@@ -52,6 +52,7 @@ def test_a_deep_copy_is_a_model_of_its_own(pair: Case) -> None:
     method.end("b")
 
 
+@pytest.mark.few
 def test_a_copy_of_the_model_takes_no_learner_along(pair: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     method, _ = opened(pair)
 
@@ -62,6 +63,7 @@ def test_a_copy_of_the_model_takes_no_learner_along(pair: Case, monkeypatch: pyt
     copy.deepcopy(method.model)
 
 
+@pytest.mark.few
 def test_what_a_copy_learned_can_be_collected(pair: Case) -> None:
     """The way of FSDP2: a copy of the method trains, on a model that may be sharded; the plain model gets it back."""
     method, tasks = pair.make()
@@ -219,7 +221,7 @@ def test_the_encoders_fast_path_is_taken_and_right(one: Case, monkeypatch: pytes
         torch.testing.assert_close(slow.detach(), fast)
 
 
-@pytest.mark.few
+@pytest.mark.few("packnet", "hat")
 def test_tied_weights_stay_tied(one: Case) -> None:
     method, tasks = drive.make(one.method, "tied_bert")
     embedding = method.model.get_input_embeddings()
@@ -244,7 +246,7 @@ def test_tied_weights_stay_tied(one: Case) -> None:
     assert embedding.weight is decoder.weight
 
 
-@pytest.mark.few
+@pytest.mark.few("packnet", "hat", "piggyback")
 @pytest.mark.filterwarnings("ignore:no free weight is left")
 def test_a_masked_tied_weight_is_one_site(one: Case) -> None:
     from tests.contract.test_activation import masking

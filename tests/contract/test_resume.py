@@ -53,6 +53,7 @@ def resumed(case: Case, stopped: Method) -> Method:
     return fresh
 
 
+@pytest.mark.few
 def test_going_on_after_a_task_is_never_having_stopped(pair: Case) -> None:
     never, tasks = pair.make()
     drive.learn(never, tasks, pair.user(), steps=STEPS)
@@ -148,7 +149,6 @@ def into_a_bank(method: Method, folder: Path, backbone: str) -> Bank:
 ELSEWHERE = """
 import sys, torch
 from pathlib import Path
-import tests.conftest
 from polymask.bank.bank import Bank
 from tests.contract import drive
 torch.set_num_threads(1)

@@ -41,9 +41,9 @@ def unless(default: bool, *values: str) -> Any:
 
 
 DEFAULT = (("hat", "adamw"), ("tfm", "adamw"), ("piggyback", "sgd_momentum_decay"))
-"""HAT meets every trap, the two others every sixth each."""
+"""Every trap is met once, by HAT or, every sixth each, by one of the two others."""
 PAIRS = [
-    unless(pair in DEFAULT and (pair == DEFAULT[0] or place % 6 == DEFAULT.index(pair)), trap, *pair)
+    unless(pair == DEFAULT[place % 6 if place % 6 < len(DEFAULT) else 0], trap, *pair)
     for place, trap in enumerate(TRAPS)
     for pair in product(UNITS, ("adamw", "sgd_momentum_decay"))
 ]
@@ -61,7 +61,7 @@ def test_no_trap_forgets(trap: str, name: str, optimizer: str) -> None:
 @told
 @pytest.mark.parametrize(
     ("trap", "name"),
-    [unless(name == "hat" and place % 3 == 0, trap, name) for place, trap in enumerate(TRAPS) for name in UNITS],
+    [unless(name == "hat" and place % 6 == 0, trap, name) for place, trap in enumerate(TRAPS) for name in UNITS],
 )
 def test_a_task_of_any_trap_can_be_baked(name: str, trap: str) -> None:
     torch.manual_seed(0)
@@ -143,7 +143,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "densenet121": partial(of_timm, "densenet121"),
     "resnet50": partial(of_timm, "resnet50"),
 }
-QUICK = {("hat", "alexnet", "sgd"), ("piggyback", "alexnet", "adamw"), ("hat", "bert", "adamw"), ("tfm", "bert", "sgd")}
+QUICK = {("piggyback", "alexnet", "adamw"), ("hat", "bert", "sgd")}
 
 
 def clipped_sgd(method: Method) -> torch.optim.Optimizer:

@@ -79,7 +79,10 @@ def said(home: Path) -> list[Any]:
     return [json.loads((home / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("method", small.METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=pytest.mark.full if m in ("piggyback", "supsup") else ()) for m in small.METHODS],
+)
 def test_both_processes_have_the_same_and_forget_nothing(method: str, tmp_path: Path) -> None:
     assert both(partial(small.run, method, tmp_path / "run", training=TWO), tmp_path) == [0, 0]
     first, second = said(tmp_path)

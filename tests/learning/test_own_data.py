@@ -99,7 +99,10 @@ def right(logits: Tensor, y: Tensor) -> float:
 QUESTIONS = Objective(F.binary_cross_entropy_with_logits, right, "right answers")
 
 
-@pytest.mark.parametrize("method", small.METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=() if m in ("piggyback", "finetune") else pytest.mark.full) for m in small.METHODS],
+)
 def test_multilabel_tasks(method: str) -> None:
     stream = [multilabel("one", 3), multilabel("two", 2), multilabel("three", 4)]
     training = Training(epochs=12, batch_size=16, lr=2e-2)
@@ -138,8 +141,15 @@ def squared(logits: Tensor, y: Tensor) -> Tensor:
     return F.mse_loss(logits.flatten(), y.flatten())
 
 
-@pytest.mark.parametrize("column", [True, False])
-@pytest.mark.parametrize("method", ["packnet", "piggyback", "finetune"])
+@pytest.mark.parametrize(
+    ("method", "column"),
+    [
+        ("packnet", True),
+        ("finetune", False),
+        *(pytest.param(*pair, marks=pytest.mark.full) for pair in [("packnet", False), ("finetune", True)]),
+        *(pytest.param("piggyback", column, marks=pytest.mark.full) for column in (True, False)),
+    ],
+)
 def test_regression_tasks(method: str, column: bool) -> None:
     """Errors: lower is better, and what is forgotten is above 0 all the same."""
     error = Objective(squared, lambda logits, y: squared(logits, y).item(), "squared error", higher_is_better=False)

@@ -90,7 +90,9 @@ def steps_of(out: Path) -> int:
     return EPOCH * (len((out / "epochs.csv").read_text().splitlines()) - 1)
 
 
-@pytest.mark.parametrize("method", small.METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=pytest.mark.full if m == "supsup" else ()) for m in small.METHODS]
+)
 def test_interrupted_in_every_epoch(method: str, tmp_path: Path, home: Path) -> None:
     expected, out, stops = never_stopped(method, home), tmp_path / "run", 0
     while True:
@@ -139,7 +141,9 @@ def test_a_step_that_is_lost_is_not_saved_over_one_that_is_not(tmp_path: Path) -
     small.assert_same(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("method", small.METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=() if m in ("packnet", "tfm") else pytest.mark.full) for m in small.METHODS]
+)
 def test_killed_in_the_middle_of_epochs(method: str, tmp_path: Path, home: Path) -> None:
     expected, out, kills = never_stopped(method, home), tmp_path / "run", 0
     while not survives(partial(small.run, method, out, objective=Objective(loss=At(2 * EPOCH + 3, kill)))):
@@ -148,8 +152,15 @@ def test_killed_in_the_middle_of_epochs(method: str, tmp_path: Path, home: Path)
     small.assert_same(out, expected)
 
 
-@pytest.mark.parametrize("method", ["packnet", "finetune"])
-@pytest.mark.parametrize("function", ["replace", "unlink"])
+@pytest.mark.parametrize(
+    ("function", "method"),
+    [
+        ("replace", "packnet"),
+        ("unlink", "finetune"),
+        pytest.param("replace", "finetune", marks=pytest.mark.full),
+        pytest.param("unlink", "packnet", marks=pytest.mark.full),
+    ],
+)
 def test_killed_between_any_two_files(method: str, function: str, tmp_path: Path, home: Path) -> None:
     """Every time a little further: between checkpoints, the files of a commit, its json, its sweep, and the results."""
     expected, out, n = never_stopped(method, home), tmp_path / "run", 1
@@ -266,7 +277,10 @@ def test_a_checkpoint_is_written_when_its_time_has_come(tmp_path: Path, monkeypa
     assert written == expected
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+DRAWS = ("supsup", "exssnet", "packnet", "tfm")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in DRAWS else pytest.mark.full) for n in METHODS])
 def test_a_finished_run_is_what_it_was_when_it_is_opened_again(name: str, tmp_path: Path) -> None:
     """A method that draws its weights when it is made must not draw them over what the finished tasks read."""
     reports = []

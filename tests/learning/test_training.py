@@ -83,11 +83,12 @@ def test_a_plateau_ends_a_phase_early(learner: str) -> None:
 
 def test_a_plateau_is_resumed(tmp_path: Path) -> None:
     how = Training(epochs=40, optimizer="sgd", lr=0.5, batch_size=16, schedule="plateau", save_every=0)
-    small.run("hat", tmp_path / "a", training=how)
+    stream = small.tasks()[:2]
+    small.run("hat", tmp_path / "a", stream, training=how)
     for n in (37, 61):
         with pytest.raises(KeyboardInterrupt):
-            small.run("hat", tmp_path / "b", training=how, objective=Objective(loss=small.Once(n, small.stop)))
-    small.run("hat", tmp_path / "b", training=how)
+            small.run("hat", tmp_path / "b", stream, training=how, objective=Objective(loss=small.Once(n, small.stop)))
+    small.run("hat", tmp_path / "b", stream, training=how)
     small.assert_same(tmp_path / "a", tmp_path / "b")
 
 

@@ -251,6 +251,7 @@ def test_one_task_compressed_uses_fewer_units_under_a_larger_penalty() -> None:
     assert kept[1.5] < 0.9 * kept[0.0]
 
 
+@pytest.mark.full
 def test_a_second_task_beats_a_classifier_on_the_first_ones_features() -> None:
     found = {}
     for kind, more in ((HAT, {"c": 0.3}), (LinearProbe, {})):

@@ -226,6 +226,7 @@ def test_permuted_digits_lose_little_against_independent_networks() -> None:
     assert mean(results["independent"]) - mean(results["packnet"]) < 2.5, results
 
 
+@pytest.mark.full
 def test_at_half_the_last_of_many_tasks_is_below_the_first() -> None:
     tasks = permuted(6)
     method = PackNet(mlp(64, 50, 50, 10), torch.zeros(1, 64), ratio=0.5)
