@@ -16,8 +16,9 @@ import torch
 from tests.banks import EXAMPLE, WEIGHTS, answer, attached, filled, logits, make, nested, on_disk, record
 from torch import Tensor
 
+from polymask import lock
 from polymask.bank import bank as module
-from polymask.bank import lock, store
+from polymask.bank import store
 from polymask.bank.bank import Bank
 
 
