@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from polymask.learning.compare import Reports, compare, shown
+from polymask.learning.compare import Reports, as_table, compare
 from polymask.learning.training import Training
 from polymask.methods import METHODS
 
@@ -33,7 +33,7 @@ def demo(say: Callable[[str], None], out: str | None = None, epochs: int | None 
     finally:
         torch.set_num_threads(threads)
     say("")
-    say(shown(reports))
+    say(as_table(reports))
     say("")
     say(conclusion(reports))
     say(f"Files: {place}")

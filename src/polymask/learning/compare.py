@@ -108,7 +108,7 @@ def write(out: Path, reports: Reports) -> None:
     write_file(out / "table.json", (json.dumps(rows(reports), indent=2) + "\n").encode())
 
 
-def shown(reports: Reports) -> str:
+def as_table(reports: Reports) -> str:
     """The table for a terminal."""
     return table(rows(reports))
 

@@ -74,7 +74,7 @@ def extend(
     """
     path, objective = Path(out).expanduser(), objective or Objective()
     bank = Bank.open(bank_folder(path))
-    about, training = bank.outline, training or trained(path)
+    about, training = bank.outline, training or training_of(path)
     fabric = make_fabric(training)
     with ExitStack() as stack:
         if fabric.is_global_zero:
@@ -118,7 +118,7 @@ def report_of_finished(path: Path, may_miss: Collection[str]) -> dict[str, Any]:
     return earlier
 
 
-def trained(path: Path) -> Training:
+def training_of(path: Path) -> Training:
     """How a run was trained, from its config.yaml."""
     config = yaml.safe_load((path / "config.yaml").read_text())
     return Training(**{field.name: config[field.name] for field in fields(Training) if field.name in config})

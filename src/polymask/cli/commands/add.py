@@ -12,7 +12,7 @@ import yaml
 from polymask.cli.commands.run import arguments, summary
 from polymask.cli.parsers import choose
 from polymask.cli.values import UsageError
-from polymask.learning.extend import extend, trained
+from polymask.learning.extend import extend, training_of
 from polymask.learning.training import Training
 from polymask.loaded import bank_folder, load
 from polymask.streams.by_name import make_stream
@@ -56,7 +56,7 @@ def add(say: Callable[[str], None], dir: str, task: str | None = None, **values:
         hint = f"; to learn {removed[0]} again, which was removed, name it with --task" if removed else ""
         raise UsageError(f"expected a new task, found {wanted or ', '.join(names)}, which {folder} has already{hint}")
     for one in todo:
-        training = _over(trained(folder), values["training"])
+        training = _over(training_of(folder), values["training"])
         report = extend(folder, one, method=_own_method(folder), training=training).report
     for line in summary({**report, "out": str(bank_folder(folder).parent)}):
         say(line)

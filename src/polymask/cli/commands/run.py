@@ -42,7 +42,7 @@ def compare(
     methods = methods or [*METHODS, JOINT]
     options = {method: values.pop(group) for method, group in groups(methods).items()}
     reports = comparison.compare(methods, seeds, out, options=options, say=say, **arguments(values))
-    say(f"\n{comparison.shown(reports)}\nFiles: {out} (table.md, table.json, and a folder for each run)")
+    say(f"\n{comparison.as_table(reports)}\nFiles: {out} (table.md, table.json, and a folder for each run)")
     return 1 if any("error" in report for runs in reports.values() for report in runs) else 0
 
 
