@@ -73,6 +73,8 @@ def imports(path: Path) -> set[str]:
             inner = {f"{node.module}.{alias.name}" for alias in node.names}
             ours = {name for name in inner if name.removeprefix("polymask.") in modules()}
             found.update(ours or {node.module})
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "import_module":
+            found.update(one.value for one in node.args if isinstance(one, ast.Constant))
     return found
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from polymask.cli.catalog import BLOCKS, main, with_tables
+from polymask.cli.catalog import BLOCKS, with_tables
+from polymask.cli.generate import main, texts
 from polymask.cli.main import main as program
-from polymask.cli.measure import texts
 from polymask.cli.parsers import parser_of
 from polymask.methods import METHODS
 
@@ -25,18 +25,18 @@ GENERATED = ("README.md", "docs/methods.md")
 @pytest.mark.parametrize("name", GENERATED)
 def test_generated_tables_are_up_to_date(name: str) -> None:
     text = (ROOT / name).read_text()
-    assert with_tables(text) == text, f"run: python -m polymask.cli.catalog {' '.join(GENERATED)}"
+    assert with_tables(text) == text, f"run: python -m polymask.cli.generate {' '.join(GENERATED)}"
     assert all(f"| {method} " in text for method in METHODS)
 
 
 def test_the_catalogues_are_what_the_classes_say_now() -> None:
     for path, text in texts().items():
-        assert path.read_text() == text, f"run: python -m polymask.cli.catalog {' '.join(GENERATED)}"
+        assert path.read_text() == text, f"run: python -m polymask.cli.generate {' '.join(GENERATED)}"
 
 
 def test_a_stale_table_is_made_anew_and_the_rest_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A test writes no file of the repository: it would hide that a catalogue is stale.
-    monkeypatch.setattr("polymask.cli.measure.texts", dict)
+    monkeypatch.setattr("polymask.cli.generate.texts", dict)
     path = tmp_path / "some.md"
     path.write_text("before\n<!-- recipes -->\n| old |\n<!-- /recipes -->\nafter\n")
     main([str(path)])

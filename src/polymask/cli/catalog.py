@@ -5,22 +5,19 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from polymask.cli.values import Options
 from polymask.learning.options import CONTRACT, JOINT
 from polymask.report.table import human_bytes, markdown
 
 Rows = list[dict[str, object]]
 Entries = Mapping[str, Mapping[str, Any]]
-Options = dict[str, dict[str, Any]]
-"""Name -> type (as text), default and meaning."""
-
 METHODS_FILE = Path(__file__).parents[1] / "methods" / "catalog.json"
-"""Method -> its card, recipes, options and bytes per task; made by ``python -m polymask.cli.catalog``."""
+"""Method -> its card, recipes, options and bytes per task; made by ``python -m polymask.cli.generate``."""
 
 RUN_FILE = Path(__file__).parent / "run.json"
 """What the commands, ``run_named``, ``Training``, each stream and joint training take; made with it."""
@@ -122,16 +119,3 @@ def with_tables(text: str) -> str:
 
 def _fill(table: str, found: re.Match[str]) -> str:
     return f"{found[1]}{table}\n{found[2]}"
-
-
-def main(paths: Sequence[str]) -> None:
-    """Write the catalogues, then the tables of files: ``python -m polymask.cli.catalog README.md docs/methods.md``."""
-    for path, text in importlib.import_module("polymask.cli.measure").texts().items():
-        path.write_text(text)
-    read.cache_clear()
-    for path in map(Path, paths):
-        path.write_text(with_tables(path.read_text()))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

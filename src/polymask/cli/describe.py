@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse
 
-from polymask.cli.catalog import Options
+from polymask.cli.values import Options
 
 
 def options_in(call: Callable[..., Any], skip: Collection[str] = ()) -> Options:

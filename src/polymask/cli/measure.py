@@ -1,8 +1,7 @@
-"""Write the catalogues from the classes themselves; the one part of them that has to be measured is bytes per task."""
+"""What the catalogue says of a method, from its class; the bytes that a task takes have to be measured."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,27 +9,12 @@ from typing import Any
 import torch
 
 from polymask.bank.bank import Bank
-from polymask.cli.catalog import METHODS_FILE, RUN_FILE
-from polymask.cli.commands.add import add
-from polymask.cli.commands.look import roles, verify
-from polymask.cli.commands.methods import methods
-from polymask.cli.commands.run import compare, run
-from polymask.cli.demo import demo
 from polymask.cli.describe import options_in
-from polymask.learning.by_name import run_named
-from polymask.learning.joint.prefixes import learn_joint
-from polymask.learning.options import CONTRACT, JOINT, options_of
-from polymask.learning.training import Training
+from polymask.learning.options import CONTRACT, options_of
 from polymask.method.contract import Method
-from polymask.methods import METHODS
 from polymask.nets import build_net
-from polymask.streams.by_name import NAMED
 
-COMMANDS = (demo, run, compare, add, verify, methods, roles)
 TASKS = 5
-
-STREAM = ("data", "tasks", "order", "seed", "labels")
-"""What ``run_named`` passes to every stream, or what no command line can say."""
 
 
 def bytes_per_task(kind: type[Method]) -> int:
@@ -62,24 +46,3 @@ def entry(kind: type[Method]) -> dict[str, Any]:
     recipes = {phase: dict(vars(kind.recipes[phase])) for phase in kind.phases}
     own, size = options_in(kind, CONTRACT), bytes_per_task(kind)
     return {"card": dict(vars(kind.card)), "recipes": recipes, "options": own, "bytes": size}
-
-
-def texts() -> dict[Path, str]:
-    """What each of the files of catalogues should say."""
-    commands = {
-        call.__name__: {
-            "what": (call.__doc__ or "").partition("\n")[0],
-            "module": call.__module__,
-            "options": options_in(call, ("say", "options")),
-        }
-        for call in COMMANDS
-    }
-    named = {
-        "commands": commands,
-        "run": options_in(run_named, ("how", "options", "training")),
-        "training": options_in(Training),
-        JOINT: {"prefixes": options_in(learn_joint)["prefixes"]},
-        "streams": {name: options_in(make, STREAM) for name, make in NAMED.items()},
-    }
-    cards = {name: entry(kind) for name, kind in METHODS.items()}
-    return {path: json.dumps(data, indent=1) + "\n" for path, data in ((METHODS_FILE, cards), (RUN_FILE, named))}

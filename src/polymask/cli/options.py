@@ -7,8 +7,7 @@ from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from polymask.cli.catalog import Options
-from polymask.cli.values import UsageError, convert, from_words, in_words, read_file, takes_several, types_of
+from polymask.cli.values import Options, UsageError, convert, from_words, in_words, read_file, takes_several, types_of
 
 
 def nearest(found: str, names: Iterable[str]) -> str:

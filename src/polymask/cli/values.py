@@ -11,6 +11,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+Options = dict[str, dict[str, Any]]
+"""Name -> type (as text), default and meaning."""
+
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", dict: "a mapping"}
 """Type -> what a value of it is called."""
 
