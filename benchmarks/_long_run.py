@@ -70,7 +70,7 @@ def watched(clock: Clock) -> Iterator[None]:
         clock.own.trained += time.thread_time() - start
         return best
 
-    def measured(self: session.Session, after: str) -> None:
+    def measured(self: session.Session, after: Any) -> None:
         measure(self, after)
         clock.task()
 
@@ -97,11 +97,11 @@ def go(clock: Clock, run: int, method: str, count: int, out: Path) -> threading.
 
 
 @contextmanager
-def stopped_when(done: Callable[[session.Session, str], bool]) -> Iterator[None]:
+def stopped_when(done: Callable[[session.Session, Any], bool]) -> Iterator[None]:
     """Let a run stop by itself, as by Ctrl-C, after the task of which this says so."""
     measure = session.Session._measure
 
-    def stopping(self: session.Session, after: str) -> None:
+    def stopping(self: session.Session, after: Any) -> None:
         measure(self, after)
         if done(self, after):
             raise KeyboardInterrupt

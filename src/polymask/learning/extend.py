@@ -17,11 +17,12 @@ from polymask.bank.probe import batch_of
 from polymask.learning import folder as files
 from polymask.learning.drift import Drift
 from polymask.learning.fabric import make_fabric
+from polymask.learning.folder import Place
 from polymask.learning.learn import Learned
 from polymask.learning.learner import earlier_logits, give_back, method_class, on_device, open_learner
 from polymask.learning.objective import Objective
 from polymask.learning.results import earlier_results
-from polymask.learning.session import Place, Session
+from polymask.learning.session import Session
 from polymask.learning.setup import Setup
 from polymask.learning.training import Training
 from polymask.learning.twin import Twin

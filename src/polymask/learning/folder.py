@@ -7,17 +7,34 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from polymask.bank.bank import Bank
 from polymask.bank.store import as_json, write_file
 from polymask.learning.config import NEUTRAL
 from polymask.lock import locked as hold
 
 _WAY = "the finished tasks in bank/ are whole: delete checkpoint.pt, and the same command learns the open task anew"
+
+
+@dataclass
+class Place:
+    """Where a run lies.
+
+    Args:
+        folder: the run's folder; None: nothing is written.
+        bank: the bank in it, on the process that writes.
+        about: what ``results.json`` says of the run besides figures.
+    """
+
+    folder: Path | None = None
+    bank: Bank | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 class DamagedCheckpoint(ValueError):  # noqa: N818 - the name says what is wrong

@@ -21,6 +21,7 @@ from polymask.learning.config import arguments, complete_options, description
 from polymask.learning.drift import Drift
 from polymask.learning.evaluate import own_outputs
 from polymask.learning.fabric import make_fabric
+from polymask.learning.folder import Place
 from polymask.learning.learner import (
     claim_bank,
     earlier_logits,
@@ -32,7 +33,7 @@ from polymask.learning.learner import (
 )
 from polymask.learning.objective import Objective
 from polymask.learning.results import earlier_results
-from polymask.learning.session import Place, Session
+from polymask.learning.session import Session
 from polymask.learning.setup import Setup
 from polymask.learning.training import Training
 from polymask.learning.twin import Twin

@@ -17,6 +17,7 @@ from polymask.learning import folder as files
 from polymask.learning.accuracy import Measured, append_row, write_rows
 from polymask.learning.drift import Drift
 from polymask.learning.evaluate import evaluate
+from polymask.learning.folder import Place
 from polymask.learning.journal import Journal
 from polymask.learning.loop import Phase, Progress, train_phase
 from polymask.learning.results import Results
@@ -30,21 +31,6 @@ from polymask.streams.stream import Task
 
 WRITE_EVERY = 60.0
 """Seconds between two writes of ``results.json`` while a run goes on; what was measured is on disk before."""
-
-
-@dataclass
-class Place:
-    """Where a run lies.
-
-    Args:
-        folder: the run's folder; None: nothing is written.
-        bank: the bank in it, on the process that writes.
-        about: what ``results.json`` says of the run besides figures.
-    """
-
-    folder: Path | None = None
-    bank: Bank | None = None
-    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -73,6 +59,7 @@ class Session:
         self._saved: dict[str, Any] | None = None  # the checkpoint of the task that a stopped run left open
         self._safe_at = time.monotonic()  # when the run was last safe on disk
         self._written_at = -WRITE_EVERY + time.monotonic()
+        self._again: list[Task] | None = None  # the finished tasks that may have to be measured again
         self._full = {name for found in self.results.capacity.values() for name in exhausted(found)}
 
     @property
@@ -131,7 +118,7 @@ class Session:
             else:
                 self._learn(task, journal)
             if task.name == next(reversed(self.method.records)) and task.name not in self.results.rows:
-                self._measure(task.name)
+                self._measure(task)
             if not self._measures_again(task.name):
                 self.feeds.pop(task.name, None)
             self.twin.release()
@@ -211,20 +198,27 @@ class Session:
         meta = replace(record.meta, outputs=feeds.outputs, labels=labels, inputs=feeds.inputs.to_json())
         self.method.records[task] = replace(record, meta=meta)
 
-    def _measure(self, after: str) -> None:
+    def _measure(self, after: Task) -> None:
         """Fill a task's row: its own entry, and of the others those that no proof implies."""
         setting, row = self.setup.setting, {}
-        for task in self.tasks:
-            if task.name in self.method.records and (task.name == after or self._measures_again(task.name)):
-                feeds, metric = self.feed(task), self.setup.objective.metric
-                plain, split = self.twin.answering(task.name), feeds.test or feeds.val
-                (value,) = evaluate(plain, split, [metric], feeds.outputs, 512)
-                row[task.name] = Measured(value, "val" if feeds.test is None else "test", setting)
-        self.results.add(after, row)
+        for task in [*self._unproved(after), after]:
+            feeds, metric = self.feed(task), self.setup.objective.metric
+            plain, split = self.twin.answering(task.name), feeds.test or feeds.val
+            (value,) = evaluate(plain, split, [metric], feeds.outputs, 512)
+            row[task.name] = Measured(value, "val" if feeds.test is None else "test", setting)
+        self.results.add(after.name, row)
         if self.place.folder is not None and self.setup.fabric.is_global_zero:
-            append_row(self.place.folder / "accuracy.csv", after, row)
+            append_row(self.place.folder / "accuracy.csv", after.name, row)
         if time.monotonic() - self._written_at >= WRITE_EVERY:
             self.write()
+
+    def _unproved(self, after: Task) -> list[Task]:
+        """The earlier tasks that are measured again; looked for among all of them once, then among those it found."""
+        if self._again is None:
+            self._again = [task for task in self.tasks if task.name in self.method.records and task is not after]
+        found = [task for task in self._again if self._measures_again(task.name)]
+        self._again = [*found, after]
+        return found
 
     def _measures_again(self, task: str) -> bool:
         """Whether a finished task is measured after every later one."""
