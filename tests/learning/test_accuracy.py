@@ -118,3 +118,23 @@ def test_a_column_is_proved_by_the_entry_above_it_alone() -> None:
     values, measured = fill(["a", "b", "c"], rows, True)
     assert values.tolist()[2] == [0.2, 0.2, 0.1]
     assert measured.tolist() == [[True, False, False], [False, True, False], [True, False, True]]
+
+
+@pytest.mark.parametrize("left", ["", "after,on,value,split,setting\none,one,abc,test,s\n"])
+def test_without_its_sheet_a_run_has_the_figures_of_its_report(left: str, tmp_path: Path) -> None:
+    before = small.run("piggyback", tmp_path).report
+    (tmp_path / "accuracy.csv").write_text(left)
+    after = small.run("piggyback", tmp_path).report
+    for key in ("accuracy", "source", "average_accuracy", "bwt_gem"):
+        assert after[key] == before[key]
+
+
+def test_a_report_that_was_cut_short_is_named_with_the_way_out(tmp_path: Path) -> None:
+    before = small.run("piggyback", tmp_path).report
+    path = tmp_path / "results.json"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"expected JSON in .*results\.json, found it cut short.*delete it"):
+        small.run("piggyback", tmp_path)
+    path.unlink()
+    after = small.run("piggyback", tmp_path).report
+    assert (after["accuracy"], after["source"]) == (before["accuracy"], before["source"])

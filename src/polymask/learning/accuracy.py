@@ -73,7 +73,7 @@ def fill(
 
 
 def read_rows(path: Path) -> Rows:
-    """The rows of an ``accuracy.csv``; one that was cut short is left out, as is measured again.
+    """The rows of an ``accuracy.csv``; what was cut short or is no number is left out.
 
     A row's own task stands last in it: without it, the row is not whole.
     """
@@ -81,10 +81,18 @@ def read_rows(path: Path) -> Rows:
     if path.exists():
         with path.open(newline="") as file:
             for line in csv.DictReader(file):
-                if None not in line.values() and None not in line:
+                if None not in line.values() and None not in line and _is_number(line["value"]):
                     entry = Measured(float(line["value"]), line["split"], line["setting"])
                     rows.setdefault(line["after"], {})[line["on"]] = entry
     return {after: row for after, row in rows.items() if after in row}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def write_rows(path: Path, rows: Rows) -> None:

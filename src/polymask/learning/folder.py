@@ -103,9 +103,19 @@ def write_results(folder: Path, results: Mapping[str, Any]) -> None:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """What ``results.json`` says so far; empty if there is none."""
+    """What ``results.json`` says so far; empty if there is none.
+
+    Raises:
+        ValueError: if it is cut short or changed.
+    """
     path = folder / "results.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(
+            f"expected JSON in {path}, found it cut short or changed ({error}): delete it, and the same command goes "
+            "on; what was measured is in accuracy.csv, the finished tasks are in bank/"
+        ) from error
     return found
 
 

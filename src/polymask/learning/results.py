@@ -79,6 +79,9 @@ class Results:
             "finished": [self.tasks[place] for place in places],
             "accuracy": [list(map(as_json, row)) for row in values.tolist()] if whole else None,
             "source": _sources(values, measured) if whole else None,
+            "settings": [
+                self.rows[task][task].setting if task in self.rows.get(task, {}) else "" for task in self.tasks
+            ],
             "accuracy_when_learned": list(map(as_json, values.diagonal().tolist())),
             "accuracy_at_the_end": list(map(as_json, values[places[-1]].tolist())) if places else [],
             **self._figures(values[np.ix_(places, places)]),
@@ -110,12 +113,13 @@ class Results:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], tasks: Sequence[str], higher_is_better: bool) -> Results:
-        """Go on from an earlier ``results.json``; what it says has no setting, so nothing is proved by it."""
+        """Go on from an earlier ``results.json``; one without settings proves nothing."""
         names, rows = found["tasks"], {}
         marks = found.get("source") or [["measured"] * len(names)] * len(names)
-        for after, row, source in zip(names, found["accuracy"] or (), marks, strict=False):
-            entries = zip(names, row, source, strict=True)
-            known = {on: Measured(value) for on, value, mark in entries if value is not None and mark == "measured"}
+        settings = found.get("settings") or [""] * len(names)
+        for after, row, source, setting in zip(names, found["accuracy"] or (), marks, settings, strict=False):
+            entries = [entry for entry in zip(names, row, source, strict=True) if entry[1] is not None]
+            known = {on: Measured(value, "", setting) for on, value, mark in entries if mark == "measured"}
             if known:
                 rows[after] = known
         seconds, capacity = dict(found["seconds_per_task"]), found.get("capacity", {})
