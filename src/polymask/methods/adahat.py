@@ -1,4 +1,16 @@
-"""AdaHAT (Wang et al. 2024): HAT whose used connections still take small steps, smaller the more tasks rely on them."""
+"""AdaHAT (Wang et al. 2024): HAT whose used connections still take small steps, smaller the more tasks rely on them.
+
+"AdaHAT: Adaptive Hard Attention to the Task in Task-Incremental Learning", ECML PKDD 2024.
+
+Where paper, released code and this file differ:
+
+- Adam divides by a gradient's size, so that ``alpha`` is entangled with its epsilon in the published results, and does
+  not carry over to SGD. ``scales="step"`` scales the displacement instead, the same under every optimizer.
+- The shortcut convolutions of the released ResNet are trained and never gated, so that HAT itself forgets there. Here
+  every weight has a role.
+- Its scale counts batches from 0 where the formula counts from 1: gates begin inverted and never reach ``s_max``.
+- The older release averages two ratios into ``R_l``, the newer one takes one; here the newer.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,15 @@
-"""ExSSNeT (Yadav and Bansal 2023): a supermask per task, then those of its weights train that no earlier task reads."""
+"""ExSSNeT (Yadav and Bansal 2023): a supermask per task, then those of its weights train that no earlier task reads.
+
+"Exclusive Supermask Subnetwork Training for Continual Learning", Findings of ACL 2023, arXiv:2210.10209.
+
+Where paper, released code and this file differ:
+
+- In the released code phase "mask" silently takes the rate meant for the weights once these train; here each phase has
+  a recipe of its own.
+- Averaging the scores of several neighbours overwrites an old task's in place; here records are never written to.
+- Its validation split is its test split, and chooses the epoch; here a validation part chooses.
+- Frozen weights stay put there only without weight decay and with a new optimizer for each task; here under any.
+"""
 
 from __future__ import annotations
 

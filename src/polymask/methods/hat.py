@@ -1,4 +1,22 @@
-"""HAT (Serra et al. 2018): a task learns, with the weights, an attention mask on units; used connections then stand."""
+"""HAT (Serra et al. 2018): a task learns, with the weights, an attention mask on units; used connections then stand.
+
+"Overcoming Catastrophic Forgetting with Hard Attention to the Task", ICML 2018, arXiv:1801.01423.
+
+Where paper, released code and this file differ:
+
+- Nothing is hard in the released code: a gate ``sigmoid(s_max e)`` stays for ever, and ``e`` a little below 0 reads
+  weights that nothing protects. Here what is kept is ``[e > 0]``, and the same bits decide freezing, validation and
+  answers.
+- The compensation of the embeddings' gradients, a quotient of cosh clipped at 50, equals a backward pass with the slope
+  ``s_max sigmoid'(e)``; that is computed, without the clip. Where float32 rounds the gate to 1, a gradient still
+  arrives.
+- The paper shuts a weight by ``1 - min(A_i, A_j)`` of the *unions*; here by the pairs that one task uses (``rule``).
+- The scale starts at ``1 / s_max`` in the first batch and ends at ``s_max`` in the last; the code's ends a step below.
+- Its regulariser is 0 / 0 once every unit is in use; here 0.
+- Batch norms, residual sums and attention are not in the released code. Here a norm is private, a sum is masked again
+  after the addition, and which unit feeds what is asked of the network.
+- Its MNIST loaders validate on the training data; here a validation part chooses.
+"""
 
 from __future__ import annotations
 

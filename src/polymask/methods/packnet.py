@@ -1,4 +1,19 @@
-"""PackNet (Mallya and Lazebnik 2018): train the free weights, prune the small ones, freeze the rest for ever."""
+"""PackNet (Mallya and Lazebnik 2018): train the free weights, prune the small ones, freeze the rest for ever.
+
+"PackNet: Adding Multiple Tasks to a Single Network by Iterative Pruning", CVPR 2018, arXiv:1711.05769.
+
+Where paper, released code and this file differ:
+
+- The released code evaluates the test split in every epoch and keeps the best; here a validation part chooses.
+- It zeroes the gradients of frozen weights, which holds under its optimizer alone: momentum, Adam's moments and weight
+  decay all move a weight whose gradient is zero. Here frozen weights are no parameters.
+- Evaluating an early task destroys the later ones' weights in place (``apply_mask``); here a task is a copy, or a
+  switch.
+- Its flags for trained norms and biases save the biases per task and not the norms, so that old tasks are forgotten.
+- It prunes ties of the threshold too, and so more than ``round(p n)``; here exactly that many.
+- It asks for a pretrained first task; here the first task is like any other, pruned and retrained.
+- A constant ratio starves late tasks (0.6 leaves 6e-5 of the weights to the 20th); ``tasks`` gives equal shares.
+"""
 
 from __future__ import annotations
 

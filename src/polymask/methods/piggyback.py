@@ -1,4 +1,17 @@
-"""Piggyback (Mallya, Davis and Lazebnik 2018): a frozen backbone, a learned binary or ternary mask per task."""
+"""Piggyback (Mallya, Davis and Lazebnik 2018): a frozen backbone, a learned binary or ternary mask per task.
+
+"Piggyback: Adapting a Single Network to Multiple Tasks by Learning to Mask Weights", ECCV 2018, arXiv:1801.06519.
+
+Where paper, released code and this file differ:
+
+- Two masks are often mixed up: the *real* mask ``r`` trains and is thrown away; the *binary* one, ``r > tau``, is what
+  a task keeps. The ternary mask is not symmetric: -1 below 0, 0 from 0 to ``tau``, 1 above.
+- The released code evaluates the test split in every epoch and keeps the best; here a validation part chooses.
+- It compares the summed change of the weights with 1e-8; here they are no parameters, and compared to the bit.
+- Its packed files leave out norms, so that a run which trains them loses them; here what is private is in the record.
+- ``init`` 0.01, ``tau`` 0.005 and the rate 1e-4 belong together: about 50 steps of one sign flip a weight. Another rate
+  or number of steps wants another ``init`` (``init_for``).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,19 @@
-"""SupSup (Wortsman et al. 2020): a random network that never trains, and a supermask of it per task."""
+"""SupSup (Wortsman et al. 2020): a random network that never trains, and a supermask of it per task.
+
+"Supermasks in Superposition", NeurIPS 2020, arXiv:2006.14769.
+
+Where paper, released code and this file differ:
+
+- Task inference *lowers* the entropy of the outputs over the mixture of masks. Notes that ask for as much entropy as
+  possible have the sign of the paper's equations 3 and 4, and of its code, the wrong way round.
+- "sparsity" in the released scripts is the share that is *kept*; here it is ``density``.
+- The released code keeps scores, 32 bits a weight and task, and never packs; here a bit a weight.
+- Its norms changed twice; shared statistics left all tasks but the last at chance. Here statistics are the task's own.
+- Transfer takes the mean of earlier masks in the paper, of signed scores in the code, where they cancel although the
+  mask reads their size. Here earlier masks vote.
+- Its permutations are seeded by ``task + seed``, so that five seeds share nearly all of them; here a seed is a draw of
+  its own. The test split serves as validation throughout; here a validation part chooses.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,14 @@
-"""TFM (Masana, Tuytelaars and van de Weijer 2021): a task widens the network, and reads it as wide as it then was."""
+"""TFM (Masana, Tuytelaars and van de Weijer 2021): a task widens the network, and reads it as wide as it then was.
+
+"Ternary Feature Masks: zero-forgetting for task-incremental learning", CVPR Workshops 2021, arXiv:2001.08714.
+
+Where paper and this file differ:
+
+- No code was published and the growth a task is not known to us; ``growth`` is ours to choose.
+- Whether statistics of norms are a task's own, and where its gains start, the paper does not say as far as we know:
+  here both are private, and gains go on from the last task's.
+- The paper stores two bits a unit; since masks follow from widths, one integer a layer says the same.
+"""
 
 from __future__ import annotations
 

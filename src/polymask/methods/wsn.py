@@ -1,4 +1,18 @@
-"""WSN (Kang et al. 2022): weights and scores learned together; what a task has used is read by all, written by none."""
+"""WSN (Kang et al. 2022): weights and scores learned together; what a task has used is read by all, written by none.
+
+"Forget-free Continual Learning with Winning SubNetworks", ICML 2022.
+
+Where paper, released code and this file differ:
+
+- The released code keeps the mask of the *last batch* beside the weights and scores of the *best epoch*. Here the mask
+  is made from the scores that are kept.
+- Two of its scripts copy earlier rows of the accuracy matrix, so that the backward transfer they print is 0 by
+  construction. Here it is measured, or proved and marked so.
+- The scripts' ``sparsity`` is the share that is kept; here it is ``density``.
+- The paper ranks ``s``, the code its size; here the size.
+- Its norms have no statistics and read the test batch's; here they are private, so that no prediction depends on the
+  rows beside it.
+"""
 
 from __future__ import annotations
 
