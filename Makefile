@@ -45,9 +45,10 @@ bench: $(STAMPS)/dev  ## run each script in benchmarks/
 fidelity: $(STAMPS)/dev  ## print every published number beside ours, with the command that measures it
 	@$(BIN)/python benchmarks/fidelity/_table.py
 
-docs: $(STAMPS)/dev  ## write the API reference, from the docstrings, to docs/api/
-	rm -rf docs/api
-	$(BIN)/python -W error docs/build.py
+docs: $(STAMPS)/docs  ## make the site, with the reference from the docstrings: docs/site/index.html
+	rm -rf docs/site
+	$(BIN)/python docs/method_pages.py
+	$(BIN)/python -m sphinx -q -W --keep-going docs docs/site
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +67,10 @@ $(STAMPS)/dev: $(STAMPS)/base
 	$(PIP) -c constraints.txt -e '.[dev,text,onnx]'
 	$(PIP) --no-deps $(TORCHVISION)
 	$(PIP) -c constraints.txt timm
+	touch $@
+
+$(STAMPS)/docs: $(STAMPS)/base
+	$(PIP) -c constraints.txt -e '.[docs]'
 	touch $@
 
 $(STAMPS)/mutants: $(STAMPS)/dev

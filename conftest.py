@@ -19,6 +19,9 @@ from xdist.scheduler import LoadScopeScheduling
 install_import_hook("polymask.parts", "tests.typed.checked")
 beartype_package("polymask", conf=CONF)
 
+# tests/test_guides.py runs them, command by command and in an empty folder.
+collect_ignore_glob = ["docs/guides/*", "docs/site/*"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--part NAME``: one of the parts that are together all tests."""
