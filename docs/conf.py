@@ -32,6 +32,7 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
 
 OUTSIDE = {
+    "README.zh-CN.md": "zh-CN.md",
     "docs/wiring.md": "wiring.md",
     "docs/mutants.md": "mutants.md",
     "../README.md": "index.md",

@@ -8,18 +8,22 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
+import polymask
 from polymask.cli.catalog import BLOCKS, with_tables
 from polymask.cli.generate import main, texts
 from polymask.cli.main import main as program
 from polymask.cli.parsers import parser_of
 from polymask.methods import METHODS
+from polymask.nets import build_net
 
 ROOT = Path(__file__).parents[1]
-GENERATED = ("README.md", "docs/methods.md")
+GENERATED = ("README.md", "README.zh-CN.md", "docs/methods.md")
 
 
 @pytest.mark.parametrize("name", GENERATED)
@@ -96,6 +100,39 @@ def test_every_command_that_is_shown_can_be_meant(name: str, own_method: str) ->
     for command, rest in commands:
         argv = [word for word in shlex.split(rest) if word not in ("--config", "runs/first/config.yaml")]
         parser_of(command, argv).read(argv)
+
+
+def shown(text: str) -> dict[str, list[str]]:
+    """What must not differ between languages: commands, code, tables of numbers, and where links lead."""
+    indented = re.findall(r"^    (\S.*)$", text, re.MULTILINE)
+    return {
+        "commands": [line.partition("  #")[0].rstrip() for line in indented],
+        "code": re.findall(r"^```\w+\n.*?^```$", text, re.MULTILINE | re.DOTALL),
+        "tables": re.findall(r"<!-- methods -->.*?<!-- /methods -->", text, re.DOTALL),
+        "headings": re.findall(r"^(#+) ", text, re.MULTILINE),
+        "rows": ["|" for _ in re.findall(r"^\|", text, re.MULTILINE)],
+        "links": re.findall(r"\]\((?!README)([^)]+)\)", text),
+    }
+
+
+def test_both_languages_show_the_same_commands_tables_and_links() -> None:
+    english, chinese = (shown((ROOT / name).read_text()) for name in ("README.md", "README.zh-CN.md"))
+    assert english == chinese
+    assert len(english["commands"]) > 10
+    first = [(ROOT / name).read_text().partition("\n")[0] for name in ("README.md", "README.zh-CN.md")]
+    assert first == ["English | [简体中文](README.zh-CN.md)", "[English](README.md) | 简体中文"]
+
+
+@pytest.mark.parametrize("side", ["-", "+"])
+def test_the_diff_of_a_loop_runs_on_both_sides(side: str) -> None:
+    (diff,) = re.findall(r"^```diff\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    code = "".join(f"{line[1:]}\n" for line in diff.splitlines() if line[0] in (" ", side))
+    net, x = build_net("mlp", (1, 8, 8), 2), torch.rand(4, 1, 8, 8)
+    tasks = {name: (x, torch.tensor(labels)) for name, labels in (("first", [0, 1, 0, 1]), ("second", [1, 1, 0, 0]))}
+    names: dict[str, Any] = {"polymask": polymask, "torch": torch, "net": net, "example": x, "tasks": tasks}
+    exec(code, names)
+    if side == "+":
+        assert torch.equal(names["first"](x).argmax(1), tasks["first"][1])
 
 
 def test_links_lead_somewhere() -> None:
