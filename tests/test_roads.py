@@ -16,9 +16,8 @@ HERE = Path(__file__).parent
 @pytest.mark.full
 @pytest.mark.parametrize("road", sorted(path.stem for path in (HERE / "roads").glob("*.sh")))
 def test_a_road_leads_from_an_empty_folder_to_its_end(road: str, tmp_path: Path) -> None:
-    (method,) = re.findall(
-        r"^```python\n(\"\"\".*?)```$", (HERE.parent / "README.md").read_text(), re.MULTILINE | re.DOTALL
-    )
+    readme = (HERE.parent / "README.md").read_text()
+    (method,) = re.findall(r"^```python\n(\"\"\".*?)```$", readme, re.MULTILINE | re.DOTALL)
     (tmp_path / "method.txt").write_text(method)
     (tmp_path / "road").mkdir()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
