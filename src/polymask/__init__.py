@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from polymask.method.contract import Method
     from polymask.methods import (
         HAT,
+        KSM,
         METHODS,
         TFM,
         WSN,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HAT",
+    "KSM",
     "METHODS",
     "TFM",
     "WSN",
@@ -87,6 +89,7 @@ _ROOMS = {
     "methods.adahat": ("AdaHAT",),
     "methods.exssnet": ("ExSSNeT",),
     "methods.hat": ("HAT",),
+    "methods.ksm": ("KSM",),
     "methods.packnet": ("PackNet",),
     "methods.piggyback": ("Piggyback",),
     "methods.supsup": ("SupSup",),

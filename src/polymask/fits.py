@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from polymask.parts.pack import Packed, Sparse
+from polymask.parts.pack import Packed, Sparse, unpack
 from polymask.sites.table import Sites
 
 if TYPE_CHECKING:
@@ -44,8 +43,7 @@ def _mask(sites: Sites, name: str, packed: Packed) -> str | None:
             return f"shape {packed.shape} for {base}"
     elif packed.shape != (sites.wiring.sizes.get(name, math.prod(packed.shape)),):
         return f"shape {packed.shape} for {sites.wiring.sizes.get(name, 'a row of')} units"
-    gains = packed.payload.numpy().view("<f4") if packed.codec == "real" else packed.payload
-    if packed.codec in ("real", "block") and not np.isfinite(np.asarray(gains)).all():
+    if packed.codec in ("real", "soft", "block") and not bool(unpack(packed).isfinite().all()):
         return "values that are not finite"
     return None
 

@@ -34,7 +34,7 @@ def to_entry(record: TaskRecord) -> tuple[Entry, dict[str, Tensor]]:
         if packed.codec == "owners":
             masks[name]["least"] = packed.least
         else:
-            masks[name]["bits"] = packed.bits
+            masks[name] |= {"bits": packed.bits} | ({"plane": list(packed.plane)} if packed.plane else {})
             tensors[f"mask/{name}"] = packed.payload
     for name, sparse in record.deltas.items():
         tensors |= {f"delta/{name}/index": sparse.index, f"delta/{name}/value": sparse.value}
@@ -57,7 +57,9 @@ def from_entry(entry: Entry, tensors: Mapping[str, Tensor], planes: Mapping[str,
             masks[name] = _view(planes[name], mask)
         else:
             payload = tensors[f"mask/{name}"]
-            masks[name] = Packed(mask["codec"], tuple(mask["shape"]), payload, mask["bits"], mask["level"])
+            plane = tuple(mask["plane"]) if "plane" in mask else None
+            shape, bits, level = tuple(mask["shape"]), mask["bits"], mask["level"]
+            masks[name] = Packed(mask["codec"], shape, payload, bits, level, plane=plane)
     deltas = {
         name: Sparse(tuple(shape), tensors[f"delta/{name}/index"], tensors[f"delta/{name}/value"])
         for name, shape in entry["deltas"].items()

@@ -80,7 +80,7 @@ def rounding_alike(model: nn.Module) -> Iterator[None]:
 
 def is_real(record: TaskRecord) -> bool:
     """Whether a record's masks on units multiply: baked before the sum, masked after it."""
-    return any(packed.codec == "real" for packed in record.masks.values())
+    return any(packed.codec in ("real", "soft") for packed in record.masks.values())
 
 
 @dataclass(frozen=True)

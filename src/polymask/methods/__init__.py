@@ -7,6 +7,7 @@ from polymask.methods.adahat import AdaHAT
 from polymask.methods.baselines import Finetune, Independent, LinearProbe
 from polymask.methods.exssnet import ExSSNeT
 from polymask.methods.hat import HAT
+from polymask.methods.ksm import KSM
 from polymask.methods.packnet import PackNet
 from polymask.methods.piggyback import Piggyback
 from polymask.methods.supsup import SupSup
@@ -16,6 +17,7 @@ from polymask.methods.wsn import WSN
 METHODS: dict[str, type[Method]] = {
     "packnet": PackNet,
     "piggyback": Piggyback,
+    "ksm": KSM,
     "supsup": SupSup,
     "wsn": WSN,
     "exssnet": ExSSNeT,
@@ -29,6 +31,7 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "HAT",
+    "KSM",
     "METHODS",
     "TFM",
     "WSN",

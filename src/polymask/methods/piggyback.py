@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.method.annealed import Anneal, anneal, find_wiring, open_gates
+from polymask.method.backbone import Backbone, freeze, keep_first, reserved, trains_first
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
 from polymask.parts.binarize import straight_through, ternary, threshold
@@ -98,7 +99,7 @@ class Piggyback(Method):
         *,
         head: str | None = None,
         seed: int = 0,
-        backbone: Literal["given", "first-task"] = "given",
+        backbone: Backbone = "given",
         values: Literal["binary", "ternary"] = "binary",
         granularity: Literal["weight", "unit"] = "weight",
         tau: float = 0.005,
@@ -126,7 +127,7 @@ class Piggyback(Method):
 
     def _prepare(self) -> None:
         if self.backbone == "given":
-            self._freeze()
+            freeze(self)
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
         if self.granularity == "unit":
@@ -158,24 +159,15 @@ class Piggyback(Method):
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
         if self._trains_backbone:
-            self._freeze()
-            # The backbone of later tasks is the network that the first one leaves, its own norms included.
-            inner = [name for name in self.initial if name not in self.sites.inside(self.head)]
-            self.initial = {**self.initial, **{name: self.sites.tensor(name).detach().clone() for name in inner}}
+            keep_first(self)
         return super()._close(hard)
 
     def _forget(self) -> str:
-        # Its record alone has no masks.
-        first = any(not record.masks for record in self.records.values())
-        return "" if self.backbone == "given" or first else "the weights that the first task trained"
+        return reserved(self, self.backbone)
 
     @property
     def _trains_backbone(self) -> bool:
-        return self.backbone == "first-task" and not self.count
-
-    def _freeze(self) -> None:
-        for name in self.sites.weights:
-            self.sites.freeze(name)
+        return trains_first(self, self.backbone)
 
 
 def init_for(kappa: float, lr: float, steps: float, tau: float = 0.005) -> float:

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from polymask.parts.soft import repeat_groups, soft_payload, soft_values
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -24,15 +26,17 @@ class Packed:
 
     Args:
         codec: "bits": one bit an entry; "ternary": two, for -1, 0 and 1; "real": 32, float32, little-endian; "owners":
-            a plane of codes, of which ``least <= code <= level`` is read; "block": ones, or a gain for each row: what
-            counts is the shape. A payload of bits ends at a multiple of 8 entries.
+            a plane of codes, of which ``least <= code <= level`` is read; "soft": a bit an entry, then a graded value
+            for each that is 0 there (``parts.soft``); "block": ones, or a gain for each row: what counts is the shape.
+            A payload of bits ends at a multiple of 8 entries.
         shape: the mask's shape.
         payload: uint8, one-dimensional, on the CPU; of a "block" the gains of its rows, or nothing.
         bits: the bits of an entry: 1 for "bits", 2 for "ternary", 32 for "real", the width of a code for "owners", 0
-            for "block".
+            for "block"; for "soft" 8, 16 or 32, those of a graded value.
         level: the largest code that is read.
         least: the smallest code that is read.
-        plane: the shape of the plane of owners, where it has grown beyond the mask; None: the mask's own.
+        plane: the shape of the plane of owners, where it has grown beyond the mask, or of a soft mask of groups before
+            each is repeated; None: the mask's own.
     """
 
     codec: str
@@ -120,8 +124,25 @@ def pack_block(shape: Sequence[int], gains: Float[Tensor, " rows *_"] | None = N
     return Packed("block", tuple(shape), payload, 0)
 
 
+def pack_soft(mask: Float[Tensor, "*w"], bits: int, shape: Sequence[int] | None = None) -> Packed:
+    """A mask of ``soft_mask``, a bit an entry and ``bits`` for each that is not selected.
+
+    Args:
+        mask: as ``soft_mask`` makes it.
+        bits: of the graded value: 8, 16 or 32.
+        shape: that of the mask as the weight reads it, where ``mask`` has one entry for a group (``repeat_groups``).
+
+    >>> unpack(pack_soft(torch.tensor([[1.0, 0.5]]), 8, shape=(1, 11)))
+    tensor([[1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 0.5000,
+             0.5000, 0.5000]])
+    """
+    read = tuple(mask.shape) if shape is None else tuple(shape)
+    plane = None if read == tuple(mask.shape) else tuple(mask.shape)
+    return Packed("soft", read, soft_payload(mask, bits), bits, plane=plane)
+
+
 def unpack(packed: Packed) -> Tensor:
-    """The mask of a pack, on the CPU: int8 of a "ternary" one, real of a "real" one or a "block" with gains, else bool.
+    """The mask of a pack, on the CPU: int8 if "ternary", real if "real", "soft" or a "block" with gains, else bool.
 
     Raises:
         ValueError: for an unknown codec, or a payload of the wrong length.
@@ -133,6 +154,8 @@ def unpack(packed: Packed) -> Tensor:
     if packed.codec == "block":
         return _block(packed)
     shape = packed.plane or packed.shape
+    if packed.codec == "soft":
+        return repeat_groups(soft_values(packed.payload, shape, packed.bits), packed.shape)
     n = math.prod(shape)
     expected = packed.bits * (-(-n // 8))
     if packed.nbytes != expected:
@@ -153,7 +176,7 @@ def unpack(packed: Packed) -> Tensor:
             owned &= ~_owned(planes, packed.least - 1)
         return _to_mask(owned, shape)[tuple(slice(size) for size in packed.shape)]
     raise ValueError(
-        "expected the codec 'bits', 'ternary', 'real', 'owners' or 'block', found "
+        "expected the codec 'bits', 'ternary', 'real', 'soft', 'owners' or 'block', found "
         f"{packed.codec!r}: written by a newer version?"
     )
 
