@@ -1,4 +1,4 @@
-"""KSM's own invariants: the mask's values, its gradient, its granularities, what it stores, and what it leaves alone."""
+"""KSM's own invariants: the values of a mask, its gradient, its granularities, what it stores and leaves alone."""
 
 from __future__ import annotations
 
