@@ -44,8 +44,9 @@ def heatmap(
         _squares(axes, known, [(ACCENT, shades[i, j]) for i, j in known])
         if wide <= 10 and tall <= 30:
             for i, j in known:
-                ink = PAPER if shades[i, j] > 0.55 else INK
-                axes.text(j, i, number(float(values[i, j])), color=ink, ha="center", va="center", fontsize=9)
+                ink, x = PAPER if shades[i, j] > 0.55 else INK, float(values[i, j])
+                text = f"{x:.3f}" if abs(x) <= 1 and wide <= 8 else number(x, 2)
+                axes.text(j, i, text, color=ink, ha="center", va="center", fontsize=9)
         if dots is not None:
             for ink, those in ((PAPER, dots & (shades > 0.55)), (INK, dots & (shades <= 0.55))):
                 i, j = np.nonzero(those)
@@ -54,6 +55,23 @@ def heatmap(
         _ticks(axes, columns, rows)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
+        return to_svg(figure, ident, alt)
+
+
+def matrices(ident: str, alt: str, values: Mapping[str, Numbers], limits: tuple[float, float]) -> str:
+    """Several matrices side by side in the same shades, without numbers."""
+    wide = min(4, len(values))
+    tall = math.ceil(len(values) / wide)
+    with drawing(tall * (WIDTH / wide + 14)) as figure:
+        grid = figure.subplots(tall, wide, squeeze=False).flatten()
+        for axes, (name, one) in zip(grid, values.items(), strict=False):
+            known, shades = np.argwhere(np.isfinite(one)), _shades(one, limits)
+            _squares(axes, known, [(ACCENT, shades[i, j]) for i, j in known])
+            axes.set(xlim=(-0.5, len(one) - 0.5), ylim=(len(one) - 0.5, -0.5), xticks=[], yticks=[], aspect="equal")
+            axes.spines[:].set(visible=True, color=LINE)
+            axes.set_title(shortened(name, 14), fontsize=9, loc="left")
+        for axes in grid[len(values) :]:
+            axes.set_visible(False)
         return to_svg(figure, ident, alt)
 
 
@@ -141,7 +159,7 @@ def _levels(axes: Axes, levels: Mapping[str, float]) -> None:
 
 def _legend(figure: Any, axes: Axes) -> None:
     handles, names = axes.get_legend_handles_labels()
-    if handles:
+    if len(handles) > 1:
         figure.legend(handles, names, loc="outside upper left", ncols=2, borderaxespad=0.2, handlelength=1.8)
 
 
@@ -175,7 +193,7 @@ def dots(
     label: str = "",
 ) -> str:
     """A row a name and a mark for each series in it; ``steps`` are short upright strokes, ``levels`` lines over all."""
-    entries = len(series) + len(levels or {}) + len(steps or {})
+    entries = len(series) + len(steps or {})
     with drawing(50 + 20 * len(names) + 15 * math.ceil(entries / 2)) as figure:
         axes, y = figure.subplots(), np.arange(len(names))
         axes.grid(axis="x")
@@ -186,8 +204,7 @@ def dots(
             full = place == len(series) - 1
             how = {"markerfacecolor": ACCENT if full else PAPER, "markersize": 6 if full else 9}
             axes.plot(values, y, linestyle="", marker="o", markeredgecolor=ACCENT, label=name, **how)
-        for name, x in (levels or {}).items():
-            axes.axvline(x, color=SOFT, linestyle=(0, (1, 2)), linewidth=1.4, label=f"{name}: {number(x)}")
+        _strokes(axes, levels or {})
         _rows(axes, names, label)
         _legend(figure, axes)
         return to_svg(figure, ident, alt)
@@ -197,7 +214,7 @@ def spreads(
     ident: str, alt: str, series: Mapping[str, Numbers], *, levels: Mapping[str, float] | None = None, label: str = ""
 ) -> str:
     """A row a name: every value as a ring, their mean as a stroke, and a bar of one deviation to each side."""
-    with drawing(50 + 22 * len(series) + (18 if levels else 0)) as figure:
+    with drawing(50 + 22 * len(series) + (14 if levels else 0)) as figure:
         axes = figure.subplots()
         axes.grid(axis="x")
         for place, values in enumerate(series.values()):
@@ -207,24 +224,28 @@ def spreads(
                 axes.plot([mean - deviation, mean + deviation], [place] * 2, color=ACCENT, linewidth=6, alpha=0.25)
                 axes.plot(known, [place] * len(known), "o", markerfacecolor="none", markeredgecolor=ACCENT)
                 axes.plot(mean, place, "|", color=INK, markersize=14, markeredgewidth=2)
-        for name, x in (levels or {}).items():
-            axes.axvline(x, color=SOFT, linestyle=(0, (1, 2)), linewidth=1.4, label=f"{name}: {number(x)}")
+        _strokes(axes, levels or {})
         _rows(axes, list(series), label)
         _legend(figure, axes)
         return to_svg(figure, ident, alt)
 
 
-def bars(ident: str, alt: str, names: Sequence[str], values: Numbers, *, label: str = "", mean: bool = True) -> str:
-    """A bar a name, and a dashed line at their mean."""
-    with drawing(50 + 18 * len(names) + (18 if mean else 0)) as figure:
+def _strokes(axes: Axes, levels: Mapping[str, float]) -> None:
+    for name, x in levels.items():
+        axes.axvline(x, color=SOFT, linestyle=(0, (1, 2)), linewidth=1.4)
+        axes.annotate(f" {name} {number(x)}", (x, 1.0), xycoords=("data", "axes fraction"), fontsize=9, va="bottom")
+
+
+def bars(ident: str, alt: str, names: Sequence[str], values: Numbers, *, label: str = "") -> str:
+    """A bar of bytes a name, and a dashed line at their mean."""
+    with drawing(50 + 18 * len(names) + 18) as figure:
         axes = figure.subplots()
         axes.grid(axis="x")
         axes.barh(np.arange(len(names)), np.nan_to_num(values), color=ACCENT, height=0.7)
-        if mean and np.isfinite(values).any():
-            x = float(np.nanmean(values))
-            axes.axvline(x, color=INK, linestyle=(0, (5, 2)), linewidth=1.4, label=f"mean: {number(x)}")
+        if np.isfinite(values).any():
+            _strokes(axes, {"mean": float(np.nanmean(values))})
         _rows(axes, names, label)
-        _legend(figure, axes)
+        axes.xaxis.set_major_formatter(lambda x, _: human_bytes(round(x)) if x >= 0 else "")
         return to_svg(figure, ident, alt)
 
 
@@ -234,6 +255,10 @@ def _rows(axes: Axes, names: Sequence[str], label: str) -> None:
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(label)
     axes.margins(x=0.06)
+    low, high = axes.dataLim.intervalx
+    if low == high == 0:
+        # Around nothing but 0 an axis would invent a scale.
+        axes.set(xlim=(-1, 1), xticks=[0])
 
 
 def scatter(
@@ -249,8 +274,7 @@ def scatter(
         axes = figure.subplots()
         axes.grid()
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda x, _: human_bytes(round(x)))
-        axes.xaxis.set_minor_formatter(lambda *_: "")
+        _byte_axis(axes, [x for x, _, _ in points.values()])
         for place, (name, (x, y, deviation)) in enumerate(points.items()):
             colour, marker = SERIES[place % len(SERIES)], MARKERS[(place + place // len(SERIES)) % len(MARKERS)]
             axes.errorbar(
@@ -261,6 +285,17 @@ def scatter(
         axes.margins(0.08)
         _legend(figure, axes)
         return to_svg(figure, ident, alt)
+
+
+def _byte_axis(axes: Axes, sizes: Sequence[float]) -> None:
+    """Five ticks at most, at 1, 2 or 5 times a power of ten."""
+    low, high = math.log10(min(sizes)), math.log10(max(sizes))
+    steps = (1, 2, 5) if high - low < 1.5 else (1,)
+    places = [step * 10**power for power in range(math.floor(low), math.ceil(high) + 1) for step in steps]
+    inside = [x for x in places if low - 0.15 <= math.log10(x) <= high + 0.15]
+    axes.set_xticks(inside[:: -(-len(inside) // 5)] if inside else [min(sizes)])
+    axes.xaxis.set_major_formatter(lambda x, _: human_bytes(round(x)).replace(".00", "").replace(".0 ", " "))
+    axes.minorticks_off()
 
 
 def mask_images(ident: str, alt: str, images: Mapping[str, Numbers]) -> str:
