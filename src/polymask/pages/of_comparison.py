@@ -206,7 +206,7 @@ def _matrices(runs: Runs, metric: str) -> Section:
         return Section("matrices", title, "No matrix is known.")
     low = min(float(np.nanmin(values)) for values in found.values())
     high = max(float(np.nanmax(values)) for values in found.values())
-    sentence = "Row: after which task; column: on which. Mean over seeds. A column that grows paler downwards is forgotten."
+    sentence = "Row: after which task; column: on which. Mean over seeds. A column that grows fainter downwards is forgotten."
     alt = f"Matrices of {metric} of {listed(list(found))}, between {number(low)} and {number(high)}."
     limits = (min([low, *_chance(runs).values()]), high)
     rows = [[name, number(float(np.nanmean(values.diagonal()))), number(float(np.nanmean(values[-1])))] for name, values in found.items()]
@@ -269,4 +269,4 @@ def _per_task(runs: Runs, metric: str, tasks: Sequence[str]) -> Section:
     ]
     seeds = max(map(len, runs.values()))
     table = Table(table.caption, table.columns, spread) if seeds > 1 else table
-    return Section("tasks", title, f"The mean over seeds, chance palest.{shown.note}", [picture], table)
+    return Section("tasks", title, f"The mean over seeds, chance faintest.{shown.note}", [picture], table)

@@ -27,7 +27,7 @@ def accuracy_matrix(run: Run) -> Section:
     all_proved = (proved >= known) & (known > 0)
     measured, count = int(np.isfinite(run.values).sum() - run.proved.sum()), int(run.proved.sum())
     sentence = (
-        "Read down a column: a task that is forgotten grows paler. "
+        "Read down a column: a task that is forgotten grows fainter. "
         + (f"Entries with a dot ({count:,}) are proved, since nothing that the task reads has changed; {measured:,} were "
            "measured." if count else f"All {measured:,} entries were measured.")
         + shown.note
@@ -59,7 +59,7 @@ def _ends_in_words(run: Run) -> str:
 
 
 def _limits(run: Run) -> tuple[float, float]:
-    """What is palest and what is darkest: chance and perfect, or the smallest and the largest value."""
+    """What is faintest and what is strongest: chance and perfect, or the smallest and the largest value."""
     low, high = float(np.nanmin(run.values)), float(np.nanmax(run.values))
     if run.metric == "accuracy" and np.isfinite(run.chance).any():
         return min(low, float(np.nanmin(run.chance))), 1.0

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Numbers = NDArray[np.float64]
+DEEP = 0.7
+"""The shade from which on a number in a square is written in the colour of the page."""
+
 MARKERS = "osD^vPX*"
 MASK = (0.23, 0.51, 0.89)
 """The colour of an entry that a mask reads: between light and dark, as an image cannot follow the page."""
@@ -34,7 +37,7 @@ def heatmap(
     row_name: str = "",
     column_name: str = "",
 ) -> str:
-    """A matrix as squares, the darker the larger; few are numbered, and those of ``dots`` have a dot in the corner."""
+    """A matrix as squares, the stronger the larger; few are numbered, and those of ``dots`` have a dot in the corner."""
     tall, wide = values.shape
     side = (WIDTH - 110) / wide
     with drawing(90 + tall * min(side, 34)) as figure:
@@ -44,11 +47,11 @@ def heatmap(
         _squares(axes, known, [(ACCENT, shades[i, j]) for i, j in known])
         if wide <= 10 and tall <= 30:
             for i, j in known:
-                ink, x = PAPER if shades[i, j] > 0.55 else INK, float(values[i, j])
+                ink, x = PAPER if shades[i, j] > DEEP else INK, float(values[i, j])
                 text = f"{x:.3f}" if abs(x) <= 1 and wide <= 8 else number(x, 2)
-                axes.text(j, i, text, color=ink, ha="center", va="center", fontsize=9)
+                axes.text(j, i, text, color=ink, ha="center", va="center", fontsize=10)
         if dots is not None:
-            for ink, those in ((PAPER, dots & (shades > 0.55)), (INK, dots & (shades <= 0.55))):
+            for ink, those in ((PAPER, dots & (shades > DEEP)), (INK, dots & (shades <= DEEP))):
                 i, j = np.nonzero(those)
                 axes.plot(j + 0.34, i - 0.34, ".", color=ink, markersize=4 if wide <= 20 else 2, clip_on=False)
         axes.set(xlim=(-0.5, wide - 0.5), ylim=(tall - 0.5, -0.5), xlabel=column_name, ylabel=row_name)
@@ -69,7 +72,7 @@ def matrices(ident: str, alt: str, values: Mapping[str, Numbers], limits: tuple[
             _squares(axes, known, [(ACCENT, shades[i, j]) for i, j in known])
             axes.set(xlim=(-0.5, len(one) - 0.5), ylim=(len(one) - 0.5, -0.5), xticks=[], yticks=[], aspect="equal")
             axes.spines[:].set(visible=True, color=LINE)
-            axes.set_title(shortened(name, 14), fontsize=9, loc="left")
+            axes.set_title(shortened(name, 14), fontsize=10, loc="left")
         for axes in grid[len(values) :]:
             axes.set_visible(False)
         return to_svg(figure, ident, alt)
@@ -174,10 +177,10 @@ def panels(
         for axes, (name, (x, y)) in zip(grid, lines.items(), strict=False):
             axes.grid(axis="y")
             axes.plot(x, y, color=ACCENT, linewidth=1.4, marker="." if len(x) == 1 else None)
-            axes.set_title(shortened(name), fontsize=9, loc="left")
+            axes.set_title(shortened(name), fontsize=10, loc="left")
         for axes in grid[len(lines) :]:
             axes.set_visible(False)
-        figure.supxlabel(labels[0], fontsize=10)
+        figure.supxlabel(labels[0], fontsize=11)
         figure.supylabel(labels[1], fontsize=10)
         return to_svg(figure, ident, alt)
 
@@ -233,7 +236,7 @@ def spreads(
 def _strokes(axes: Axes, levels: Mapping[str, float]) -> None:
     for name, x in levels.items():
         axes.axvline(x, color=SOFT, linestyle=(0, (1, 2)), linewidth=1.4)
-        axes.annotate(f" {name} {number(x)}", (x, 1.0), xycoords=("data", "axes fraction"), fontsize=9, va="bottom")
+        axes.annotate(f" {name} {number(x)}", (x, 1.0), xycoords=("data", "axes fraction"), fontsize=10, va="bottom")
 
 
 def bars(ident: str, alt: str, names: Sequence[str], values: Numbers, *, label: str = "") -> str:
@@ -311,7 +314,7 @@ def mask_images(ident: str, alt: str, images: Mapping[str, Numbers]) -> str:
             pixels = np.empty((*image.shape, 4))
             pixels[..., :3], pixels[..., 3] = MASK, 0.08 + 0.92 * np.clip(image, 0, 1)
             axes.imshow(pixels, interpolation="none", aspect="auto" if image.shape[0] < 9 else "equal")
-            axes.set_title(shortened(name, 20), fontsize=9, loc="left")
+            axes.set_title(shortened(name, 20), fontsize=10, loc="left")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(visible=True, color=LINE)
         for axes in grid[len(images) :]:

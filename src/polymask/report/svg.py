@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH = 420
+WIDTH = 400
 """The width of a picture in CSS pixels: on a telephone its text is hardly smaller than it was drawn."""
 
 INK, SOFT, LINE, PAPER, ACCENT = "#1c222b", "#5a6472", "#d5dae1", "#fcfcfb", "#1f5fbf"
@@ -28,12 +28,12 @@ _STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.labelsize": 10,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 10,
     "legend.frameon": False,
     "axes.edgecolor": SOFT,
     "axes.labelcolor": INK,
@@ -85,7 +85,7 @@ def to_svg(figure: Figure, ident: str, alt: str) -> str:
     ...     _ = figure.subplots().plot([1, 2], color=ACCENT)
     ...     text = to_svg(figure, "line", 'a "line"')
     >>> text[:75], "var(--accent)" in text, "http" in text
-    ('<svg viewBox="0 0 420 100" id="line" role="img" aria-label="a &quot;line&qu', True, False)
+    ('<svg viewBox="0 0 400 100" id="line" role="img" aria-label="a &quot;line&qu', True, False)
     """
     import matplotlib as mpl
 

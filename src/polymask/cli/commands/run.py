@@ -8,9 +8,10 @@ from typing import Any
 from polymask.cli.catalog import RUN_FILE, read
 from polymask.cli.parsers import groups
 from polymask.cli.values import UsageError
-from polymask.learning import compare as comparison
 from polymask.learning.by_name import run_named
+from polymask.learning.compare import compare as run_all
 from polymask.learning.options import JOINT
+from polymask.learning.table import as_table
 from polymask.learning.training import Training
 from polymask.methods import METHODS
 from polymask.report.table import human_bytes, table
@@ -41,8 +42,9 @@ def compare(
     """
     methods = methods or [*METHODS, JOINT]
     options = {method: values.pop(group) for method, group in groups(methods).items()}
-    reports = comparison.compare(methods, seeds, out, options=options, say=say, **arguments(values))
-    say(f"\n{comparison.as_table(reports)}\nFiles: {out} (table.md, table.json, and a folder for each run)")
+    reports = run_all(methods, seeds, out, options=options, say=say, **arguments(values))
+    say(f"\n{as_table(reports)}\nFiles: {out} (table.md, .tex and .json, runs.csv, and a folder for each run)")
+    say(f"As a page: polymask report {out}")
     return 1 if any("error" in report for runs in reports.values() for report in runs) else 0
 
 
