@@ -1,19 +1,13 @@
-"""What a bank weighs on disk, part by part; and what the files of records would weigh that are in none."""
+"""What a bank weighs on disk, part by part."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from polymask.bank import store
-from polymask.bank.base import values_of
-from polymask.bank.entry import to_entry
 from polymask.bank.reader import Reader
 from polymask.bank.release import proofs_of
-from polymask.sites.table import Sites
-from polymask.task import TaskRecord
 
 
 def sizes_of(reader: Reader) -> dict[str, Any]:
@@ -51,46 +45,3 @@ def sizes_of(reader: Reader) -> dict[str, Any]:
         "json": store.size_of(reader.path / store.COMMIT)
         + sum(weigh(store.entry_path(reader.path, file)) for file in files),
     }
-
-
-@dataclass
-class Unwritten:
-    """The bytes of the files that records would have in a bank, weighed as they are issued; nothing is written.
-
-    Args:
-        drawn: the tensors of the base that no file would hold.
-    """
-
-    drawn: Collection[str] = ()
-    _backbone: int = 0
-    _own: dict[str, int] = field(default_factory=dict)
-    _planes: dict[str, Any] = field(default_factory=dict)
-    _grown: dict[str, int] = field(default_factory=dict)
-    _seen: dict[str, str] = field(default_factory=dict)
-
-    def weigh(self, records: Sequence[TaskRecord], sites: Sites) -> None:
-        """Weigh what a commit of these records would write.
-
-        Args:
-            records: the records, in order of learning.
-            sites: the attached model that holds the base; no task is open.
-        """
-        base = {name: value for name, value in values_of(sites).items() if name not in self.drawn}
-        self._backbone = len(store.to_bytes(base)) if base else 0
-        for record in records:
-            task, (_, tensors) = record.meta.task, to_entry(record)
-            digest = store.digest_of(tensors)
-            first = self._seen.setdefault(digest, task)
-            self._own[task] = len(store.to_bytes(tensors)) if tensors and first == task else 0
-            self._planes |= {name: one.payload for name, one in record.masks.items() if one.codec == "owners"}
-        if self._planes and records:
-            last = records[-1].meta.task
-            grown = len(store.to_bytes(self._planes)) - sum(self._grown.values())
-            self._grown[last] = self._grown.get(last, 0) + grown
-
-    def sizes(self) -> dict[str, Any]:
-        """The "backbone" and what "per_task" was added, as ``Bank.sizes`` says them of a bank; what is for learning on is not weighed."""
-        return {
-            "backbone": self._backbone,
-            "per_task": {task: size + self._grown.get(task, 0) for task, size in self._own.items()},
-        }

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from polymask.learning.compare import compare
-from polymask.learning.table import Reports, as_table
+from polymask.learning.figures.table import Reports, as_table
 from polymask.learning.training import Training
 from polymask.methods import METHODS
 from polymask.pages.write import write_report
@@ -24,6 +24,9 @@ def demo(say: Callable[[str], None], out: str | None = None, epochs: int | None 
         say: called with every line.
         out: where the runs go; without it a new temporary folder.
         epochs: of every phase; without it each method's recipe.
+
+    Example:
+        polymask demo --out runs/demo
     """
     place = Path(tempfile.mkdtemp(prefix="polymask-demo-") if out is None else out)
     threads = torch.get_num_threads()

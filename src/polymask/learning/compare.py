@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from polymask.learning.by_name import can_start_from, run_named
-from polymask.learning.cost import cost_of_run
+from polymask.learning.figures.cost import cost_of_run
+from polymask.learning.figures.table import Report, Reports, write
 from polymask.learning.learner import method_class
 from polymask.learning.loop import NotFinite
 from polymask.learning.options import JOINT, folder_name
 from polymask.learning.results import Forgot
-from polymask.learning.table import Report, Reports, write
 
 
 def compare(

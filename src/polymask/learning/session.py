@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from polymask.bank.bank import Bank
-from polymask.bank.sizes import Unwritten
 from polymask.calling import as_read
 from polymask.held import AlteredNetwork, find_altered, proof
 from polymask.learning import folder as files
 from polymask.learning.accuracy import Measured, append_row, write_rows
 from polymask.learning.drift import Drift
 from polymask.learning.evaluate import evaluate
+from polymask.learning.figures.unwritten import Unwritten
 from polymask.learning.folder import Place
 from polymask.learning.journal import Journal
 from polymask.learning.loop import Phase, Progress, train_phase

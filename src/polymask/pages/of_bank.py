@@ -10,8 +10,9 @@ from polymask.pages.records import Masks, read_masks
 from polymask.pages.run import Run
 from polymask.pages.section import Section, Shown, Table, matrix_table, number_table
 from polymask.report.bins import bin_means, bins
+from polymask.report.charts import curves
 from polymask.report.labels import counted, listed, number, printable, shortened
-from polymask.report.pictures import curves, heatmap, mask_images
+from polymask.report.matrices import heatmap, mask_images
 
 ROLES = 300
 """Tensors up to which the table of roles lists each."""
@@ -116,7 +117,12 @@ def roles(run: Run) -> Section:
         f"what a method does with each, and why.{units}"
     )
     rows = [
-        [line["name"], " × ".join(map(str, line["shape"])) if line["shape"] else "each its own", line["kind"], line["why"]]
+        [
+            line["name"],
+            " × ".join(map(str, line["shape"])) if line["shape"] else "each its own",
+            line["kind"],
+            line["why"],
+        ]
         for line in about["sites"][:ROLES]
     ]
     if len(about["sites"]) > ROLES:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from polymask.bank.sizes import sizes_of
 from polymask.pages.run import Numbers, Run, references
-from polymask.pages.section import Section, Shown, Table, matrix_table, number_table
+from polymask.pages.section import Section, Shown, Table, as_number, matrix_table, number_table
 from polymask.report.bins import bin_matrix, bin_means
-from polymask.report.labels import listed, number, printable
-from polymask.report.pictures import bars, curves, dots, heatmap, panels
-from polymask.report.table import human_bytes
+from polymask.report.charts import curves, dots
+from polymask.report.labels import listed, number
+from polymask.report.matrices import heatmap
 
 PANELS = 12
 """Tasks up to which the curves of each have a panel."""
@@ -28,8 +27,12 @@ def accuracy_matrix(run: Run) -> Section:
     measured, count = int(np.isfinite(run.values).sum() - run.proved.sum()), int(run.proved.sum())
     sentence = (
         "Read down a column: a task that is forgotten grows fainter. "
-        + (f"Entries with a dot ({count:,}) are proved, since nothing that the task reads has changed; {measured:,} were "
-           "measured." if count else f"All {measured:,} entries were measured.")
+        + (
+            f"Entries with a dot ({count:,}) are proved, since nothing that the task reads has changed; {measured:,} "
+            "were measured."
+            if count
+            else f"All {measured:,} entries were measured."
+        )
         + shown.note
     )
     picture = heatmap(
@@ -87,9 +90,10 @@ def tasks_with_references(run: Run) -> Section:
     about = [name for name in ("chance", *map(_words, other)) if name in levels or name in steps]
     sentence = (
         f"A ring is the {metric} when the task was learned, a full dot the one at the end: where they part, the task "
-        f"was forgotten. Beside it: {listed(about)}." if about else
-        f"A ring is the {metric} when the task was learned, a full dot the one at the end. Neither chance nor a run of "
-        "linear_probe, independent or joint beside this one is known."
+        f"was forgotten. Beside it: {listed(about)}."
+        if about
+        else f"A ring is the {metric} when the task was learned, a full dot the one at the end. Neither chance nor a "
+        "run of linear_probe, independent or joint beside this one is known."
     ) + shown.note
     gone = _mean(run.at_the_end - run.when_learned)
     alt = f"{metric} of {len(run.tasks):,} tasks when learned and at the end; mean change {number(gone)}."
@@ -119,7 +123,8 @@ def over_the_run(run: Run) -> Section:
     levels = {name: level for name, level in _levels(run).items() if np.isfinite(level)}
     sentence = (
         f"A line a task, from where it was learned; the thick line is the mean of all tasks so far"
-        f"{', dashed: ' + listed(list(levels)) if levels else ''}. Level lines mean that nothing was forgotten.{shown.note}"
+        f"{', dashed: ' + listed(list(levels)) if levels else ''}. Level lines mean that nothing was "
+        f"forgotten.{shown.note}"
     )
     alt = f"Curves of the {run.metric} on each task; the mean of all so far ends at {number(float(average[-1]))}."
     picture = curves(
@@ -131,7 +136,9 @@ def over_the_run(run: Run) -> Section:
         strong="mean so far",
         labels=("after learning", run.metric),
     )
-    return Section("curves", title, sentence, [picture], number_table("mean so far", "after", shown.full, {"mean": average}))
+    return Section(
+        "curves", title, sentence, [picture], number_table("mean so far", "after", shown.full, {"mean": average})
+    )
 
 
 def _levels(run: Run) -> dict[str, float]:
@@ -143,10 +150,12 @@ def _levels(run: Run) -> dict[str, float]:
 def forgetting(run: Run) -> Section:
     """What later tasks changed of each task: its accuracy and its logits."""
     title, shown = "What later tasks changed", Shown(run.tasks)
-    drift = np.array([_number(run.results.get("logit_drift", {}).get(task)) for task in run.tasks], np.float64)
+    drift = np.array([as_number(run.results.get("logit_drift", {}).get(task)) for task in run.tasks], np.float64)
     change = run.at_the_end - run.when_learned
     if not np.isfinite(drift).any() and not np.isfinite(change).any():
-        return Section("forgetting", title, "Neither a change of accuracy nor of logits is known: the run has not ended.")
+        return Section(
+            "forgetting", title, "Neither a change of accuracy nor of logits is known: the run has not ended."
+        )
     change, moved = bin_means(change, shown.groups), np.array([_largest(drift, one) for one in shown.groups])
     largest = _largest(drift, range(len(drift)))
     sentence = (
@@ -173,81 +182,3 @@ def _largest(values: Numbers, places: range) -> float:
     known = values[list(places)]
     known = known[~np.isnan(known)]
     return float(known.max()) if len(known) else float("nan")
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else float("nan")
-
-
-def training(run: Run) -> Section:
-    """The curves of training."""
-    title = "How every task was trained"
-    tasks = [task for task in dict.fromkeys(row[0] for row in run.epochs)]
-    if not tasks:
-        return Section("training", title, "There is no epochs.csv, or it holds no whole row.")
-    each = {task: [row for row in run.epochs if row[0] == task] for task in tasks} if len(tasks) <= PANELS else None
-    pictures = []
-    for key, column, label in (("val", 4, "validation score"), ("loss", 3, "loss")):
-        alt = f"Curves of the {label} over epochs of {len(tasks):,} tasks."
-        if each is not None:
-            lines = {printable(task): _over_epochs([row[column] for row in rows]) for task, rows in each.items()}
-            pictures.append(panels(f"training-{key}", alt, lines, labels=("epoch", label)))
-        else:
-            pictures.append(_quantiles(f"training-{key}", alt, run, column, label))
-    last = {row[0]: row for row in run.epochs}
-    shown = Shown(tasks)
-    ends = {"loss": 3, "validation score": 4}
-    columns = {
-        name: bin_means(np.array([last[task][place] for task in tasks], np.float64), shown.groups)
-        for name, place in ends.items()
-    }
-    sentence = (
-        "All phases of a task one after the other; the epoch with the best validation score is kept."
-        if each is not None
-        else "The median task, and the range from the tenth to the ninetieth percentile of tasks."
-    )
-    return Section("training", title, sentence, pictures, number_table("last epoch", "task", shown.full, columns))
-
-
-def _over_epochs(values: list[float]) -> tuple[Numbers, Numbers]:
-    return np.arange(1.0, len(values) + 1), np.array(values, np.float64)
-
-
-def _quantiles(ident: str, alt: str, run: Run, column: int, label: str) -> str:
-    """The middle and the outer tasks at every epoch."""
-    found: dict[str, list[float]] = {}
-    for row in run.epochs:
-        found.setdefault(row[0], []).append(row[column])
-    longest = max(map(len, found.values()))
-    table = np.full((len(found), longest), np.nan)
-    for place, values in enumerate(found.values()):
-        table[place, : len(values)] = values
-    low, middle, high = np.nanquantile(table, [0.1, 0.5, 0.9], axis=0)
-    x = np.arange(1.0, longest + 1)
-    return curves(
-        ident, alt, {"median task": (x, middle)}, bands={"median task": (low, high)}, labels=("epoch", label), height=200
-    )
-
-
-def bytes_per_task(run: Run) -> Section:
-    """What every task added on disk, and what all of them share."""
-    title, shown = "Bytes on disk", Shown(run.tasks)
-    sizes = sizes_of(run.reader) if run.reader else dict(run.results.get("bytes") or {})
-    listed_sizes = sizes.pop("per_task", {})
-    if not isinstance(listed_sizes, dict):
-        listed_sizes = dict(zip([run.tasks[place] for place in run.finished], listed_sizes, strict=False))
-    values = np.array([_number(listed_sizes.get(task)) for task in run.tasks], np.float64)
-    if not np.isfinite(values).any():
-        return Section("bytes", title, "There is no bank, and results.json says no bytes.")
-    mean, shared = _mean(values), int(sizes.get("backbone", 0))
-    sentence = (
-        f"A task adds {human_bytes(round(mean))} in the mean, beside the {human_bytes(shared)} of the network that all "
-        f"share.{shown.note}"
-    )
-    binned = bin_means(values, shown.groups)
-    alt = f"Bars: bytes that every task added, mean {human_bytes(round(mean))}."
-    picture = bars("bytes-picture", alt, shown.names, binned, label="bytes added")
-    words = {"backbone": "the network", "held": "what is held", "learner": "to learn on", "probe": "probes", "json": "json"}
-    rows = [[name, human_bytes(round(float(value))) if np.isfinite(value) else "–"] for name, value in zip(shown.full, binned, strict=True)]
-    rows += [[f"all: {words.get(name, name)}", human_bytes(int(size))] for name, size in sizes.items()]
-    return Section("bytes", title, sentence, [picture], Table("bytes on disk", ["task", "bytes"], rows))

@@ -112,7 +112,9 @@ def _overlap(kept: Mapping[str, Mapping[str, Packed]], shapes: Mapping[str, Sequ
     return (both / (alone[:, None] + alone[None, :] - both).clamp(min=1)).numpy()
 
 
-def _images(kept: Mapping[str, Mapping[str, Packed]], shapes: Mapping[str, Sequence[int]]) -> tuple[str, dict[str, Numbers]]:
+def _images(
+    kept: Mapping[str, Mapping[str, Packed]], shapes: Mapping[str, Sequence[int]]
+) -> tuple[str, dict[str, Numbers]]:
     """A layer and its masks for some tasks; of units those of all tasks, a row each."""
     weights = [name for name, shape in shapes.items() if len(shape) > 1 and math.prod(shape[1:]) > 1]
     if not weights:
@@ -131,5 +133,5 @@ def _images(kept: Mapping[str, Mapping[str, Packed]], shapes: Mapping[str, Seque
 
 def _pooled(mask: Tensor) -> Numbers:
     """A mask as an image of at most ``PIXELS`` a side: the mean of every block."""
-    size = [min(side, PIXELS) for side in mask.shape]
-    return F.adaptive_avg_pool2d(mask.float()[None], size)[0].double().numpy()
+    tall, wide = (min(side, PIXELS) for side in mask.shape)
+    return F.adaptive_avg_pool2d(mask.float()[None], (tall, wide))[0].double().numpy()

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import yaml
@@ -15,13 +15,23 @@ from numpy.typing import NDArray
 from polymask.bank.entry import Entry
 from polymask.bank.head import read_head
 from polymask.bank.reader import Reader
-from polymask.learning.accuracy import fill, read_rows
+from polymask.learning.accuracy import Rows, fill, read_rows
 from polymask.learning.folder import read_results
 
 Numbers = NDArray[np.float64]
 Found = TypeVar("Found")
 REFERENCES = ("linear_probe", "independent", "joint")
 """The runs beside a run whose accuracies are drawn as lines."""
+
+
+class Epoch(NamedTuple):
+    """A row of ``epochs.csv``."""
+
+    task: str
+    phase: str
+    epoch: int
+    loss: float
+    val: float
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class Run:
         proved: which of them are proved and not measured.
         results: what ``results.json`` says; empty if nothing.
         config: what ``config.yaml`` says.
-        epochs: the rows of ``epochs.csv``: task, phase, epoch, loss, validation score, learning rate.
+        epochs: the rows of ``epochs.csv``.
         reader: its bank, if there is one.
         entries: the entries of the bank's whole records.
         problems: what could not be read, and why.
@@ -47,7 +57,7 @@ class Run:
     proved: NDArray[np.bool_]
     results: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
-    epochs: Sequence[tuple[str, str, int, float, float, float]] = ()
+    epochs: Sequence[Epoch] = ()
     reader: Reader | None = None
     entries: Mapping[str, Entry] = field(default_factory=dict)
     problems: Sequence[str] = ()
@@ -67,7 +77,9 @@ class Run:
     def finished(self) -> list[int]:
         """The places of the tasks that were learned."""
         known = {*self.results.get("finished", ()), *(self.reader.head.records if self.reader else ())}
-        return [place for place, task in enumerate(self.tasks) if task in known or np.isfinite(self.values[place, place])]
+        return [
+            place for place, task in enumerate(self.tasks) if task in known or np.isfinite(self.values[place, place])
+        ]
 
     @property
     def when_learned(self) -> Numbers:
@@ -105,11 +117,18 @@ def read_run(folder: Path) -> Run:
             f"config.yaml and bank.json in {folder}"
         )
     problems: list[str] = []
-    results = _whole(lambda: _mapping(read_results(folder)), {}, "results.json", problems)
-    config = _whole(lambda: _mapping(_read_yaml(folder / "config.yaml")), {}, "config.yaml", problems)
-    rows = _whole(lambda: read_rows(folder / "accuracy.csv"), {}, "accuracy.csv", problems)
-    epochs = _whole(lambda: _read_epochs(folder / "epochs.csv"), [], "epochs.csv", problems)
-    reader = None if bank is None else _whole(lambda: Reader(bank, read_head(bank)), None, "the bank", problems)
+
+    def whole(read: Callable[[], Found], other: Found, what: str) -> Found:
+        return _or_say(read, other, what, problems)
+
+    nothing: dict[str, Any] = {}
+    no_rows: Rows = {}
+    no_epochs: list[Epoch] = []
+    results = whole(lambda: _mapping(read_results(folder)), nothing, "results.json")
+    config = whole(lambda: _mapping(_read_yaml(folder / "config.yaml")), nothing, "config.yaml")
+    rows = whole(lambda: read_rows(folder / "accuracy.csv"), no_rows, "accuracy.csv")
+    epochs = whole(lambda: _read_epochs(folder / "epochs.csv"), no_epochs, "epochs.csv")
+    reader = None if bank is None else whole(lambda: Reader(bank, read_head(bank)), None, "the bank")
     entries, damaged = reader.readable() if reader else ({}, {})
     problems += [str(error) for error in list(damaged.values())[:5]]
     learned = list(reader.head.records) if reader else []
@@ -117,11 +136,11 @@ def read_run(folder: Path) -> Run:
     proves = bool(entries) and all(entry["meta"]["exact"] is True for entry in entries.values())
     values, measured = fill(tasks, rows, proves)
     proved = np.isfinite(values) & ~measured
-    whole = _whole(lambda: _matrix(results, tasks), None, "results.json", problems)
-    if whole is not None:
-        values, proved = whole
+    matrix = whole(lambda: _matrix(results, tasks), None, "results.json")
+    if matrix is not None:
+        values, proved = matrix
     elif not rows:
-        values = _whole(lambda: _ends(results, values), values, "results.json", problems)
+        values = whole(lambda: _ends(results, values), values, "results.json")
     return Run(folder, tasks, values, proved, results, config, epochs, reader, entries, problems)
 
 
@@ -137,7 +156,7 @@ def references(run: Run) -> dict[str, Numbers]:
     return {name: values for name, values in found.items() if np.isfinite(values).any()}
 
 
-def _whole(read: Callable[[], Found], other: Found, what: str, problems: list[str]) -> Found:
+def _or_say(read: Callable[[], Found], other: Found, what: str, problems: list[str]) -> Found:
     """What was read; of what is damaged a sentence is noted and the other value given."""
     try:
         return read()
@@ -157,12 +176,12 @@ def _read_yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text()) if path.exists() else {}
 
 
-def _read_epochs(path: Path) -> list[tuple[str, str, int, float, float, float]]:
+def _read_epochs(path: Path) -> list[Epoch]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
         rows = [row for row in csv.reader(file) if len(row) == 6 and row[2].isdecimal()]
-    return [(row[0], row[1], int(row[2]), float(row[3]), float(row[4]), float(row[5])) for row in rows]
+    return [Epoch(row[0], row[1], int(row[2]), float(row[3]), float(row[4])) for row in rows]
 
 
 def _matrix(results: Mapping[str, Any], tasks: Sequence[str]) -> tuple[Numbers, NDArray[np.bool_]] | None:

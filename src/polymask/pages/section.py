@@ -103,7 +103,18 @@ class Shown:
     def note(self) -> str:
         """What a sentence adds where tasks are binned."""
         few = min(map(len, self.groups)) if self.binned else 0
-        return f" Of {len(self.tasks):,} tasks, {few} or more neighbours are shown as their mean." if self.binned else ""
+        return (
+            f" Of {len(self.tasks):,} tasks, {few} or more neighbours are shown as their mean." if self.binned else ""
+        )
+
+
+def as_number(found: object) -> float:
+    """What a file says as a number; NaN where it says none.
+
+    >>> as_number(1), as_number(None)
+    (1.0, nan)
+    """
+    return float(found) if isinstance(found, int | float) else float("nan")
 
 
 def number_table(caption: str, first: str, names: Sequence[str], columns: Mapping[str, Numbers]) -> Table:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from polymask.bank.store import write_file
-from polymask.pages import of_bank, of_run
-from polymask.pages.of_comparison import comparison_page, run_folders
+from polymask.pages import of_bank, of_cost, of_run
+from polymask.pages.comparison import comparison_page
 from polymask.pages.run import Run, read_run
-from polymask.pages.section import Page, Section, Table
+from polymask.pages.runs import run_folders
+from polymask.pages.section import Page, Section, Table, as_number
 from polymask.report.labels import counted, number, printable
 from polymask.report.table import human_bytes
 from polymask.version import __version__
@@ -78,8 +78,8 @@ def run_page(run: Run) -> Page:
         of_run.over_the_run(run),
         of_run.forgetting(run),
         *of_bank.masks(run),
-        of_run.bytes_per_task(run),
-        of_run.training(run),
+        of_cost.bytes_per_task(run),
+        of_cost.training(run),
         of_bank.roles(run),
         _settings(run),
     ]
@@ -107,19 +107,15 @@ def _figures(run: Run) -> dict[str, str]:
     results, sizes = run.results, dict(run.results.get("bytes") or {})
     each = list(sizes.get("per_task") or ())
     found = {
-        f"average {run.metric}": number(_value(results.get("average_accuracy")), 4),
-        "backward transfer": number(_value(results.get("bwt_gem"))),
-        "largest logit drift": number(_value(results.get("max_logit_drift"))),
+        f"average {run.metric}": number(as_number(results.get("average_accuracy")), 4),
+        "backward transfer": number(as_number(results.get("bwt_gem"))),
+        "largest logit drift": number(as_number(results.get("max_logit_drift"))),
         "bytes per task": human_bytes(round(sum(each) / len(each))) if each else "–",
         "shared bytes": human_bytes(sizes["backbone"]) if sizes.get("backbone") is not None else "–",
         "tasks": f"{len(run.finished):,}",
-        "seconds of training": number(_value(results.get("seconds"))),
+        "seconds of training": number(as_number(results.get("seconds"))),
     }
     return {name: value for name, value in found.items() if value != "–"}
-
-
-def _value(found: object) -> float:
-    return float(found) if isinstance(found, int | float) else np.nan
 
 
 def _settings(run: Run) -> Section:

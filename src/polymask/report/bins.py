@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ def bins(count: int, most: int = MOST) -> list[range]:
     ([range(0, 1), range(1, 2), range(2, 3)], [2, 2, 3])
     """
     edges = [place * count // min(count, most) for place in range(min(count, most) + 1)] if count else [0]
-    return [range(low, high) for low, high in zip(edges, edges[1:], strict=False)]
+    return [range(low, high) for low, high in pairwise(edges)]
 
 
 def bin_names(names: Sequence[str], groups: Sequence[range]) -> list[str]:
@@ -56,4 +57,6 @@ def bin_matrix(values: NDArray[np.float64], groups: Sequence[range]) -> NDArray[
     starts = [one[0] for one in groups]
     for axis in (0, 1):
         sums, counts = np.add.reduceat(sums, starts, axis), np.add.reduceat(counts, starts, axis)
-    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    means = np.full(sums.shape, np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means

@@ -9,10 +9,10 @@ LONGEST = 18
 
 
 def printable(name: str) -> str:
-    """A name with a mark in place of every character that no page can show: controls, half characters.
+    r"""A name with a mark in place of every character that no page can show: controls, half characters.
 
-    >>> printable("a\\x00b\\ud800 c"), printable("<b> é 数")
-    ('a\ufffdb\ufffd c', '<b> é 数')
+    >>> printable("a\x00b\ud800 c"), printable("<b> é 数")
+    ('a�b� c', '<b> é 数')
     """
     return "".join(one if one.isprintable() else "\ufffd" for one in name)
 

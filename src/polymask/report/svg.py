@@ -1,4 +1,4 @@
-"""A matplotlib figure as SVG for inside a page: scalable, in the page's colours, with no id, style or link of its own."""
+"""A matplotlib figure as SVG for inside a page: scalable, in its colours, without ids, styles or links of its own."""
 
 from __future__ import annotations
 

@@ -65,16 +65,16 @@ def markdown(rows: Rows, columns: Sequence[str] | None = None, floatfmt: str = "
 
 
 def latex(rows: Rows, columns: Sequence[str] | None = None, floatfmt: str = ".3f") -> str:
-    """The same table in LaTeX, for the package booktabs, see ``table`` for arguments and errors.
+    r"""The same table in LaTeX, for the package booktabs, see ``table`` for arguments and errors.
 
     >>> print(latex([{"method": "linear_probe", "accuracy": "0.50 ± 0.01"}]))
-    \\begin{tabular}{lr}
-    \\toprule
-    method & accuracy \\\\
-    \\midrule
-    linear\\_probe & 0.50 $\\pm$ 0.01 \\\\
-    \\bottomrule
-    \\end{tabular}
+    \begin{tabular}{lr}
+    \toprule
+    method & accuracy \\
+    \midrule
+    linear\_probe & 0.50 $\pm$ 0.01 \\
+    \bottomrule
+    \end{tabular}
     """
     lines, right = _cells(rows, columns, floatfmt)
     head, *body = [" & ".join(map(_in_latex, line)) + r" \\" for line in lines]

@@ -51,8 +51,12 @@ def read_cost(folder: Path) -> dict[str, Any]:
     """What ``cost.json`` says; empty if there is none or it is damaged."""
     try:
         found = json.loads((folder / FILE).read_text())
-        return {"task": str(found["task"]), "parameters": int(found["parameters"]), "how": str(found["how"]),
-                "latency_ms": float(found["latency_ms"])}
+        return {
+            "task": str(found["task"]),
+            "parameters": int(found["parameters"]),
+            "how": str(found["how"]),
+            "latency_ms": float(found["latency_ms"]),
+        }
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
@@ -82,8 +86,8 @@ def latency(plain: nn.Module, batch: Any) -> dict[str, Any]:
         times.append(1000 * (time.perf_counter() - before))
     plain.train(was)
     how = (
-        f"median of {len(times)} forward passes of {rows} rows through the plain network of the last task, in evaluation "
-        f"mode, {torch.get_num_threads()} threads of this machine's CPU, torch {torch.__version__}"
+        f"median of {len(times)} forward passes of {rows} rows through the plain network of the last task, in "
+        f"evaluation mode, {torch.get_num_threads()} threads of this machine's CPU, torch {torch.__version__}"
     )
     return {"latency_ms": statistics.median(times), "how": how}
 
