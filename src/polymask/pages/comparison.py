@@ -23,7 +23,7 @@ def comparison_page(folder: Path, places: Mapping[str, Sequence[Path]]) -> Page:
     tasks = max((run.tasks for run in every), key=len)
     streams = {str((run.results.get("stream") or {}).get("name", "a stream")) for run in every if run.results}
     notes = [f"{run.folder.name}: {problem}" for run in every for problem in run.problems]
-    notes += [f"{run.folder.name} has not ended." for run in every if "average_accuracy" not in run.results]
+    notes += [f"{run.folder.name} has not ended." for run in every if not run.ended]
     title = f"{counted(len(runs), 'method')} on {printable(listed(sorted(streams)) or 'a stream')}"
     figures = {"methods": str(len(runs)), "seeds": str(seeds), "tasks": f"{len(tasks):,}"}
     sections = [
@@ -34,6 +34,7 @@ def comparison_page(folder: Path, places: Mapping[str, Sequence[Path]]) -> Page:
         of_methods_by_task.matrices_side_by_side(runs, metric),
         of_methods_by_task.average_so_far(runs, metric, tasks),
         of_methods_by_task.final_by_task(runs, metric, tasks),
+        of_methods_by_task.one_mask_each(runs),
     ]
     return Page(title, _summary(runs, metric), figures, sections, notes)
 

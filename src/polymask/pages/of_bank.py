@@ -127,4 +127,4 @@ def roles(run: Run) -> Section:
     ]
     if len(about["sites"]) > ROLES:
         sentence += f" The first {ROLES} are listed."
-    return Section("roles", title, sentence, (), Table("roles", ["tensor", "shape", "role", "why"], rows))
+    return Section("roles", title, sentence, (), Table("roles", ["tensor", "shape", "role", "why"], rows, words=True))

@@ -80,7 +80,9 @@ def bytes_per_task(run: Run) -> Section:
     sizes = sizes_of(run.reader) if run.reader else dict(run.results.get("bytes") or {})
     listed_sizes = sizes.pop("per_task", {})
     if not isinstance(listed_sizes, dict):
-        listed_sizes = dict(zip([run.tasks[place] for place in run.finished], listed_sizes, strict=False))
+        # Joint training says the bytes of all tasks, also of those whose prefix was not trained.
+        places = range(len(run.tasks)) if len(listed_sizes) == len(run.tasks) else run.finished
+        listed_sizes = dict(zip([run.tasks[place] for place in places], listed_sizes, strict=False))
     values = np.array([as_number(listed_sizes.get(task)) for task in run.tasks], np.float64)
     if not np.isfinite(values).any():
         return Section("bytes", title, "There is no bank, and results.json says no bytes.")

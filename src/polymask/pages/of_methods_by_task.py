@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from polymask.pages.records import middle_mask
 from polymask.pages.runs import Runs, chance_of, mean_matrix, row_means
 from polymask.pages.section import Section, Shown, Table, matrix_table
 from polymask.report.bins import bin_matrix, bin_means
 from polymask.report.charts import curves
 from polymask.report.labels import listed, number, printable
-from polymask.report.matrices import heatmap, matrices
+from polymask.report.matrices import heatmap, mask_images, matrices
 
 
 def matrices_side_by_side(runs: Runs, metric: str) -> Section:
@@ -37,6 +38,24 @@ def matrices_side_by_side(runs: Runs, metric: str) -> Section:
     ]
     table = Table(title, ["method", "when learned", "at the end"], rows)
     return Section("matrices", title, sentence, [matrices("matrices-picture", alt, found, limits)], table)
+
+
+def one_mask_each(runs: Runs) -> Section:
+    """How a mask of each method looks."""
+    title, found = "One mask of each method", {}
+    for method, (run, *_) in runs.items():
+        if run.reader is not None and (seen := middle_mask(run.reader, run.entries)) is not None:
+            found[printable(method)] = seen
+    if not found:
+        return Section("masks", title, "No run has a bank with masks.")
+    sentence = (
+        "Of the middle task, first seed, the largest layer: blue is read, the bluer a block the more of it. "
+        f"A page of its own says more of a run: polymask report FOLDER/{next(iter(found))}-SEED."
+    )
+    images = {name: image for name, (_, image) in found.items()}
+    picture = mask_images("masks-picture", f"Images of a mask of {listed(list(found))}.", images)
+    rows = [[name, printable(layer), f"{image.mean():.1%}"] for name, (layer, image) in found.items()]
+    return Section("masks", title, sentence, [picture], Table(title, ["method", "layer", "share read"], rows))
 
 
 def average_so_far(runs: Runs, metric: str, tasks: Sequence[str]) -> Section:

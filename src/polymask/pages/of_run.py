@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from polymask.learning.options import JOINT
 from polymask.pages.run import Numbers, Run, references
 from polymask.pages.section import Section, Shown, Table, as_number, matrix_table, number_table
 from polymask.report.bins import bin_matrix, bin_means
@@ -134,6 +135,7 @@ def over_the_run(run: Run) -> Section:
         columns=shown.names,
         levels=levels,
         strong="mean so far",
+        many="a task each, later ones stronger",
         labels=("after learning", run.metric),
     )
     return Section(
@@ -161,6 +163,8 @@ def forgetting(run: Run) -> Section:
     sentence = (
         "Nothing moved: every logit of every finished task is to the bit what it was when the task was learned."
         if largest == 0
+        else "Nothing is learned after joint training, so that nothing can be forgotten."
+        if run.method == JOINT
         else "The run has not ended, so that the drift of logits is not known."
         if np.isnan(largest)
         else f"Below 0 a task was forgotten. The largest change of any logit of a finished task is {number(largest)}."

@@ -13,12 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polymask.bank.reader import Reader
-from polymask.bank.store import DamagedBank
 from polymask.parts.pack import Packed, unpack
 from polymask.report.bins import bins
 
 Numbers = NDArray[np.float64]
-PIXELS = 96
+PIXELS = 128
 """The longest side of a mask's image."""
 
 
@@ -62,7 +61,7 @@ def read_masks(reader: Reader, entries: Mapping[str, Mapping[str, object]]) -> M
     for task in entries:
         try:
             masks = reader.record(task).masks
-        except DamagedBank:
+        except ValueError:
             lost.append(task)
             continue
         tasks.append(task)
@@ -80,6 +79,20 @@ def read_masks(reader: Reader, entries: Mapping[str, Mapping[str, object]]) -> M
     share = np.array([sum(one.values()) / sum(sizes.values()) for one in used], np.float64)
     shapes = {name: tuple(mask.shape) for name, mask in union.items()}
     return Masks(tasks, layers, density, share, list(kept), _overlap(kept, shapes), *_images(kept, shapes), lost)
+
+
+def middle_mask(reader: Reader, entries: Mapping[str, Mapping[str, object]]) -> tuple[str, Numbers] | None:
+    """A layer and the image of its mask for the middle task, or one near it that can be read; None if there is none."""
+    tasks = [task for task, entry in entries.items() if entry["masks"]]
+    for task in sorted(tasks, key=lambda task: abs(tasks.index(task) - len(tasks) // 2)):
+        try:
+            masks = reader.record(task).masks
+        except ValueError:
+            continue
+        layer, images = _images({task: masks}, {name: packed.shape for name, packed in masks.items()})
+        name = task if layer else next(iter(images))
+        return layer or name, images[name]
+    return None
 
 
 def _either(one: Tensor, other: Tensor) -> Tensor:

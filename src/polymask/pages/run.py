@@ -17,9 +17,17 @@ from polymask.bank.head import read_head
 from polymask.bank.reader import Reader
 from polymask.learning.accuracy import Rows, fill, read_rows
 from polymask.learning.folder import read_results
+from polymask.learning.options import JOINT
 
 Numbers = NDArray[np.float64]
 Found = TypeVar("Found")
+KINDS: Mapping[str, type] = {
+    **dict.fromkeys(("tasks", "finished", "accuracy", "source", "settings"), list),
+    **dict.fromkeys(("accuracy_when_learned", "accuracy_at_the_end"), list),
+    **dict.fromkeys(("bytes", "logit_drift", "stream"), dict),
+}
+"""Entries of ``results.json`` -> what they are."""
+
 REFERENCES = ("linear_probe", "independent", "joint")
 """The runs beside a run whose accuracies are drawn as lines."""
 
@@ -82,6 +90,11 @@ class Run:
         ]
 
     @property
+    def ended(self) -> bool:
+        """Whether all its tasks were learned."""
+        return bool(self.results) and (self.method == JOINT or len(self.finished) == len(self.tasks))
+
+    @property
     def when_learned(self) -> Numbers:
         """The metric on every task right after it was learned, (T,)."""
         return self.values.diagonal().copy()
@@ -125,6 +138,7 @@ def read_run(folder: Path) -> Run:
     no_rows: Rows = {}
     no_epochs: list[Epoch] = []
     results = whole(lambda: _mapping(read_results(folder)), nothing, "results.json")
+    results = {key: value for key, value in results.items() if _is_as_written(key, value, problems)}
     config = whole(lambda: _mapping(_read_yaml(folder / "config.yaml")), nothing, "config.yaml")
     rows = whole(lambda: read_rows(folder / "accuracy.csv"), no_rows, "accuracy.csv")
     epochs = whole(lambda: _read_epochs(folder / "epochs.csv"), no_epochs, "epochs.csv")
@@ -170,6 +184,17 @@ def _mapping(found: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise TypeError(f"expected names and values, found a {type(found).__name__}")
     return found
+
+
+def _is_as_written(key: str, value: Any, problems: list[str]) -> bool:
+    """Whether an entry of ``results.json`` is there and of the kind that a run writes; else a sentence is noted."""
+    kind = KINDS.get(key)
+    inside = value if isinstance(value, dict) and key == "bytes" else {}
+    whole = kind is None or value is None or isinstance(value, kind)
+    whole = whole and isinstance(inside.get("per_task", []), list) and isinstance(inside.get("backbone", 0), int)
+    if not whole:
+        problems.append(f"results.json: expected {key} as a run writes it, found a {type(value).__name__}")
+    return whole and (kind is None or value is not None)
 
 
 def _read_yaml(path: Path) -> Any:

@@ -22,11 +22,13 @@ class Table:
         caption: what it holds.
         columns: the heads.
         rows: the cells; the first of each row is its head.
+        words: whether the cells are words, which may be broken, and not numbers.
     """
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    words: bool = False
 
 
 @dataclass(frozen=True)

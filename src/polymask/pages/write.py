@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from polymask.bank.store import write_file
+from polymask.learning.options import JOINT
 from polymask.pages import of_bank, of_cost, of_run
 from polymask.pages.comparison import comparison_page
 from polymask.pages.run import Run, read_run
@@ -92,7 +93,9 @@ def _summary(run: Run) -> str:
     done, metric = run.finished, run.metric
     average, drift = run.results.get("average_accuracy"), run.results.get("max_logit_drift")
     said = f"{printable(run.method)} learned {counted(len(done), 'task')} one after the other"
-    if len(done) < len(run.tasks):
+    if run.method == JOINT:
+        said = f"Joint training on all {counted(len(run.tasks), 'task')} at once"
+    elif len(done) < len(run.tasks):
         said += f" of {len(run.tasks):,}; the run has not ended"
     if isinstance(average, int | float):
         said += f": average {metric} {number(average)} at the end"
@@ -112,7 +115,7 @@ def _figures(run: Run) -> dict[str, str]:
         "largest logit drift": number(as_number(results.get("max_logit_drift"))),
         "bytes per task": human_bytes(round(sum(each) / len(each))) if each else "–",
         "shared bytes": human_bytes(sizes["backbone"]) if sizes.get("backbone") is not None else "–",
-        "tasks": f"{len(run.finished):,}",
+        "tasks": f"{len(run.tasks if run.method == JOINT else run.finished):,}",
         "seconds of training": number(as_number(results.get("seconds"))),
     }
     return {name: value for name, value in found.items() if value != "–"}
@@ -126,4 +129,4 @@ def _settings(run: Run) -> Section:
     if not rows:
         return Section("settings", "Settings", "There is no config.yaml, or it says nothing.")
     sentence = "What config.yaml says, which starts the same run again; options that are not set are left out."
-    return Section("settings", "Settings", sentence, (), Table("settings", ["option", "value"], rows))
+    return Section("settings", "Settings", sentence, (), Table("settings", ["option", "value"], rows, words=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from polymask.report.labels import number, shortened
@@ -43,11 +43,11 @@ def add_legend(figure: Figure, axes: Axes) -> None:
         figure.legend(handles, names, loc="outside upper left", ncols=2, borderaxespad=0.2, handlelength=1.8)
 
 
-def draw_strokes(axes: Axes, levels: Mapping[str, float]) -> None:
+def draw_strokes(axes: Axes, levels: Mapping[str, float], say: Callable[[float], str] = number) -> None:
     """Dashed lines upwards, named above."""
     for name, x in levels.items():
         axes.axvline(x, color=SOFT, linestyle=DASHES[0], linewidth=1.4)
-        axes.annotate(f" {name} {number(x)}", (x, 1.0), xycoords=("data", "axes fraction"), fontsize=10, va="bottom")
+        axes.annotate(f" {name} {say(x)}", (x, 1.0), xycoords=("data", "axes fraction"), fontsize=10, va="bottom")
 
 
 def name_rows(axes: Axes, names: Sequence[str], label: str) -> None:

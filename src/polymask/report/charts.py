@@ -27,6 +27,7 @@ def curves(
     bands: Mapping[str, tuple[Numbers, Numbers]] | None = None,
     levels: Mapping[str, float] | None = None,
     strong: str | None = None,
+    many: str = "",
     labels: tuple[str, str] = ("", ""),
     height: float = 250,
 ) -> str:
@@ -40,22 +41,25 @@ def curves(
         bands: name -> the lower and the upper end around its line.
         levels: name -> the height of a dashed line across.
         strong: the line that is drawn in ink.
+        many: what all others are called together where they are too many for colours of their own; empty: colours
+            come again, dashed.
         labels: what the axes are called.
         height: in CSS pixels, without the legend.
     """
     plain = [name for name in lines if name != strong]
-    few = len(plain) <= len(SERIES)
+    few = len(plain) <= len(SERIES) or not many
     entries = (len(plain) if few else 1) + len(levels or {}) + (strong is not None)
     with drawing(height + 15 * math.ceil(entries / 2)) as figure:
         axes = figure.subplots()
         axes.grid(axis="y")
         for place, name in enumerate(plain):
             x, y = lines[name]
-            colour = SERIES[place] if few else ACCENT
+            colour = SERIES[place % len(SERIES)] if few else ACCENT
+            style = "--" if few and place >= len(SERIES) else "-"
             how: dict[str, Any] = {"marker": MARKERS[place % len(MARKERS)], "markersize": 4} if few else {}
             how |= {} if few else {"alpha": 0.2 + 0.6 * place / len(plain)}
-            label = shortened(name, 24) if few else "" if place else "one task each, later ones stronger"
-            axes.plot(x, y, color=colour, linewidth=1.4, label=label or None, **how)
+            label = shortened(name, 24) if few else None if place else many
+            axes.plot(x, y, color=colour, linestyle=style, linewidth=1.4, label=label, **how)
             if bands and name in bands:
                 axes.fill_between(x, *bands[name], color=colour, alpha=0.15, linewidth=0)
         if strong is not None:
@@ -147,7 +151,7 @@ def bars(ident: str, alt: str, names: Sequence[str], values: Numbers, *, label: 
         axes.grid(axis="x")
         axes.barh(np.arange(len(names)), np.nan_to_num(values), color=ACCENT, height=0.7)
         if np.isfinite(values).any():
-            draw_strokes(axes, {"mean": float(np.nanmean(values))})
+            draw_strokes(axes, {"mean": float(np.nanmean(values))}, lambda x: human_bytes(round(x)))
         name_rows(axes, names, label)
         axes.xaxis.set_major_formatter(lambda x, _: human_bytes(round(x)) if x >= 0 else "")
         return to_svg(figure, ident, alt)

@@ -87,7 +87,7 @@ def latency(plain: nn.Module, batch: Any) -> dict[str, Any]:
     plain.train(was)
     how = (
         f"median of {len(times)} forward passes of {rows} rows through the plain network of the last task, in "
-        f"evaluation mode, {torch.get_num_threads()} threads of this machine's CPU, torch {torch.__version__}"
+        f"evaluation mode, on this machine's CPU with threads: {torch.get_num_threads()}, torch {torch.__version__}"
     )
     return {"latency_ms": statistics.median(times), "how": how}
 
