@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from polymask.pages.records import middle_mask
-from polymask.pages.runs import Runs, chance_of, mean_matrix, row_means
+from polymask.pages.runs import Runs, chance_of, mean_matrix
 from polymask.pages.section import Section, Shown, Table, matrix_table
 from polymask.report.bins import bin_matrix, bin_means
 from polymask.report.charts import curves
@@ -64,7 +64,7 @@ def average_so_far(runs: Runs, metric: str, tasks: Sequence[str]) -> Section:
     x = np.arange(len(shown.groups), dtype=np.float64)
     lines, bands = {}, {}
     for method, several in runs.items():
-        curve = [row_means(run) for run in several if run.tasks == list(tasks)]
+        curve = [run.so_far for run in several if run.tasks == list(tasks)]
         if curve and np.isfinite(curve).any():
             each = np.stack([bin_means(one, shown.groups) for one in curve])
             mean, deviation = each.mean(0), each.std(0, ddof=1) if len(each) > 1 else 0 * each[0]

@@ -120,8 +120,8 @@ def over_the_run(run: Run) -> Section:
     values = bin_matrix(run.values, shown.groups)
     place = np.arange(len(values), dtype=np.float64)
     lines = {name: (place, values[:, j]) for j, name in enumerate(shown.names) if np.isfinite(values[:, j]).any()}
-    average = np.array([_mean(row) for row in values])
-    levels = {name: level for name, level in _levels(run).items() if np.isfinite(level)}
+    average = bin_means(run.so_far, shown.groups)
+    levels = _levels(run)
     sentence = (
         f"A line a task, from where it was learned; the thick line is the mean of all tasks so far"
         f"{', dashed: ' + listed(list(levels)) if levels else ''}. Level lines mean that nothing was "
@@ -145,8 +145,8 @@ def over_the_run(run: Run) -> Section:
 
 def _levels(run: Run) -> dict[str, float]:
     """Chance and the references as means over tasks."""
-    found = {"chance": _mean(run.chance)}
-    return found | {_words(name): _mean(values) for name, values in references(run).items()}
+    found = {"chance": run.chance} | {_words(name): values for name, values in references(run).items()}
+    return {name: float(values.mean()) for name, values in found.items() if np.isfinite(values).all()}
 
 
 def forgetting(run: Run) -> Section:

@@ -106,6 +106,11 @@ class Run:
         return self.values[last].copy() if len(self.tasks) else np.zeros(0)
 
     @property
+    def so_far(self) -> Numbers:
+        """After every task the mean over those learned; NaN where an entry of it is missing, (T,)."""
+        return np.array([row[: place + 1].mean() for place, row in enumerate(self.values)], np.float64)
+
+    @property
     def chance(self) -> Numbers:
         """What guessing gives on every task, one over its outputs; NaN where these or the metric are others, (T,)."""
         outputs = {task: entry["meta"]["outputs"] for task, entry in self.entries.items()}
@@ -137,7 +142,7 @@ def read_run(folder: Path) -> Run:
     nothing: dict[str, Any] = {}
     no_rows: Rows = {}
     no_epochs: list[Epoch] = []
-    results = whole(lambda: _mapping(read_results(folder)), nothing, "results.json")
+    results = whole(lambda: read_results(folder), nothing, "results.json")
     results = {key: value for key, value in results.items() if _is_as_written(key, value, problems)}
     config = whole(lambda: _mapping(_read_yaml(folder / "config.yaml")), nothing, "config.yaml")
     rows = whole(lambda: read_rows(folder / "accuracy.csv"), no_rows, "accuracy.csv")
@@ -175,8 +180,7 @@ def _or_say(read: Callable[[], Found], other: Found, what: str, problems: list[s
     try:
         return read()
     except (ValueError, KeyError, TypeError, LookupError, OSError, csv.Error, yaml.YAMLError, RecursionError) as error:
-        said = str(error) if str(error).startswith("expected") else f"{what} could not be read ({error})"
-        problems.append(" ".join(said.split()))
+        problems.append(" ".join(f"{what} could not be read: {error}".split()))
         return other
 
 

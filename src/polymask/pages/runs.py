@@ -61,11 +61,6 @@ def chance_of(runs: Runs) -> dict[str, float]:
     return {"chance": float(np.nanmean(known[0]))} if known else {}
 
 
-def row_means(run: Run) -> Numbers:
-    """Of every row the mean of its lower triangle; NaN where an entry of it is missing."""
-    return np.array([row[: place + 1].mean() for place, row in enumerate(run.values)], np.float64)
-
-
 def mean_matrix(values: Sequence[Numbers]) -> Numbers | None:
     """The mean over seeds of what all of them know."""
     return np.mean(values, 0) if values and values[0].size else None

@@ -89,7 +89,7 @@ class Shown:
     @property
     def names(self) -> list[str]:
         """What is written at an axis."""
-        return bin_names(without_shared_start([printable(one) for one in self.tasks]), self.groups)
+        return _told_apart(bin_names(without_shared_start([printable(one) for one in self.tasks]), self.groups))
 
     @property
     def full(self) -> list[str]:
@@ -108,6 +108,11 @@ class Shown:
         return (
             f" Of {len(self.tasks):,} tasks, {few} or more neighbours are shown as their mean." if self.binned else ""
         )
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Names of which no two are the same: those that came before get their place."""
+    return [f"{one} ({place})" if one in names[:place] else one for place, one in enumerate(names)]
 
 
 def as_number(found: object) -> float:

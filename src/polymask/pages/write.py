@@ -126,7 +126,10 @@ def _settings(run: Run) -> Section:
     rows = [[str(key), printable(str(value))] for key, value in run.config.items() if value not in (None, {}, [])]
     settings = list(dict.fromkeys(one for one in run.results.get("settings") or () if one))
     rows += [["measured as", printable(str(one))] for one in settings]
-    if not rows:
-        return Section("settings", "Settings", "There is no config.yaml, or it says nothing.")
-    sentence = "What config.yaml says, which starts the same run again; options that are not set are left out."
-    return Section("settings", "Settings", sentence, (), Table("settings", ["option", "value"], rows, words=True))
+    sentence = (
+        "What config.yaml says, which starts the same run again; options that are not set are left out."
+        if run.config
+        else "There is no config.yaml that can be read."
+    )
+    table = Table("settings", ["option", "value"], rows, words=True) if rows else None
+    return Section("settings", "Settings", sentence, (), table)
