@@ -203,6 +203,18 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 }
 
 
+OFTEN = ("no results", "cut results", "results of other kinds", "bytes as rows", "no bank", "lost tensors")
+    "no results",
+    "cut results",
+    "results of other kinds",
+    "bytes as rows",
+    "no bank",
+    "lost tensors",
+    "a cut head",
+)
+"""The damages that are looked at by default; the others take the same ways."""
+
+
 @pytest.fixture
 def _unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are put together and not drawn, which takes most of the time and has been seen elsewhere."""
@@ -211,7 +223,9 @@ def _unseen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_unseen")
-@pytest.mark.parametrize("name", DAMAGES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.full) for name in DAMAGES]
+)
 def test_what_is_missing_or_damaged_is_a_sentence(name: str, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", TASKS)
     damage, said = DAMAGES[name]
