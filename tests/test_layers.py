@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "learning": LOW
     | {"held", "probe", "lock", "version", "streams", "nets"}
     | {"report", "bank", "method", "methods", "surgery", "mixed", "loaded"},
+    "pages": LOW | {"version", "report", "bank", "learning"},
 }
 """Floor -> what it may import besides itself; ``cli`` sees everything and is seen by nothing."""
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         SupSup,
     )
     from polymask.mixed import Mixed
+    from polymask.pages.write import write_report
     from polymask.sites.table import Role, Sites, attach, bake, detach
     from polymask.streams.stream import Stream, Task
     from polymask.task import Meta, TaskRecord, activate, switch
@@ -71,6 +72,7 @@ __all__ = [
     "learn",
     "load",
     "switch",
+    "write_report",
 ]
 
 _ROOMS = {
@@ -93,6 +95,7 @@ _ROOMS = {
     "methods.tfm": ("TFM",),
     "methods.wsn": ("WSN",),
     "mixed": ("Mixed",),
+    "pages.write": ("write_report",),
     "sites.table": ("Role", "Sites", "attach", "bake", "detach"),
     "streams.stream": ("Stream", "Task"),
     "task": ("Meta", "TaskRecord", "activate", "switch"),

@@ -243,6 +243,9 @@ def test_help_works_anywhere(name: str, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["-h", name]) == 0
     assert capsys.readouterr().out == first
     assert f"usage: polymask {name}" in first
+    example = first.rpartition("example:\n")[2].split()
+    assert example[:2] == ["polymask", name]
+    parser_of(name, example[2:]).read(example[2:])
 
 
 def test_help_shows_the_options_of_the_method_and_the_stream(capsys: pytest.CaptureFixture[str]) -> None:
@@ -315,6 +318,8 @@ def test_the_program_starts_without_what_only_learning_needs() -> None:
         "run --method hat --stream digits-rotated --raito 3",
         "methods",
         "methods --method supsup",
+        "report --help",
+        "report",
     ],
 )
 def test_what_is_not_run_is_answered_without_torch(argv: str) -> None:

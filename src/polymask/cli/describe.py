@@ -34,6 +34,16 @@ def options_in(call: Callable[..., Any], skip: Collection[str] = ()) -> Options:
     return options
 
 
+def example_in(call: Callable[..., Any]) -> str:
+    """The example in a docstring, as one would type it; empty if there is none.
+
+    >>> from polymask.cli.commands.look import verify
+    >>> example_in(verify)
+    'polymask verify runs/first'
+    """
+    return next((one.description or "" for one in parse(call.__doc__ or "").examples), "").strip()
+
+
 def text_of(kind: Any) -> str:
     """A type as text that ``values.types_of`` reads; what no command line can say is anything.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from argparse import SUPPRESS, ArgumentParser
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -35,10 +35,18 @@ class Parser(ArgumentParser):
     Args:
         command: the command's name.
         text: what it does.
+        example: a whole line that can be typed.
     """
 
-    def __init__(self, command: str, text: str) -> None:
-        super().__init__(prog=f"polymask {command}", description=text, allow_abbrev=False, argument_default=SUPPRESS)
+    def __init__(self, command: str, text: str, example: str = "") -> None:
+        super().__init__(
+            prog=f"polymask {command}",
+            description=text,
+            epilog=f"example:\n  {example}" if example else None,
+            formatter_class=RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            argument_default=SUPPRESS,
+        )
         self.kinds: dict[str, Any] = {}
         self.defaults: dict[str, Any] = {}
         self.overrides: dict[str, Any] = {}

@@ -17,6 +17,7 @@ from polymask.learning import folder as files
 from polymask.learning.accuracy import Measured, append_row, write_rows
 from polymask.learning.drift import Drift
 from polymask.learning.evaluate import evaluate
+from polymask.learning.figures.unwritten import Unwritten
 from polymask.learning.folder import Place
 from polymask.learning.journal import Journal
 from polymask.learning.loop import Phase, Progress, train_phase
@@ -60,6 +61,7 @@ class Session:
         self._safe_at = time.monotonic()  # when the run was last safe on disk
         self._written_at = -WRITE_EVERY + time.monotonic()
         self._again: list[Task] | None = None  # the finished tasks that may have to be measured again
+        self._unwritten = Unwritten(self.method.drawn)
         self._full = {name for found in self.results.capacity.values() for name in exhausted(found)}
 
     @property
@@ -98,7 +100,7 @@ class Session:
 
     def write(self) -> dict[str, Any]:
         """The report so far, also into ``results.json``."""
-        sizes = self.place.bank.sizes() if self.place.bank is not None else {}
+        sizes = self._unwritten.sizes() if self.place.bank is None else self.place.bank.sizes()
         report = self.results.as_json(self.place.about, sizes)
         if self.place.folder is not None and self.setup.fabric.is_global_zero:
             files.write_results(self.place.folder, report)
@@ -163,6 +165,8 @@ class Session:
             if any(name in bank.removed for name in records):
                 self.write()  # the file may still tell of the task of this name that was removed
             bank.commit(records, self.method.sites, learner=without_base(self.method.state_dict()))
+        elif self.place.folder is None:
+            self._unwritten.weigh([self.method.records[name] for name in issued], self.method.sites)
         self._safe_at = time.monotonic()
         self._drop_checkpoint()
 

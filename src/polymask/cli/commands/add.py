@@ -29,6 +29,9 @@ def add(say: Callable[[str], None], dir: str, task: str | None = None, **values:
 
     Raises:
         UsageError: if the run has these tasks already.
+
+    Example:
+        polymask add runs/first --stream digits-rotated --tasks 2
     """
     values = arguments(values)
     folder, wanted, how = Path(dir), task, values["how"]

@@ -23,6 +23,9 @@ def verify(say: Callable[[str], None], dir: str) -> int:
 
     Returns:
         1 if the bank does not hold what it held.
+
+    Example:
+        polymask verify runs/first
     """
     found = Bank.open(bank_folder(dir)).verify()
     say(str(found))
@@ -51,6 +54,9 @@ def roles(
         outputs: width of the head.
         head: the name of the head module, where it cannot be found.
         options: the method's own.
+
+    Example:
+        polymask roles --method supsup --model resnet18 --shape 3 32 32
     """
     shape = shape or default_shape(model)
     network = build_model(model, shape, outputs, **(net or {}))

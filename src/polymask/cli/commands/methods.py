@@ -19,6 +19,9 @@ def methods(say: Callable[[str], None], method: str | None = None) -> int:
 
     Raises:
         UsageError: if there is no such method.
+
+    Example:
+        polymask methods --method packnet
     """
     try:
         found = read(METHODS_FILE) if method is None else {method: read_or_measure(method)}

@@ -8,8 +8,9 @@ from typing import Any
 from polymask.cli.catalog import RUN_FILE, read
 from polymask.cli.parsers import groups
 from polymask.cli.values import UsageError
-from polymask.learning import compare as comparison
 from polymask.learning.by_name import run_named
+from polymask.learning.compare import compare as run_all
+from polymask.learning.figures.table import as_table
 from polymask.learning.options import JOINT
 from polymask.learning.training import Training
 from polymask.methods import METHODS
@@ -17,7 +18,15 @@ from polymask.report.table import human_bytes, table
 
 
 def run(say: Callable[[str], None], **values: Any) -> int:
-    """Learn a stream of tasks by one method; the same command goes on after a stop."""
+    """Learn a stream of tasks by one method; the same command goes on after a stop.
+
+    Args:
+        say: called with every line.
+        values: of the run, the method, the stream and of training.
+
+    Example:
+        polymask run --method packnet --stream digits --tasks 5 --out runs/first
+    """
     for line in summary(run_named(**arguments(values))):
         say(line)
     return 0
@@ -38,11 +47,15 @@ def compare(
         seeds: one run each.
         out: the folder of the comparison.
         values: what all runs share, and under each method's name its own options.
+
+    Example:
+        polymask compare --methods packnet supsup joint --seeds 0 1 2 --out runs/compare
     """
     methods = methods or [*METHODS, JOINT]
     options = {method: values.pop(group) for method, group in groups(methods).items()}
-    reports = comparison.compare(methods, seeds, out, options=options, say=say, **arguments(values))
-    say(f"\n{comparison.as_table(reports)}\nFiles: {out} (table.md, table.json, and a folder for each run)")
+    reports = run_all(methods, seeds, out, options=options, say=say, **arguments(values))
+    say(f"\n{as_table(reports)}\nFiles: {out} (table.md, .tex and .json, runs.csv, and a folder for each run)")
+    say(f"As a page: polymask report {out}")
     return 1 if any("error" in report for runs in reports.values() for report in runs) else 0
 
 
