@@ -204,14 +204,6 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 
 
 OFTEN = ("no results", "cut results", "results of other kinds", "bytes as rows", "no bank", "lost tensors")
-    "no results",
-    "cut results",
-    "results of other kinds",
-    "bytes as rows",
-    "no bank",
-    "lost tensors",
-    "a cut head",
-)
 """The damages that are looked at by default; the others take the same ways."""
 
 

@@ -89,7 +89,7 @@ class Shown:
     @property
     def names(self) -> list[str]:
         """What is written at an axis."""
-        return _told_apart(bin_names(without_shared_start([printable(one) for one in self.tasks]), self.groups))
+        return _told_apart(bin_names(without_shared_start([printable(one) for one in self.tasks]), self.groups, True))
 
     @property
     def full(self) -> list[str]:

@@ -17,9 +17,25 @@ if TYPE_CHECKING:
 DASHES = ((0, (1, 2)), (0, (5, 2)), (0, (7, 2, 1, 2)), (0, (3, 1)))
 
 
-def name_ticks(axes: Axes, columns: Sequence[str], rows: Sequence[str] = ()) -> None:
-    """Names at the axes: all of them if they fit, else some."""
-    for axis, names, room in ((axes.xaxis, columns, 12), (axes.yaxis, rows, 30)):
+def height_of_row(count: int, most: float = 20) -> float:
+    """The height of each of so many rows, in CSS pixels: many are closer together."""
+    return min(most, max(7.0, 420 / max(count, 1)))
+
+
+def name_ticks(
+    axes: Axes, columns: Sequence[str], rows: Sequence[str] = (), height: float = 20, width: float = 30
+) -> None:
+    """Names at the axes: all of them if they fit, else some.
+
+    Args:
+        axes: where.
+        columns: the names of columns.
+        rows: the names of rows.
+        height: of a row, in CSS pixels.
+        width: of a column.
+    """
+    wide, tall = max(1, int(min(12, len(columns) * width / 16))), max(1, int(len(rows) * height / 14))
+    for axis, names, room in ((axes.xaxis, columns, wide), (axes.yaxis, rows, tall)):
         if names:
             step = -(-len(names) // room)
             axis.set_ticks(range(0, len(names), step), [shortened(one, 16) for one in names[::step]])
@@ -53,7 +69,7 @@ def draw_strokes(axes: Axes, levels: Mapping[str, float], say: Callable[[float],
 def name_rows(axes: Axes, names: Sequence[str], label: str) -> None:
     """A row a name, the first on top."""
     axes.set_ylim(len(names) - 0.4, -0.6)
-    name_ticks(axes, (), names)
+    name_ticks(axes, (), names, height_of_row(len(names)))
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(label)
     axes.margins(x=0.06)

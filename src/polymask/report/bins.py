@@ -23,13 +23,14 @@ def bins(count: int, most: int = MOST) -> list[range]:
     return [range(low, high) for low, high in pairwise(edges)]
 
 
-def bin_names(names: Sequence[str], groups: Sequence[range]) -> list[str]:
-    """What each bin is called: the task, or the first and the last of several.
+def bin_names(names: Sequence[str], groups: Sequence[range], short: bool = False) -> list[str]:
+    """What each bin is called: the task, or the first and the last of several; in short the first.
 
     >>> bin_names(["a", "b", "c"], [range(0, 1), range(1, 3)])
     ['a', 'b … c']
     """
-    return [names[one[0]] if len(one) == 1 else f"{names[one[0]]} … {names[one[-1]]}" for one in groups]
+    ends = [names[one[0]] if len(one) == 1 else f"{names[one[0]]} … {names[one[-1]]}" for one in groups]
+    return [f"{names[one[0]]} …" if short and len(one) > 1 else end for one, end in zip(groups, ends, strict=True)]
 
 
 def bin_means(values: NDArray[np.float64], groups: Sequence[range], axis: int = 0) -> NDArray[np.float64]:
@@ -49,8 +50,11 @@ def bin_means(values: NDArray[np.float64], groups: Sequence[range], axis: int = 
 def bin_matrix(values: NDArray[np.float64], groups: Sequence[range]) -> NDArray[np.float64]:
     """A square matrix of all tasks as one of bins: the mean of what is known in every block.
 
-    >>> bin_matrix(np.array([[1.0, np.nan], [3.0, 5.0]]), [range(0, 2)]).tolist()
-    [[3.0]]
+    Of a block on the diagonal, where only some of its tasks are learned in a row, that of its diagonal: every task when
+    it was learned.
+
+    >>> bin_matrix(np.array([[1.0, np.nan, np.nan], [2.0, 5.0, np.nan], [2.0, 4.0, 6.0]]), bins(3, most=2)).tolist()
+    [[1.0, nan], [2.0, 5.5]]
     """
     known = np.isfinite(values)
     sums, counts = np.where(known, values, 0.0), known.astype(np.float64)
@@ -59,4 +63,5 @@ def bin_matrix(values: NDArray[np.float64], groups: Sequence[range]) -> NDArray[
         sums, counts = np.add.reduceat(sums, starts, axis), np.add.reduceat(counts, starts, axis)
     means = np.full(sums.shape, np.nan)
     np.divide(sums, counts, out=means, where=counts > 0)
+    np.fill_diagonal(means, bin_means(values.diagonal(), groups))
     return means

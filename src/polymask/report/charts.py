@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polymask.report.axes import add_legend, draw_levels, draw_strokes, name_rows, name_ticks, set_bytes
+from polymask.report.axes import add_legend, draw_levels, draw_strokes, height_of_row, name_rows, name_ticks, set_bytes
 from polymask.report.labels import shortened
 from polymask.report.svg import ACCENT, INK, PAPER, SERIES, drawing, to_svg
 from polymask.report.table import human_bytes
@@ -66,6 +66,8 @@ def curves(
             axes.plot(*lines[strong], color=INK, linewidth=2.4, label=strong)
         draw_levels(axes, levels or {})
         name_ticks(axes, columns)
+        if not columns:
+            axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(xlabel=labels[0], ylabel=labels[1])
         axes.margins(y=0.08)
         add_legend(figure, axes)
@@ -89,6 +91,7 @@ def panels(
             axes.grid(axis="y")
             axes.plot(x, y, color=ACCENT, linewidth=1.4, marker="." if len(x) == 1 else None)
             axes.set_title(shortened(name, 15), fontsize=10, loc="left")
+            axes.xaxis.get_major_locator().set_params(integer=True)
         for axes in grid[len(lines) :]:
             axes.set_visible(False)
         figure.supxlabel(labels[0], fontsize=11)
@@ -108,7 +111,7 @@ def dots(
 ) -> str:
     """A row a name and a mark for each series in it; ``steps`` are short upright strokes, ``levels`` lines over all."""
     entries = len(series) + len(steps or {})
-    with drawing(50 + 20 * len(names) + 15 * math.ceil(entries / 2)) as figure:
+    with drawing(50 + height_of_row(len(names)) * len(names) + 15 * math.ceil(entries / 2)) as figure:
         axes, y = figure.subplots(), np.arange(len(names))
         axes.grid(axis="x")
         for place, (name, values) in enumerate((steps or {}).items()):
@@ -146,7 +149,7 @@ def spreads(
 
 def bars(ident: str, alt: str, names: Sequence[str], values: Numbers, *, label: str = "") -> str:
     """A bar of bytes a name, and a dashed line at their mean."""
-    with drawing(50 + 18 * len(names) + 18) as figure:
+    with drawing(68 + height_of_row(len(names), 18) * len(names)) as figure:
         axes = figure.subplots()
         axes.grid(axis="x")
         axes.barh(np.arange(len(names)), np.nan_to_num(values), color=ACCENT, height=0.7)

@@ -39,7 +39,8 @@ def heatmap(
     """A matrix as squares, the stronger the larger; few are numbered, those of ``dots`` have a dot in the corner."""
     tall, wide = values.shape
     side = (WIDTH - 110) / wide
-    with drawing(90 + tall * min(side, 34)) as figure:
+    height = min(34, max(side, 120 / tall))
+    with drawing(90 + tall * height) as figure:
         axes = figure.subplots()
         known = np.argwhere(np.isfinite(values))
         shades = _shades(values, limits)
@@ -54,7 +55,7 @@ def heatmap(
                 i, j = np.nonzero(those)
                 axes.plot(j + 0.34, i - 0.34, ".", color=ink, markersize=4 if wide <= 20 else 2, clip_on=False)
         axes.set(xlim=(-0.5, wide - 0.5), ylim=(tall - 0.5, -0.5), xlabel=column_name, ylabel=row_name)
-        name_ticks(axes, columns, rows)
+        name_ticks(axes, columns, rows, height, side)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         return to_svg(figure, ident, alt)
