@@ -12,7 +12,7 @@ from polymask.learning.by_name import can_start_from, run_named
 from polymask.learning.learner import method_class
 from polymask.learning.loop import NotFinite
 from polymask.learning.options import JOINT, folder_name
-from polymask.learning.results import Forgot
+from polymask.learning.results import Forgot, named_score
 from polymask.report.table import human_bytes, markdown, mean_std, table
 
 Report = dict[str, Any]
@@ -70,7 +70,7 @@ def outcome(report: Report) -> str:
     """One run in a few words."""
     if "error" in report:
         return f"failed: {report['error']}"
-    return f"{report['metric']} {_number(report['average_accuracy'])} in {report['seconds']:.1f} s"
+    return f"{named_score(report)} {_number(report['average_accuracy'])} in {report['seconds']:.1f} s"
 
 
 def rows(reports: Reports) -> list[dict[str, object]]:
@@ -80,7 +80,7 @@ def rows(reports: Reports) -> list[dict[str, object]]:
     >>> rows({"hat": [{**run, "bytes": {"backbone": 4000, "per_task": [100, 300]}}]})[0]["bytes per task"]
     '200 B'
     """
-    metric = next((run["metric"] for runs in reports.values() for run in runs if "metric" in run), "metric")
+    metric = next((named_score(run) for runs in reports.values() for run in runs if "metric" in run), "metric")
     return [{"method": method, **_figures(runs, metric)} for method, runs in reports.items()]
 
 

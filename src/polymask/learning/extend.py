@@ -20,6 +20,7 @@ from polymask.learning.fabric import make_fabric
 from polymask.learning.folder import Place
 from polymask.learning.learn import Learned
 from polymask.learning.learner import earlier_logits, give_back, method_class, on_device, open_learner
+from polymask.learning.log.loggers import makers
 from polymask.learning.objective import Objective
 from polymask.learning.results import earlier_results
 from polymask.learning.session import Session
@@ -81,7 +82,8 @@ def extend(
         if fabric.is_global_zero:
             stack.enter_context(files.locked(path))
         earlier = report_of_finished(path, {task.name, *bank.removed})
-        setup = Setup(training, objective, fabric)
+        loggers = makers(training.logger, path) if fabric.is_global_zero else []
+        setup = Setup(training, objective, fabric, loggers=loggers)
         feeds = {task.name: setup.open(task, earlier["seed"])}
         batch = batch_of(bank.path, about["probe"])
         batch = probe_batch(feeds[task.name].example(), earlier["seed"]) if batch is None else batch

@@ -31,6 +31,7 @@ from polymask.learning.learner import (
     on_device,
     open_learner,
 )
+from polymask.learning.log.loggers import Logger, makers
 from polymask.learning.objective import Objective
 from polymask.learning.results import earlier_results
 from polymask.learning.session import Session
@@ -100,6 +101,7 @@ def learn(
     schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
     config: Mapping[str, Any] | None = None,
     relearn: Collection[str] = (),
+    logger: Logger | Sequence[Logger | str] | str | None = None,
 ) -> Learned:
     """Learn a stream of tasks and forget nothing; with ``out``, go on where an earlier call was stopped.
 
@@ -119,6 +121,7 @@ def learn(
         schedule: ``(optimizer, steps of the phase) -> schedule``.
         config: what config.yaml says instead of what follows from the other arguments; JSON.
         relearn: names of tasks to learn again although they were removed from the folder's bank.
+        logger: who is told of every epoch: loggers of Fabric's interface, or names; None: ``training.logger``.
 
     Raises:
         ValueError: for options out of range, a folder of another configuration, or data that do not fit.
@@ -144,7 +147,8 @@ def learn(
             stack.enter_context(files.locked(path))
             files.check(path, config)
         fabric.barrier()
-        setup = Setup(training, objective, fabric, optimizer, schedule)
+        loggers = makers(training.logger if logger is None else logger, path) if fabric.is_global_zero else []
+        setup = Setup(training, objective, fabric, optimizer, schedule, loggers)
         feeds = {tasks[0].name: setup.open(tasks[0], seed)}
         example = feeds[tasks[0].name].example() if example is None else example
         model, example = on_device(model, example, fabric)

@@ -32,6 +32,11 @@ class Feeds:
     labels: tuple[str, ...] | None
     inputs: Inputs
 
+    @property
+    def scored(self) -> tuple[str, Feed]:
+        """The part that a task's score is of: test, or where there is none validation, which also chose the epoch."""
+        return ("validation", self.val) if self.test is None else ("test", self.test)
+
     def example(self, batch_size: int = 2) -> X:
         """The first inputs of the training data, as a network reads them."""
         return next(self.train.ordered(batch_size))[0]
