@@ -15,7 +15,6 @@ from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.bank.probe import batch_of
 from polymask.learning import folder as files
-from polymask.learning.drift import Drift
 from polymask.learning.fabric import make_fabric
 from polymask.learning.folder import Place
 from polymask.learning.learn import Learned
@@ -26,7 +25,8 @@ from polymask.learning.results import earlier_results
 from polymask.learning.session import Session
 from polymask.learning.setup import Setup
 from polymask.learning.training import Training
-from polymask.learning.twin import Twin
+from polymask.learning.watch.drift import Drift
+from polymask.learning.watch.twin import Twin
 from polymask.loaded import bank_folder
 from polymask.method.contract import Method
 from polymask.probe import probe_batch

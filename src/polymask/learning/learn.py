@@ -18,7 +18,6 @@ from polymask.bank.base import Builder
 from polymask.calling import as_read
 from polymask.learning import folder as files
 from polymask.learning.config import arguments, complete_options, description
-from polymask.learning.drift import Drift
 from polymask.learning.evaluate import own_outputs
 from polymask.learning.fabric import make_fabric
 from polymask.learning.folder import Place
@@ -37,7 +36,8 @@ from polymask.learning.results import earlier_results
 from polymask.learning.session import Session
 from polymask.learning.setup import Setup
 from polymask.learning.training import Training
-from polymask.learning.twin import Twin
+from polymask.learning.watch.drift import Drift
+from polymask.learning.watch.twin import Twin
 from polymask.loaded import prepare_inputs
 from polymask.method.contract import Method
 from polymask.method.learner import without_base

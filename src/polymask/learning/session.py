@@ -15,7 +15,6 @@ from polymask.calling import as_read
 from polymask.held import AlteredNetwork, find_altered, proof
 from polymask.learning import folder as files
 from polymask.learning.accuracy import append_row, write_rows
-from polymask.learning.drift import Drift
 from polymask.learning.evaluate import score
 from polymask.learning.folder import Place
 from polymask.learning.log.chance import about_chance, at_chance
@@ -24,7 +23,8 @@ from polymask.learning.log.room import exhausted, mean_free, warn_full
 from polymask.learning.loop import Phase, Progress, train_phase
 from polymask.learning.results import Results
 from polymask.learning.setup import Setup
-from polymask.learning.twin import Twin
+from polymask.learning.watch.drift import Drift
+from polymask.learning.watch.twin import Twin
 from polymask.method.contract import Method
 from polymask.method.learner import without_base
 from polymask.probe import run_probe
@@ -87,8 +87,8 @@ class Session:
             write_rows(folder / "accuracy.csv", self.results.rows)
         epochs = len(self.tasks) * self.setup.epochs(self.method)
         params = {**self.place.about, **asdict(self.setup.training)}
-        screen, written = self.setup.screen(epochs, len(self.tasks)), folder if fabric.is_global_zero else None
-        with Journal(written, screen, self._is_past, self.setup.loggers, params) as journal:
+        screen, place = self.setup.screen(epochs, len(self.tasks)), folder if fabric.is_global_zero else None
+        with Journal(place, screen, self._is_past, self.setup.loggers, params) as journal:
             try:
                 self._learn_all(journal)
             except BaseException:
@@ -140,8 +140,7 @@ class Session:
                 progress = Progress()
             trained, began = self._phase(task, phase, feeds, journal), time.perf_counter()
             best = train_phase(trained, progress, self.setup.make_optimizer, self.setup.schedule_of(trained.recipe))
-            place = self.tasks.index(task) + 1
-            journal.screen.phase(place, task.name, phase, best, time.perf_counter() - began)
+            journal.screen.phase(self.tasks.index(task) + 1, task.name, phase, best, time.perf_counter() - began)
         issued = self.method.end(task.name)
         self._describe(task.name, feeds)
         feeds.train.release()
@@ -165,11 +164,10 @@ class Session:
         entry = self.results.rows[task].get(task)
         if entry is None or not at_chance(entry) or task in self.results.warnings:
             return
-        recipes = {phase: self.setup.recipe(self.method, phase) for phase in self.method.phases}
-        options = self.place.about.get("options") or {}
-        found = self.results.warnings[task] = about_chance(self.method, task, entry, recipes, options)
+        how, options = self.setup.recipes(self.method), self.place.about.get("options") or {}
+        self.results.warnings[task] = about_chance(self.method, task, entry, how, options)
         if warn and self.setup.fabric.is_global_zero:
-            warnings.warn(found["text"], stacklevel=2)
+            warnings.warn(self.results.warnings[task]["text"], stacklevel=2)
 
     def _commit(self, issued: Iterable[str]) -> None:
         if (bank := self.place.bank) is not None:
@@ -203,7 +201,8 @@ class Session:
         except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
             raise ValueError(
                 f"expected inputs of task {task.name!r} that the network accepts, found such that it refuses "
-                f"({error}): bring them to its shape (inputs=Inputs(size=..., channels=...)), or take another network"
+                f"({error}): bring them to its shape (--size and --channels; from Python inputs=Inputs(size=...)), or "
+                "take another network"
             ) from error
 
     def _describe(self, task: str, feeds: Feeds) -> None:
@@ -219,8 +218,8 @@ class Session:
             row[task.name] = score(self.twin.answering(task.name), self.feed(task), self.setup.objective, setting)
         self.results.add(after.name, row)
         self._judge(after.name)
-        own = row[after.name]
-        journal.score(after.name, f"{own.split} {self.setup.objective.metric_name}", own.value, len(self.results.rows))
+        name = f"{row[after.name].split} {self.setup.objective.metric_name}"
+        journal.score(after.name, name, row[after.name].value, len(self.results.rows))
         if self.place.folder is not None and self.setup.fabric.is_global_zero:
             append_row(self.place.folder / "accuracy.csv", after.name, row)
         if time.monotonic() - self._written_at >= WRITE_EVERY:
@@ -281,8 +280,10 @@ class Session:
         """Whether an epoch that a stopped run noted is not going to be run again."""
         if self._saved is None or self._saved["task"] != task or task in self.method.records:
             return task in self.method.records
-        phases = list(self.method.phases)
-        return phase in phases and (phases.index(phase), epoch) < (phases.index(self._saved["phase"]), self._saved["progress"]["epoch"])
+        phases, then = list(self.method.phases), self._saved["phase"]
+        if phase != then:
+            return phase in phases[: phases.index(then)]
+        return epoch < int(self._saved["progress"]["epoch"])
 
     def _is_due(self) -> bool:
         """Whether the open phase is to be saved now."""

@@ -48,9 +48,13 @@ class Setup:
         """The method's recipe of a phase, with the run's own settings over it."""
         return self.training.over(method.recipes[phase], phase)
 
+    def recipes(self, method: Method) -> dict[str, Recipe]:
+        """Those of all phases."""
+        return {phase: self.recipe(method, phase) for phase in method.phases}
+
     def epochs(self, method: Method) -> int:
         """How many epochs a task takes at most."""
-        return sum(self.recipe(method, phase).epochs for phase in method.phases)
+        return sum(recipe.epochs for recipe in self.recipes(method).values())
 
     def make_optimizer(self, method: Method) -> Optimizer:
         """A fresh optimizer for the phase that is open."""

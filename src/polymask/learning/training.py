@@ -119,10 +119,7 @@ class Training:
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) is not None and value not in known:
                 raise ValueError(f"expected {name} to be one of {', '.join(known)}, found {value!r}")
-        names = self.logger.split(",") if isinstance(self.logger, str) else self.logger or ()
-        if unknown := [name for name in names if name not in LOGGERS and ":" not in name]:
-            known_loggers = ", ".join(LOGGERS)
-            raise ValueError(f"expected a logger of {known_loggers}, or package.module:Class, found {unknown[0]!r}")
+        self._check_loggers()
         self._check_phases()
 
     def over(self, recipe: Recipe, phase: str | None = None) -> Recipe:
@@ -139,6 +136,12 @@ class Training:
         """
         if unknown := [phase for phase in self.phases or {} if phase not in known]:
             raise ValueError(f"expected phases of {name} ({', '.join(known) or 'it has none'}), found {unknown[0]!r}")
+
+    def _check_loggers(self) -> None:
+        names = self.logger.split(",") if isinstance(self.logger, str) else self.logger or ()
+        if unknown := [name for name in names if name.strip() not in LOGGERS and ":" not in name]:
+            known = ", ".join(LOGGERS)
+            raise ValueError(f"expected a logger of {known}, or package.module:Class, found {unknown[0]!r}")
 
     def _check_phases(self) -> None:
         known = [field.name for field in fields(Recipe)]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from polymask.parts.seeds import generator
-from polymask.streams.checks import check_labels
+from polymask.streams.checks import check_labels, warn_of_classes, warn_of_few
 from polymask.streams.feed import Feed, TensorFeed
 from polymask.streams.holdout import held_out
 from polymask.streams.inputs import Inputs
@@ -78,7 +78,10 @@ def prepare(
     outputs = wanted or count_outputs(known["train"])
     for part, y in known.items():
         check_labels(y, outputs, task.name, part)
+    if "train" in known:
+        warn_of_classes(known["train"], outputs, names, task.name, wanted is None)
     if "val" not in parts:
+        warn_of_few(known["train"], names, task.name)
         draws = generator(seed, task.name, "validation")
         rest, chosen = held_out(known["train"], val_fraction, draws, task.name)
         parts |= {"train": part_of(parts["train"], rest), "val": part_of(parts["train"], chosen)}

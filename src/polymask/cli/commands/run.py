@@ -16,7 +16,6 @@ from polymask.learning.training import Training
 from polymask.methods import METHODS
 from polymask.report.table import human_bytes, table
 
-
 NO_TEST = (
     "Without a test part a score is the validation score, which has also chosen the epoch: expect less of new examples."
 )

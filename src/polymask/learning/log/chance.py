@@ -56,13 +56,13 @@ def ways_out(
         now = defaultdict(lambda: "its default", options)
         more = f", and {len(thin) - 1} more layers as few" if len(thin) > 1 else ""
         found.append(f"{method.roomier.format_map(now)}: {name} keeps {kept} of {count} {what}{more}")
+    slow = ", its gates are annealed and settle slowly" if method.anneals else ""
     few = {phase: recipe.epochs for phase, recipe in recipes.items() if recipe.epochs < method.recipes[phase].epochs}
     if few:
         own = ", ".join(str(method.recipes[phase].epochs) for phase in few)
-        why = ", its gates are annealed and settle slowly" if method.anneals else ""
-        found.append(f"more epochs{why} (--epochs, now {', '.join(map(str, few.values()))}; its recipe has {own})")
+        found.append(f"more epochs{slow} (--epochs, now {', '.join(map(str, few.values()))}; its recipe has {own})")
     elif method.anneals:
-        found.append(f"more epochs, its gates are annealed and settle slowly (--epochs, now {_each(recipes, 'epochs')})")
+        found.append(f"more epochs{slow} (--epochs, now {_each(recipes, 'epochs')})")
     if options.get("backbone") == "given":
         found.append(
             "trained weights to start from, since its network stays as it was given (--weights first-task, pretrained "

@@ -64,4 +64,4 @@ class Screen:
         if self._terminal:
             self._bar.console.print(line, highlight=False, markup=False)
         else:
-            print(f"polymask: {line}", file=sys.stderr, flush=True)
+            print(f"polymask: {line}", file=sys.stderr, flush=True)  # noqa: T201, the run speaks here
