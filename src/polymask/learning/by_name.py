@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -170,7 +171,9 @@ def build(
     stream: Stream, model: str | None, net: Mapping[str, Any], weights: str, seed: int, val_fraction: float
 ) -> tuple[nn.Module, Builder]:
     """A network as wide as the stream's largest task, and how a bank builds it again."""
-    first = prepare(stream[0], seed=seed, val_fraction=val_fraction)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to warn of is said when the task is learned
+        first = prepare(stream[0], seed=seed, val_fraction=val_fraction)
     example = first.example()
     shape = list(example.shape[1:]) if isinstance(example, Tensor) else None
     outputs = max(

@@ -18,7 +18,7 @@ from polymask.learning import folder as files
 from polymask.learning.fabric import make_fabric
 from polymask.learning.folder import Place
 from polymask.learning.learn import Learned
-from polymask.learning.learner import earlier_logits, give_back, method_class, on_device, open_learner
+from polymask.learning.learner import earlier_logits, give_back, method_class, on_device, open_learner, restored
 from polymask.learning.log.loggers import makers
 from polymask.learning.objective import Objective
 from polymask.learning.results import earlier_results
@@ -88,7 +88,9 @@ def extend(
         batch = batch_of(bank.path, about["probe"])
         batch = probe_batch(feeds[task.name].example(), earlier["seed"]) if batch is None else batch
         kind = method_class(method or about["method"])
-        network, _ = on_device(network_of(about["builder"], model), None, fabric)
+        network = network_of(about["builder"], model)
+        stack.enter_context(restored(network))
+        network, _ = on_device(network, None, fabric)
         learner, _ = open_learner(kind, network, batch, about["head"], earlier["seed"], about["options"], path)
         stack.enter_context(give_back(learner))
         removed = [name for name in bank.removed if name != task.name]

@@ -29,6 +29,7 @@ from polymask.learning.learner import (
     method_class,
     on_device,
     open_learner,
+    restored,
 )
 from polymask.learning.log.loggers import Logger, makers
 from polymask.learning.objective import Objective
@@ -105,6 +106,12 @@ def learn(
 ) -> Learned:
     """Learn a stream of tasks and forget nothing; with ``out``, go on where an earlier call was stopped.
 
+    The network is trained in place and belongs to the learner afterwards: its keys are the same, its layers read their
+    weights through sites, its weights are those that all tasks share, its head is the last task's. Ask it through
+    ``predict`` and ``logits``, take a plain copy as one task by ``run.method.plain(task)``, and its classes back by
+    ``polymask.detach(model)``; copy it before if the untrained one is needed. Where learning fails or is stopped, it
+    comes back as it was given, values included.
+
     Args:
         model: any module; its head is replaced per task where the method's heads are private.
         tasks: a stream, or any sequence of tasks.
@@ -151,6 +158,7 @@ def learn(
         setup = Setup(training, objective, fabric, optimizer, schedule, loggers)
         feeds = {tasks[0].name: setup.open(tasks[0], seed)}
         example = feeds[tasks[0].name].example() if example is None else example
+        stack.enter_context(restored(model))
         model, example = on_device(model, example, fabric)
         learner, old = open_learner(kind, model, example, head, seed, options, path)
         stack.enter_context(give_back(learner))

@@ -140,7 +140,7 @@ def timm_names() -> tuple[str, ...]:
 
 def _unknown(name: str, others: Sequence[str]) -> ValueError:
     short = name.removeprefix("timm/")
-    near = difflib.get_close_matches(short, NETS, 1, 0.6) + difflib.get_close_matches(short, others, 2, 0.6)
+    near = difflib.get_close_matches(short, NETS, 1, 0.8) or difflib.get_close_matches(short, [*NETS, *others], 3, 0.5)
     hint = f": did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
     return ValueError(
         f"expected a network of {', '.join(NETS)}, of timm, of transformers (a folder, or owner/name) or "

@@ -21,7 +21,7 @@ def class_groups(tasks: int | Sequence[Sequence[int]], total: int, name: str) ->
     """
     if isinstance(tasks, int):
         if tasks < 1 or total % tasks:
-            some = [total // 2, total - total // 2]
+            some = [total // max(tasks, 1) + (i < total % max(tasks, 1)) for i in range(min(max(tasks, 1), total))]
             raise ValueError(
                 f"the {total} classes of {name!r} make no {tasks} equal groups; give their sizes (--classes-per-task "
                 f"{' '.join(map(str, some))}), or the groups (--groups, or --tasks '[[0, 1], [2, 3, 4]]')"
