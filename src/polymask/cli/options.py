@@ -29,6 +29,64 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+ALIKE = (
+    {"ratio", "density", "sparsity"},
+    {"lr", "learning_rate"},
+    {"epochs", "num_epochs"},
+    {"batch_size", "bs"},
+    {"weight_decay", "wd"},
+    {"data", "dataset", "datasets"},
+    {"data_root", "data_dir", "root"},
+    {"size", "img_size", "image_size", "resize"},
+    {"model", "arch", "network"},
+    {"weights", "pretrained", "checkpoint", "backbone"},
+    {"out", "output", "output_dir", "out_dir"},
+    {"workers", "num_workers"},
+    {"devices", "gpus"},
+    {"tasks", "num_tasks"},
+    {"seed", "seeds"},
+    {"method", "methods"},
+)
+"""Options that mean the same, here or in other programs; what one method calls so, another calls otherwise."""
+
+
+def suggest(found: str, own: Collection[str], elsewhere: Mapping[str, str]) -> str:
+    """What an option that is none was probably meant to be.
+
+    Args:
+        found: its name.
+        own: the options that there are.
+        elsewhere: those of other methods, streams and commands -> whose they are.
+
+    >>> suggest("ratio", ["density", "lr"], {"ratio": "packnet"})
+    ': did you mean --density? --ratio is an option of packnet'
+    >>> suggest("degres", ["lr"], {"degrees": "the stream rotated"})
+    ': did you mean --degrees, an option of the stream rotated?'
+    """
+    near = difflib.get_close_matches(found, [*own, *elsewhere], 1, 0.65)
+    name = found if found in elsewhere or any(found in group for group in ALIKE) else near[0] if near else ""
+    whose = f" {flag(name)} is an option of {elsewhere[name]}" if name in elsewhere else ""
+    if alike := [one for group in ALIKE if name in group for one in own if one in group and one != name]:
+        return f": did you mean {flag(alike[0])}?{whose}"
+    if whose:
+        return f":{whose}" if name == found else f": did you mean {flag(name)}, an option of {elsewhere[name]}?"
+    return nearest(flag(found), map(flag, own))
+
+
+def too_many(words: Sequence[str], left: str) -> str:
+    """What is wrong with a word that no option takes."""
+    place = words.index(left)
+    before = [i for i in range(place) if words[i].startswith("--")]
+    if not before:
+        return f"expected no more words, found {left!r}"
+    option = words[before[-1]].partition("=")[0]
+    values = [words[before[-1]].partition("=")[2], *words[before[-1] + 1 :]]
+    after = next((i for i, word in enumerate(values) if word.startswith("--")), len(values))
+    found = " ".join(word for word in values[:after] if word)
+    several = f": polymask compare --seeds {found} learns with each of them" if option == "--seed" else ""
+    return f"expected one value for {option}, found {found}{several}"
+
+
 class Parser(ArgumentParser):
     """The options of a command: argparse parts the words and prints the help, values are read by their types here.
 
@@ -51,6 +109,7 @@ class Parser(ArgumentParser):
         self.defaults: dict[str, Any] = {}
         self.overrides: dict[str, Any] = {}
         self.groups: list[str] = []
+        self.elsewhere: dict[str, str] = {}
 
     def add(self, options: Options, group: str = "", skip: Collection[str] = ()) -> None:
         """Take options; those of a group are ``--GROUP.NAME``, and ``--NAME`` where no other has that name."""
@@ -65,6 +124,8 @@ class Parser(ArgumentParser):
                     self.add_argument(full, **how)
                     continue
                 how |= {"nargs": "+" if takes_several(kinds[name]) else None, "metavar": name.upper(), "dest": full}
+                # A switch needs no word: --quiet is --quiet true.
+                how |= {"nargs": "?", "const": "true"} if kinds[name] is bool else {}
                 self.kinds[full], self.defaults[full] = kinds[name], default
                 self.add_argument(flag(full), **how)
 
@@ -79,7 +140,10 @@ class Parser(ArgumentParser):
             UsageError: for an unknown option, with the nearest name, or a value of another type.
         """
         words = [self._in_full(word) if word.startswith("--") else word for word in argv]
-        given = self.values_of(vars(self.parse_args(words)))
+        found, left = self.parse_known_args(words)
+        if left:
+            raise UsageError(too_many(words, left[0]))
+        given = self.values_of(vars(found))
         file = self.values_in(read_file(given.pop("config", None), given.get("method")))
         out: dict[str, Any] = {group: {} for group in self.groups}
         for name, value in {**self.defaults, **file, **given}.items():
@@ -128,5 +192,5 @@ class Parser(ArgumentParser):
         if inside:
             several = ", ".join(map(flag, inside))
             raise UsageError(f"expected one of {several}, found {flag(name)}, which could be each of them")
-        hint = nearest(flag(name.rpartition(".")[2]), map(flag, self._leaves()))
+        hint = suggest(name.rpartition(".")[2], self._leaves(), self.elsewhere)
         raise UsageError(f"unknown option {flag(name)}{hint or ': --help lists those there are'}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from polymask.bank.store import write_file
 
-COLUMNS = ("after", "on", "value", "split", "setting")
+COLUMNS = ("after", "on", "value", "split", "examples", "chance", "setting")
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,28 @@ class Measured:
 
     Args:
         value: the metric.
-        split: the part of the task's data, "test" or "val".
+        split: the part of the task's data, "test" or "validation".
         setting: metric, precision, device and versions; empty where nobody wrote them down.
+        examples: how many examples that part has; 0: nobody wrote it down.
+        chance: the accuracy of the best constant answer there; None: the metric is another, or nobody wrote it down.
     """
 
     value: float
     split: str = ""
     setting: str = ""
+    examples: int = 0
+    chance: float | None = None
+
+    @property
+    def noise(self) -> float | None:
+        """How far an accuracy at chance reaches: two standard errors of a share ``p`` of ``n`` above ``p``.
+
+        >>> Measured(0.6, examples=100, chance=0.5).noise, Measured(0.6).noise
+        (0.6, None)
+        """
+        if self.chance is None or not self.examples:
+            return None
+        return self.chance + 2 * math.sqrt(self.chance * (1 - self.chance) / self.examples)
 
 
 Rows = dict[str, dict[str, Measured]]
@@ -82,9 +98,20 @@ def read_rows(path: Path) -> Rows:
         with path.open(newline="") as file:
             for line in csv.DictReader(file):
                 if None not in line.values() and None not in line and _is_number(line["value"]):
-                    entry = Measured(float(line["value"]), line["split"], line["setting"])
-                    rows.setdefault(line["after"], {})[line["on"]] = entry
+                    rows.setdefault(line["after"], {})[line["on"]] = _entry(line)
     return {after: row for after, row in rows.items() if after in row}
+
+
+def _entry(line: Mapping[str, str]) -> Measured:
+    """One entry; an older polymask wrote neither how many examples it is of nor what chance is, and "val" in short."""
+    split, examples, chance = line["split"], line.get("examples", ""), line.get("chance", "")
+    return Measured(
+        float(line["value"]),
+        "validation" if split == "val" else split,
+        line["setting"],
+        int(examples) if examples.isdecimal() else 0,
+        float(chance) if _is_number(chance) else None,
+    )
 
 
 def _is_number(text: str) -> bool:
@@ -108,10 +135,13 @@ def append_row(path: Path, after: str, row: Mapping[str, Measured]) -> None:
 
 def _row(after: str, row: Mapping[str, Measured]) -> str:
     entries = sorted(row.items(), key=lambda entry: entry[0] == after)
-    return _lines((after, on, repr(one.value), one.split, one.setting) for on, one in entries)
+    return _lines(
+        (after, on, repr(one.value), one.split, one.examples, "" if one.chance is None else one.chance, one.setting)
+        for on, one in entries
+    )
 
 
-def _lines(rows: Iterable[Sequence[str]]) -> str:
+def _lines(rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text).writerows(rows)
     return text.getvalue()

@@ -12,7 +12,7 @@ from polymask.learning.figures.table import Report, Reports, write
 from polymask.learning.learner import method_class
 from polymask.learning.loop import NotFinite
 from polymask.learning.options import JOINT, folder_name
-from polymask.learning.results import Forgot
+from polymask.learning.results import Forgot, named_score
 
 
 def compare(
@@ -68,7 +68,7 @@ def outcome(report: Report) -> str:
     """One run in a few words."""
     if "error" in report:
         return f"failed: {report['error']}"
-    return f"{report['metric']} {_number(report['average_accuracy'])} in {report['seconds']:.1f} s"
+    return f"{named_score(report)} {_number(report['average_accuracy'])} in {report['seconds']:.1f} s"
 
 
 def _number(value: float | None) -> str:

@@ -14,7 +14,7 @@ from polymask.method.contract import Method
 from polymask.streams.stream import Stream, Task
 from polymask.version import __version__
 
-NEUTRAL = ("polymask", "data_root", "workers", "save_every", "measure")
+NEUTRAL = ("polymask", "data_root", "workers", "save_every", "measure", "logger", "log_every", "quiet")
 """What may differ between two parts of one run: where, how fast and what is looked at, not what is learned."""
 
 

@@ -46,7 +46,7 @@ def add(say: Callable[[str], None], dir: str, task: str | None = None, **values:
         order=values["order"] or (),
         size=values["size"] or ((shape[1], shape[2]) if fits else None),
         channels=values["channels"] or (shape[0] if fits else None),
-        **{key: values[key] for key in ("mean", "std", "crop", "flip", "area")},
+        **{key: values[key] for key in ("mean", "std", "crop", "flip", "area", "label")},
         **how,
     )
     names = [task.name for task in tasks]

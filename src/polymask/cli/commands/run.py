@@ -12,9 +12,14 @@ from polymask.learning.by_name import run_named
 from polymask.learning.compare import compare as run_all
 from polymask.learning.figures.table import as_table
 from polymask.learning.options import JOINT
+from polymask.learning.results import named_score
 from polymask.learning.training import Training
 from polymask.methods import METHODS
 from polymask.report.table import human_bytes, table
+
+NO_TEST = (
+    "Without a test part a score is the validation score, which has also chosen the epoch: expect less of new examples."
+)
 
 
 def run(say: Callable[[str], None], **values: Any) -> int:
@@ -76,14 +81,16 @@ def arguments(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summary(report: dict[str, Any]) -> list[str]:
-    """A finished run in a table and two lines."""
+    """A finished run in a table and a few lines."""
+    score = named_score(report)
     tasks, first, last = report["tasks"], report["accuracy_when_learned"], report["accuracy_at_the_end"]
     added = dict(zip(report["finished"], report["bytes"].get("per_task", ()), strict=False))
     rows = [
         {
             "task": task,
-            f"{report['metric']} when learned": first[i],
+            f"{score} when learned": first[i],
             "at the end": last[i] if last else None,
+            **({"of": report["splits"][i]} if report.get("split") == "mixed" else {}),
             "logit drift": _short(report["logit_drift"].get(task)),
             "bytes": human_bytes(added[task]) if task in added else None,
         }
@@ -93,8 +100,9 @@ def summary(report: dict[str, Any]) -> list[str]:
     words = "not measured" if average is None else f"{average:.4f}"
     return [
         *([table(rows, floatfmt=".4f")] if rows else []),
-        f"{report['method']}: average {report['metric']} {words}, bwt {_short(report['bwt_gem']) or '-'}, "
+        f"{report['method']}: average {score} {words}, bwt {_short(report['bwt_gem']) or '-'}, "
         f"largest logit drift {_short(report['max_logit_drift']) or '-'}, {seconds:.1f} s",
+        *([NO_TEST] if report.get("split") in ("validation", "mixed") else []),
         f"Files: {report['out']}",
     ]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from polymask.bank.store import write_file
+from polymask.learning.results import named_score
 from polymask.report.table import human_bytes, latex, markdown, mean_std, table
 
 Report = dict[str, Any]
@@ -61,7 +62,7 @@ def spread(values: Sequence[float | None]) -> dict[str, float | int | None]:
 
 
 def _metric(reports: Reports) -> str:
-    return next((str(run["metric"]) for runs in reports.values() for run in runs if "metric" in run), "metric")
+    return next((named_score(run) for runs in reports.values() for run in runs if "metric" in run), "metric")
 
 
 def _as_numbers(runs: Sequence[Report]) -> dict[str, Any]:
