@@ -14,7 +14,7 @@ from polymask.bank.bank import Bank
 from polymask.calling import as_read
 from polymask.held import AlteredNetwork, find_altered, proof
 from polymask.learning import folder as files
-from polymask.learning.accuracy import Measured, append_row, write_rows
+from polymask.learning.accuracy import append_row, write_rows
 from polymask.learning.drift import Drift
 from polymask.learning.evaluate import evaluate
 from polymask.learning.folder import Place
@@ -26,6 +26,7 @@ from polymask.learning.twin import Twin
 from polymask.method.contract import Method
 from polymask.method.learner import without_base
 from polymask.probe import run_probe
+from polymask.report.measured import Measured
 from polymask.streams.prepare import Feeds
 from polymask.streams.stream import Task
 

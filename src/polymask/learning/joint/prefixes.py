@@ -12,7 +12,6 @@ from typing import Any, Literal
 from torch import nn
 
 from polymask.learning import folder as files
-from polymask.learning.accuracy import Measured
 from polymask.learning.config import description
 from polymask.learning.fabric import make_fabric
 from polymask.learning.joint.union import Union, learn_union
@@ -22,6 +21,7 @@ from polymask.learning.results import Results
 from polymask.learning.setup import Setup
 from polymask.learning.training import Training
 from polymask.method.card import Recipe
+from polymask.report.measured import Measured
 from polymask.report.metrics import as_json
 from polymask.sites.roles import head_of
 from polymask.streams.prepare import Feeds
