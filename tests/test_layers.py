@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "held": {"sites", "parts"},
     "probe": {"parts", "calling"},
     "fits": {"sites", "parts"},
-    "asking": LOW | {"bank", "probe", "streams", "report"},
+    "asking": LOW | {"bank", "probe", "streams", "report", "lock"},
     "loaded": LOW | {"bank", "probe", "streams", "asking"},
     "task": {"sites", "parts", "copies", "wiring", "fits"},
     "bank": LOW | {"held", "probe", "lock"},
