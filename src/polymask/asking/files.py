@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from polymask.streams.folder import SUFFIXES, to_pixels
@@ -60,13 +61,13 @@ def pixels_of(image: Any) -> Tensor:
     """
     if not image.mode.startswith(("I", "F")):
         return to_pixels(image)[None]
-    array = np.asarray(image).astype(np.float32)
+    array: NDArray[np.float32] = np.asarray(image).astype(np.float32)
     if image.mode.startswith("I"):
         if array.min() < 0 or array.max() > 65535:
             raise ValueError(
                 f"expected 8 or 16 bits a channel, found values of {array.min():.0f}..{array.max():.0f}: scale them"
             )
-        array = array / 65535
+        array /= 65535
     return torch.from_numpy(array)[None, None]
 
 
@@ -86,7 +87,7 @@ def read_arrays(path: Path, rows: int | None, example: int | None = None) -> Ite
     """
     try:
         held = np.load(path, mmap_mode="r" if path.suffix.lower() == ".npy" else None, allow_pickle=False)
-        named = held if isinstance(held, np.ndarray) else {name: held[name] for name in held.files}
+        named = held if isinstance(held, np.ndarray) else _unzipped(held)
     except (ValueError, OSError, EOFError, KeyError, BadZipFile) as error:
         raise ValueError(
             f"expected arrays of numbers in {path}, as numpy.save and numpy.savez write them, found: {error}"
@@ -102,6 +103,11 @@ def read_arrays(path: Path, rows: int | None, example: int | None = None) -> Ite
         raise ValueError(f"expected arrays of as many rows in {path}, found {sorted(counts) or 'single numbers'}")
     for piece in _pieces(counts.pop(), rows):
         yield {name: array[piece] if array.ndim else array for name, array in named.items()}
+
+
+def _unzipped(held: Any) -> dict[str, NDArray[Any]]:
+    with held:
+        return {name: held[name] for name in held.files}
 
 
 def _pieces(count: int, rows: int | None) -> list[slice]:

@@ -168,9 +168,10 @@ def _read(x: Any, wanted: Wanted) -> Iterator[Any]:
     if isinstance(x, str | os.PathLike):
         for path in expand([x]):
             yield from read_file(path, wanted)
+    elif isinstance(x, Tensor) and wanted.images and x.ndim in (3, 4):
+        yield fitted(x[None] if x.ndim == 3 else x, wanted, "the inputs")
     elif isinstance(x, np.ndarray | Tensor):
-        first = isinstance(x, Tensor) and x.ndim in (3, 4)
-        yield fitted(x[None] if first and x.ndim == 3 else x, wanted, "the inputs") if first else from_array(x, wanted)
+        yield from_array(x, wanted)
     else:
         refuse_images("given", wanted)
         yield fitted(pixels_of(x), wanted, "the image")
@@ -189,8 +190,6 @@ def _channels_first(x: Tensor, where: str) -> Tensor:
         raise ValueError(f"expected images (N, C, H, W) or (N, H, W, C), found {tuple(x.shape)} in {where}")
     first, last = x.shape[-3] in (1, 3), x.shape[-1] in (1, 2, 3, 4)
     if first and last:
-        raise ValueError(
-            f"expected channels first or last, found {tuple(x.shape)} in {where}: give a tensor (N, C, H, W)"
-        )
+        raise ValueError(f"expected channels first or last in {where}, found {tuple(x.shape)}: give a tensor instead")
     x = x.movedim(-1, -3) if last else x
     return x[None] if x.ndim == 3 else x

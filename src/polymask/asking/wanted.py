@@ -61,8 +61,8 @@ class Wanted:
         if inputs.mean is not None and inputs.std is not None:
             # No values of 0..1 have a larger deviation than half.
             return all(0 <= mean <= 1 for mean in inputs.mean) and all(std <= 0.5 for std in inputs.std)
-        low, high = self.spec and self.spec.get("low"), self.spec and self.spec.get("high")
-        return low is not None and high is not None and low >= -0.05 and high <= 1.05
+        spec = self.spec or {}
+        return "low" in spec and spec["low"] >= -0.05 and bool(spec["high"] <= 1.05)
 
     def check(self, x: Any, where: str = "the inputs") -> None:
         """Refuse raw values that would give an answer, but not that of what is meant.
@@ -106,8 +106,8 @@ class Wanted:
 
     def __str__(self) -> str:
         if self.images:
-            channels, *size = self.shape or (self.fit.channels or "C", *(self.fit.size or ("H", "W")))
-            return f"images, brought to {channels} x {size[0]} x {size[1]}"
+            (height, width), channels = self.fit.size or ("H", "W"), self.fit.channels or "C"
+            return f"images, brought to {channels} x {height} x {width}"
         return "inputs as its network takes them" if self.spec is None else in_words(self.spec)
 
 

@@ -35,9 +35,9 @@ def options_in(call: Callable[..., Any], skip: Collection[str] = ()) -> Options:
 
 
 def examples_in(text: str) -> list[str]:
-    """The lines of a shell in a docstring's section ``Examples``, without their indentation.
+    r"""The lines of a shell in a docstring's section ``Examples``, without their indentation.
 
-    >>> examples_in("Do it.\\n\\n    Examples:\\n        polymask demo\\n\\n    Args:\\n        x: y.")
+    >>> examples_in("Do it.\n\n    Examples:\n        polymask demo\n\n    Args:\n        x: y.")
     ['polymask demo']
     """
     found = [one.description or "" for one in parse(text).examples]

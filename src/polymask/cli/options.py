@@ -71,11 +71,8 @@ class Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """What argparse found is a ``UsageError``."""
         # An unquoted '#3' reaches nobody.
-        hint = (
-            ": in a shell '#' begins a comment, so quote it, '#3'"
-            if message.startswith("argument --task") or message.endswith(": task")
-            else ""
-        )
+        lacks = message.startswith("argument --task") or message.endswith(": task")
+        hint = ": in a shell '#' begins a comment, so write '#3' in quotes" if lacks else ""
         raise UsageError(f"{message}{hint}")
 
     def read(self, argv: Sequence[str]) -> dict[str, Any]:
