@@ -108,7 +108,7 @@ def predict(
             found.append(answer)
     if place is not None:
         write_file(place, as_text(found, name, place.suffix).encode("utf-8", "surrogateescape"))
-        say(f"{count - failed} answers of task {name!r}: {place}")
+        say(f"{count - failed} answer{'s' * (count - failed != 1)} of task {name!r}: {place}")
     if failed:
         warnings.warn(f"files that could not be read: {failed}", stacklevel=2)
     return 1 if failed else 0
