@@ -32,6 +32,8 @@ SLOW = ("docs/methods.md::",)
 """Examples that learn with every method, for half a minute: a page cannot say so itself."""
 
 TOGETHER = (
+    "tests/asking/test_loaded.py",  # asks one small run
+    "tests/cli/test_ask.py",  # asks one small run
     "tests/contract/test_distributed.py",  # starts two processes, which learn with every method
     "tests/learning/test_resume.py",  # compares with runs that were never stopped
     "tests/test_protocols.py",  # writes data sets

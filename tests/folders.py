@@ -11,8 +11,8 @@ import numpy as np
 from tests import banks
 
 from polymask.bank.bank import Bank
-from polymask.learning.accuracy import Measured
 from polymask.learning.results import Results
+from polymask.report.measured import Measured
 
 SETTING = "accuracy by hand, 32-true, cpu"
 

@@ -15,7 +15,6 @@ from tests.learning import small
 from torch.nn import functional as F
 
 from polymask.cli.commands.run import summary
-from polymask.learning.accuracy import Measured, read_rows
 from polymask.learning.compare import rows
 from polymask.learning.extend import extend
 from polymask.learning.log.chance import at_chance
@@ -23,6 +22,7 @@ from polymask.learning.objective import Objective, accuracy
 from polymask.learning.results import Results
 from polymask.learning.training import Training
 from polymask.parts.seeds import generator
+from polymask.report.measured import Measured, read_rows
 from polymask.streams.stream import Task
 
 

@@ -20,6 +20,9 @@ SHOWN = ("packnet", "piggyback", "supsup", "wsn", "linear_probe", "finetune", "i
 def demo(say: Callable[[str], None], out: str | None = None, epochs: int | None = None) -> int:
     """Learn five small tasks by six methods and see which of them forget, about a minute.
 
+    Examples:
+        polymask demo
+
     Args:
         say: called with every line.
         out: where the runs go; without it a new temporary folder.

@@ -34,14 +34,14 @@ def options_in(call: Callable[..., Any], skip: Collection[str] = ()) -> Options:
     return options
 
 
-def example_in(call: Callable[..., Any]) -> str:
-    """The example in a docstring, as one would type it; empty if there is none.
+def examples_in(text: str) -> list[str]:
+    r"""The lines of a shell in a docstring's section ``Examples``, without their indentation.
 
-    >>> from polymask.cli.commands.look import verify
-    >>> example_in(verify)
-    'polymask verify runs/first'
+    >>> examples_in("Do it.\n\n    Examples:\n        polymask demo\n\n    Args:\n        x: y.")
+    ['polymask demo']
     """
-    return next((one.description or "" for one in parse(call.__doc__ or "").examples), "").strip()
+    found = [one.description or "" for one in parse(text).examples]
+    return [line.strip() for part in found for line in part.splitlines() if line.strip()]
 
 
 def text_of(kind: Any) -> str:

@@ -93,14 +93,14 @@ class Parser(ArgumentParser):
     Args:
         command: the command's name.
         text: what it does.
-        example: a whole line that can be typed.
+        examples: lines of a shell, shown at the end of the help.
     """
 
-    def __init__(self, command: str, text: str, example: str = "") -> None:
+    def __init__(self, command: str, text: str, examples: Sequence[str] = ()) -> None:
         super().__init__(
             prog=f"polymask {command}",
             description=text,
-            epilog=f"example:\n  {example}" if example else None,
+            epilog="\n  ".join(["examples:", *examples]) if examples else None,
             formatter_class=RawDescriptionHelpFormatter,
             allow_abbrev=False,
             argument_default=SUPPRESS,
@@ -121,7 +121,7 @@ class Parser(ArgumentParser):
                 text = f"{about['meaning']} ({in_words(kinds[name])}{'' if default is None else f'; else {default}'})"
                 how: dict[str, Any] = {"help": text.replace("%", "%%")}
                 if "default" not in about:
-                    self.add_argument(full, **how)
+                    self.add_argument(full, **how, nargs="+" if takes_several(kinds[name]) else None)
                     continue
                 how |= {"nargs": "+" if takes_several(kinds[name]) else None, "metavar": name.upper(), "dest": full}
                 # A switch needs no word: --quiet is --quiet true.
@@ -131,7 +131,10 @@ class Parser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """What argparse found is a ``UsageError``."""
-        raise UsageError(message)
+        # An unquoted '#3' reaches nobody.
+        lacks = message.startswith("argument --task") or message.endswith(": task")
+        hint = ": in a shell '#' begins a comment, so write '#3' in quotes" if lacks else ""
+        raise UsageError(f"{message}{hint}")
 
     def read(self, argv: Sequence[str]) -> dict[str, Any]:
         """The values of a command line, over those of its ``--config``, over the defaults; groups as dicts.
@@ -154,8 +157,13 @@ class Parser(ArgumentParser):
 
     def values_of(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What the words after each option mean."""
-        several = {name: words if isinstance(words, list) else [words] for name, words in given.items()}
-        return {name: self._value(name, words, from_words) for name, words in several.items()}
+        # What stands without an option is a name of a file or a task, and means no more than it says.
+        return {
+            name: self._value(name, words if isinstance(words, list) else [words], from_words)
+            if name in self.kinds
+            else words
+            for name, words in given.items()
+        }
 
     def _value(self, name: str, found: Any, read: Callable[[Any, Any], Any]) -> Any:
         try:

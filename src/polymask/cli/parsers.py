@@ -122,7 +122,7 @@ MORE: dict[str, Callable[[Parser, Mapping[str, Any]], None]] = {
 def parser_of(command: str, argv: Sequence[str]) -> Parser:
     """The parser of a subcommand, for this command line."""
     about = read(RUN_FILE)["commands"][command]
-    parser = Parser(command, about["what"], about["example"])
+    parser = Parser(command, about["what"], about["examples"])
     parser.add(about["options"])
     if command in MORE:
         MORE[command](parser, first_look(argv))

@@ -9,64 +9,29 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polymask.bank.store import write_file
-
-COLUMNS = ("after", "on", "value", "split", "examples", "chance", "setting")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One measured entry.
-
-    Args:
-        value: the metric.
-        split: the part of the task's data, "test" or "validation".
-        setting: metric, precision, device and versions; empty where nobody wrote them down.
-        examples: how many examples that part has; 0: nobody wrote it down.
-        chance: the accuracy of the best constant answer there; None: the metric is another, or nobody wrote it down.
-    """
-
-    value: float
-    split: str = ""
-    setting: str = ""
-    examples: int = 0
-    chance: float | None = None
-
-    @property
-    def noise(self) -> float | None:
-        """How far an accuracy at chance reaches: two standard errors of a share ``p`` of ``n`` above ``p``.
-
-        >>> Measured(0.6, examples=100, chance=0.5).noise, Measured(0.6).noise
-        (0.6, None)
-        """
-        if self.chance is None or not self.examples:
-            return None
-        return self.chance + 2 * math.sqrt(self.chance * (1 - self.chance) / self.examples)
-
-
-Rows = dict[str, dict[str, Measured]]
-"""``rows[i][j]``: the metric on task ``j`` after task ``i`` was learned, where it was measured."""
+from polymask.report.measured import COLUMNS, Measured, Rows
 
 
 def fill(
-    tasks: Sequence[str], rows: Mapping[str, Mapping[str, Measured]], proves: bool
+    tasks: Sequence[str], rows: Mapping[str, Mapping[str, Measured]], proves: bool, still: Collection[str] = ()
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The whole matrix ``R`` and which of its entries were measured, both (T, T); NaN where nothing is known.
 
-    Where ``proves``, an entry that was not measured is the one above it if that has the setting of its own row.
+    Where ``proves``, an entry that was not measured is the one above it if that has the setting of its own row, or if
+    the logits of its task were seen to be what they were.
 
     Args:
         tasks: the names, in order of learning.
         rows: what was measured.
         proves: whether the method is exact, so that what is measured once stands.
+        still: the tasks whose logits are, to the bit, what they were when they were learned.
 
     >>> same = dict(split="test", setting="s")
     >>> rows = {"a": {"a": Measured(0.5, **same)}, "b": {"b": Measured(0.25, **same)}}
@@ -76,11 +41,15 @@ def fill(
     places, count = {task: place for place, task in enumerate(tasks)}, len(tasks)
     values, measured = np.full((count, count), np.nan), np.zeros((count, count), bool)
     above, settings = np.full(count, np.nan), np.full(count, "", object)
+    stands = np.array([task in still for task in tasks], bool)
     for i, after in enumerate(tasks):
         row = rows.get(after, {})
         setting = row[after].setting if after in row else ""
-        if proves and setting:
-            values[i] = np.where(settings == setting, above, np.nan)
+        if proves and row:
+            alike = [bool(setting) and one == setting for one in settings]
+            # Under another metric it is another figure; what an older polymask noted says none.
+            comparable = [not one or _metric(one) == _metric(setting) for one in settings]
+            values[i] = np.where(alike | stands & comparable, above, np.nan)
         for on, found in row.items():
             if (j := places.get(on)) is not None:
                 values[i, j] = above[j] = found.value
@@ -88,38 +57,8 @@ def fill(
     return values, measured
 
 
-def read_rows(path: Path) -> Rows:
-    """The rows of an ``accuracy.csv``; what was cut short or is no number is left out.
-
-    A row's own task stands last in it: without it, the row is not whole.
-    """
-    rows: Rows = {}
-    if path.exists():
-        with path.open(newline="") as file:
-            for line in csv.DictReader(file):
-                if None not in line.values() and None not in line and _is_number(line["value"]):
-                    rows.setdefault(line["after"], {})[line["on"]] = _entry(line)
-    return {after: row for after, row in rows.items() if after in row}
-
-
-def _entry(line: Mapping[str, str]) -> Measured:
-    """One entry; an older polymask wrote neither how many examples it is of nor what chance is, and "val" in short."""
-    split, examples, chance = line["split"], line.get("examples", ""), line.get("chance", "")
-    return Measured(
-        float(line["value"]),
-        "validation" if split == "val" else split,
-        line["setting"],
-        int(examples) if examples.isdecimal() else 0,
-        float(chance) if _is_number(chance) else None,
-    )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _metric(setting: str) -> str:
+    return setting.partition(", ")[0]
 
 
 def write_rows(path: Path, rows: Rows) -> None:

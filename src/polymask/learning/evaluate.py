@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from polymask.calling import as_read, call, logits_of
-from polymask.learning.accuracy import Measured
 from polymask.learning.objective import Objective, accuracy, constant_answer
+from polymask.report.measured import Measured
 from polymask.streams.feed import Feed
 from polymask.streams.prepare import Feeds
 

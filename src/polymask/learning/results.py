@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polymask.learning.accuracy import Measured, Rows, fill, read_rows
+from polymask.learning.accuracy import fill
 from polymask.learning.folder import read_results
 from polymask.method.contract import Method
+from polymask.report.measured import Measured, Rows, read_rows
 from polymask.report.metrics import as_json, summary
 
 
@@ -73,7 +74,8 @@ class Results:
         "source" says of every entry of "accuracy" whether it was "measured" or is "proved"; of more than ``WHOLE``
         tasks both are null, and the diagonal and the last row stand for them.
         """
-        values, measured = fill(self.tasks, self.rows, self.proves)
+        still = {task for task, change in self.drift.items() if change == 0}
+        values, measured = fill(self.tasks, self.rows, self.proves, still)
         places = [place for place, task in enumerate(self.tasks) if task in self.rows]
         whole = len(self.tasks) <= WHOLE
         drift = {task: as_json(value) for task, value in self.drift.items()}

@@ -110,7 +110,10 @@ def _from_factory(name: str, outputs: int, net: Mapping[str, Any]) -> nn.Module:
     try:
         factory = getattr(importlib.import_module(package), leaf)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"expected package.module:factory that can be imported, found {name!r}: {error}") from error
+        raise ValueError(
+            f"expected package.module:factory that can be imported, found {name!r} ({error}): install its package, or "
+            "start from the folder in which it lies"
+        ) from error
     wanted = {"outputs": outputs} if "outputs" in inspect.signature(factory).parameters else {}
     model = factory(**wanted, **net)
     if not isinstance(model, nn.Module):

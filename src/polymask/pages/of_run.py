@@ -65,7 +65,7 @@ def _ends_in_words(run: Run) -> str:
 def _limits(run: Run) -> tuple[float, float]:
     """What is faintest and what is strongest: chance and perfect, or the smallest and the largest value."""
     low, high = float(np.nanmin(run.values)), float(np.nanmax(run.values))
-    if run.metric == "accuracy" and np.isfinite(run.chance).any():
+    if run.counts_right and np.isfinite(run.chance).any():
         return min(low, float(np.nanmin(run.chance))), 1.0
     return low, high
 

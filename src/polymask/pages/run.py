@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from polymask.bank.entry import Entry
 from polymask.bank.head import read_head
 from polymask.bank.reader import Reader
-from polymask.learning.accuracy import Rows, fill, read_rows
+from polymask.learning.accuracy import fill
 from polymask.learning.folder import read_results
 from polymask.learning.options import JOINT
+from polymask.learning.results import named_score
+from polymask.report.measured import Rows, read_rows
 
 Numbers = NDArray[np.float64]
 Found = TypeVar("Found")
@@ -79,7 +81,12 @@ class Run:
     @property
     def metric(self) -> str:
         """The name of the metric."""
-        return str(self.results.get("metric", "accuracy"))
+        return named_score({"metric": "accuracy", **self.results})
+
+    @property
+    def counts_right(self) -> bool:
+        """Whether the metric is a share of right answers, so that chance is known."""
+        return str(self.results.get("metric", "accuracy")) == "accuracy"
 
     @property
     def finished(self) -> list[int]:
@@ -118,7 +125,7 @@ class Run:
         if not outputs and len(groups) == len(self.tasks):
             outputs = {task: len(group) for task, group in zip(self.tasks, groups, strict=True)}
         found = [1 / outputs[task] if outputs.get(task) else np.nan for task in self.tasks]
-        return np.array(found if self.metric == "accuracy" else [np.nan] * len(found), np.float64)
+        return np.array(found if self.counts_right else [np.nan] * len(found), np.float64)
 
 
 def read_run(folder: Path) -> Run:

@@ -21,6 +21,10 @@ from polymask.streams.by_name import make_stream
 def add(say: Callable[[str], None], dir: str, task: str | None = None, **values: Any) -> int:
     """Give a finished run more tasks, without the data of the older ones.
 
+    Examples:
+        polymask add runs/first --stream digits-rotated --tasks 2
+        polymask add runs/first --data ./photos --task photos
+
     Args:
         say: called with every line.
         dir: the run's folder.

@@ -17,6 +17,9 @@ from polymask.report.table import table
 def verify(say: Callable[[str], None], dir: str) -> int:
     """Prove that a run's finished tasks are what they were, by content and by behaviour.
 
+    Examples:
+        polymask verify runs/first
+
     Args:
         say: called with what was found.
         dir: the run's folder, or a bank.
@@ -43,6 +46,9 @@ def roles(
     options: Mapping[str, Any] | None = None,
 ) -> int:
     """Say of every tensor of a network what a method does with it, and why.
+
+    Examples:
+        polymask roles --method supsup --model resnet18 --shape 3 32 32
 
     Args:
         say: called with the table.

@@ -13,6 +13,9 @@ from polymask.report.table import table
 def methods(say: Callable[[str], None], method: str | None = None) -> int:
     """List the methods: what they mask, learn and store, their options and their recipes.
 
+    Examples:
+        polymask methods --method packnet
+
     Args:
         say: called with every table.
         method: this one alone; package.module:Class for one's own.

@@ -25,12 +25,14 @@ NO_TEST = (
 def run(say: Callable[[str], None], **values: Any) -> int:
     """Learn a stream of tasks by one method; the same command goes on after a stop.
 
+    Examples:
+        polymask run --method packnet --stream digits --tasks 5 --out runs/first
+        polymask run --method piggyback --stream split --data ylecun/mnist --model convnet
+        polymask run --stream datasets --data ./photos ./scans --size 32 32 --channels 3
+
     Args:
         say: called with every line.
-        values: of the run, the method, the stream and of training.
-
-    Example:
-        polymask run --method packnet --stream digits --tasks 5 --out runs/first
+        values: of the run, the stream, training and the method.
     """
     for line in summary(run_named(**arguments(values))):
         say(line)
@@ -45,6 +47,9 @@ def compare(
     **values: Any,
 ) -> int:
     """Several methods and seeds on one stream, one table.
+
+    Examples:
+        polymask compare --methods packnet supsup joint --seeds 0 1 2
 
     Args:
         say: called with every line.

@@ -14,7 +14,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from polymask.calling import call, logits_of
-from polymask.learning.accuracy import Measured
 from polymask.learning.evaluate import Judge, evaluate, score
 from polymask.learning.log.journal import Journal
 from polymask.learning.loop import NotFinite
@@ -22,6 +21,7 @@ from polymask.learning.objective import Objective
 from polymask.learning.training import Plateau, Training, make_optimizer, make_schedule
 from polymask.method.card import Recipe
 from polymask.parts.seeds import generator, seed_global, seed_of
+from polymask.report.measured import Measured
 from polymask.streams.prepare import Feeds
 
 

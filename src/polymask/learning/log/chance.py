@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from polymask.learning.accuracy import Measured
 from polymask.method.card import Recipe
 from polymask.method.contract import Method
 from polymask.parts.pack import unpack
+from polymask.report.measured import Measured
 from polymask.task import TaskRecord
 
 
