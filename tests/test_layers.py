@@ -31,7 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "held": {"sites", "parts"},
     "probe": {"parts", "calling"},
     "fits": {"sites", "parts"},
-    "loaded": LOW | {"bank", "probe", "streams"},
+    "asking": LOW | {"bank", "probe", "streams", "report"},
+    "loaded": LOW | {"bank", "probe", "streams", "asking"},
     "task": {"sites", "parts", "copies", "wiring", "fits"},
     "bank": LOW | {"held", "probe", "lock"},
     "method": LOW | {"held", "probe"},
@@ -40,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods": LOW | {"method", "surgery"},
     "learning": LOW
     | {"held", "probe", "lock", "version", "streams", "nets"}
-    | {"report", "bank", "method", "methods", "surgery", "mixed", "loaded"},
+    | {"report", "bank", "method", "methods", "surgery", "mixed", "asking", "loaded"},
 }
 """Floor -> what it may import besides itself; ``cli`` sees everything and is seen by nothing."""
 
