@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "task": {"sites", "parts", "copies", "wiring", "fits"},
     "bank": LOW | {"held", "probe", "lock"},
     "method": LOW | {"held", "probe"},
-    "surgery": LOW,
+    "surgery": LOW | {"probe"},
     "mixed": LOW,
     "methods": LOW | {"method", "surgery"},
     "learning": LOW
