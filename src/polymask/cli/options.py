@@ -57,6 +57,8 @@ class Parser(ArgumentParser):
                     self.add_argument(full, **how)
                     continue
                 how |= {"nargs": "+" if takes_several(kinds[name]) else None, "metavar": name.upper(), "dest": full}
+                if kinds[name] is bool:
+                    how |= {"nargs": "?", "const": "true"}  # by itself a flag means yes
                 self.kinds[full], self.defaults[full] = kinds[name], default
                 self.add_argument(flag(full), **how)
 

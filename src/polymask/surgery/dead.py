@@ -115,7 +115,7 @@ def _unread(wiring: Wiring, source: str, columns: Mapping[str, Tensor]) -> Tenso
     """The units of a site or norm all of whose columns go; one of which no column is known is read somewhere."""
     size = wiring.sizes.get(source, len(wiring.free.get(source, ())))
     stay, go = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
-    # Where units arrive mixed, they mostly do so after a layer that reads each of them; if there is none, a trial tells.
+    # Where units arrive mixed, it is mostly after a layer that reads each of them; if there is none, a trial tells.
     for reader, feeds in wiring.feeds.items():
         for feed in feeds:
             if feed.site == source:

@@ -130,7 +130,7 @@ def _cut(plain: nn.Module, wiring: Wiring, removal: Removal) -> nn.Module:
                 value = _kept(value, 1, removal.columns.get(path))
             if value is not tensor:
                 if grouped:
-                    spots[0].module.groups = len(value)
+                    spots[0].module.__dict__["groups"] = len(value)
                 spots[0].replace(nn.Parameter(value, tensor.requires_grad) if spots[0].trains else value)
     return small
 
