@@ -34,6 +34,7 @@ SLOW = ("docs/methods.md::",)
 TOGETHER = (
     "tests/contract/test_distributed.py",  # starts two processes, which learn with every method
     "tests/learning/test_resume.py",  # compares with runs that were never stopped
+    "tests/test_export.py",  # wakes the exporters of torch and ONNX
     "tests/test_protocols.py",  # writes data sets
     "tests/test_wiring.py",  # asks each network who feeds whom
 )

@@ -98,9 +98,8 @@ def opened(data: bytes, names: Sequence[str]) -> Callable[[Sequence[Tensor]], Te
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, torch.get_num_threads()
-    kinds: tuple[type[Exception], ...] = tuple(
-        kind for kind in vars(failures).values() if isinstance(kind, type) and issubclass(kind, Exception)
-    )
+    known = [kind for kind in vars(failures).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    kinds: tuple[type[Exception], ...] = (*known, TypeError)
 
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
@@ -112,7 +111,7 @@ def opened(data: bytes, names: Sequence[str]) -> Callable[[Sequence[Tensor]], Te
         try:
             given = {name: leaf.numpy() for name, leaf in zip(names, leaves, strict=True) if name in wanted}
             return torch.from_numpy(session.run(None, given)[0])
-        except (*kinds, TypeError) as error:
+        except kinds as error:
             raise ValueError(_refused(error)) from error
 
     return run

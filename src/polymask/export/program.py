@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from polymask.calling import REFUSALS
+from polymask.calling import REFUSALS, leaves_of
 from polymask.export.answer import Answer, Form
 
 ABOUT = "polymask.json"
@@ -24,7 +24,7 @@ ABOUT = "polymask.json"
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what exporters say of themselves, graphs and warnings: what they made is compared, an error has its line."""
+    """Without what exporters say of themselves: what they made is compared, and an error is told in a line of ours."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -46,7 +46,8 @@ def follow(model: Answer, form: Form) -> tuple[ExportedProgram, Form]:
         ValueError: if the forward cannot be followed, or takes no other number of rows than the example's.
     """
     try:
-        return _export(model, form)
+        program, found = _export(model, form)
+        return (program, found) if _takes_others(program, found) else _export(model, _with_lengths_fixed(form))
     except ValueError as error:
         fixed = replace(form, free=[{} for _ in form.free])
         try:
@@ -74,6 +75,20 @@ def _export(model: Answer, form: Form) -> tuple[ExportedProgram, Form]:
             "alone, with --to safetensors, and run the network's own code"
         ) from error
     return program, replace(form, free=_free(program, form))
+
+
+def _takes_others(program: ExportedProgram, form: Form) -> bool:
+    """Whether a program that was followed at one length takes another: what it holds to one it only says when run."""
+    try:
+        with quiet(), torch.no_grad():
+            program.module()(*leaves_of(form.batches()[-1]))
+    except REFUSALS:
+        return False
+    return True
+
+
+def _with_lengths_fixed(form: Form) -> Form:
+    return replace(form, free=[{a: name for a, name in axes.items() if name != "length"} for axes in form.free])
 
 
 def _free(program: ExportedProgram, form: Form) -> list[dict[int, str]]:

@@ -14,7 +14,7 @@ from torch import nn
 from polymask.calling import as_read, call
 from polymask.parts.pack import unpack
 from polymask.probe import run_probe
-from polymask.sites.table import Sites
+from polymask.sites.table import BASE, Sites
 from polymask.surgery import prune
 from polymask.task import TaskRecord
 
@@ -49,11 +49,10 @@ def smaller(plain: nn.Module, sites: Sites, record: TaskRecord, batch: Any) -> S
     Raises:
         ValueError: if the task has no masks on units.
     """
-    whole = _whole(plain, sites, record)
     masks = {name: unpack(record.masks[name]) for name in sites.wiring.sites if name in record.masks}
     if not masks:
         if any(packed.codec == "block" for packed in record.masks.values()):
-            return _already(plain, whole)
+            return _already(plain, sites)
         raise ValueError(
             f"expected masks on units to take out, found task {record.meta.task!r} of {record.meta.method}, which "
             f"masks {'single weights' if record.masks else 'nothing'}: its network keeps its shape, leave --prune out"
@@ -72,20 +71,16 @@ def smaller(plain: nn.Module, sites: Sites, record: TaskRecord, batch: Any) -> S
     return Smaller(found.network, about, tuple(lines))
 
 
-def _already(plain: nn.Module, whole: int) -> Smaller:
-    """A task that reads a part of every weight is baked as small as it was learned."""
-    own = count(plain)
+def _already(plain: nn.Module, sites: Sites) -> Smaller:
+    """A task that reads the leading block of every weight is baked as narrow as it was learned."""
+    shared = {name for name, _ in plain.named_parameters()} & {*sites.names(*BASE)}
+    whole = sum(sites.base(name).numel() for name in shared)
+    own = sum(plain.get_parameter(name).numel() for name in shared)
     line = (
-        f"parameters: {whole:,} of the network -> {own:,} ({own / max(whole, 1):.2f}): the task is as narrow as it "
-        "was learned, with no unit to take out"
+        f"shared parameters: {whole:,} -> {own:,} ({own / max(whole, 1):.2f}): the task is as narrow as it was "
+        "learned, with no unit to take out"
     )
-    return Smaller(plain, {"parameters": [whole, own]}, (line,))
-
-
-def _whole(plain: nn.Module, sites: Sites, record: TaskRecord) -> int:
-    """How many parameters the network has that all tasks share, with this task's own."""
-    names = {name for name, _ in plain.named_parameters()} & {*sites.roles}
-    return sum((record.private[name] if name in record.private else sites.base(name)).numel() for name in names)
+    return Smaller(plain, {"shared_parameters": [whole, own]}, (line,))
 
 
 def count(network: nn.Module) -> int:

@@ -1,7 +1,7 @@
 """Widen a network and prune it: which layers can have more units, and which of their units can go."""
 
 from polymask.surgery.axes import Axes, CannotGrow, widen
+from polymask.surgery.cut import Pruned, prune
 from polymask.surgery.grow import growable
-from polymask.surgery.prune import Pruned, prune
 
 __all__ = ["Axes", "CannotGrow", "Pruned", "growable", "prune", "widen"]

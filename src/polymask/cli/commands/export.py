@@ -41,6 +41,8 @@ def export(
         prune: take out the units that the task's masks shut.
         overwrite: replace a file that is there.
     """
-    how = {"fold": fold, "prune": prune, "overwrite": overwrite}
-    say(str(export_task(dir, task, out, to=to, takes=takes, shape=shape, batch=batch, **how)))
+    found = export_task(
+        dir, task, out, to=to, takes=takes, shape=shape, batch=batch, fold=fold, prune=prune, overwrite=overwrite
+    )
+    say(str(found))
     return 0
