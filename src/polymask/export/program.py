@@ -108,6 +108,9 @@ def _reason(error: BaseException | None) -> str:
 def to_bytes(program: ExportedProgram, about: Mapping[str, Any]) -> bytes:
     """A program as the bytes of a ``.pt2`` file, what is said of it in its file ``polymask.json``."""
     buffer = io.BytesIO()
+    for node in program.graph.nodes:
+        # Where in this machine's files the line of a forward stands is nobody's business.
+        node.meta.pop("stack_trace", None)
     with quiet():
         torch.export.save(program, buffer, extra_files={ABOUT: json.dumps(about)})
     return buffer.getvalue()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,10 +126,7 @@ def export_task(
         data, form, checked = WRITERS[to](source, network, door, about)
     about |= {"inputs": form.describe(), "output": "logits", "checked": asdict(checked)}
     about |= {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The file comes last: beside whatever is found lies what is said of it, and by the hash whether of this file.
-    write_file(beside(path), (json.dumps(about, indent=2) + "\n").encode())
-    write_file(path, data)
+    _write(path, data, about)
     said = [
         f"task {name!r} of {about['method']}: {_outputs(source)}",
         *lines,
@@ -146,6 +143,22 @@ def beside(path: Path) -> Path:
     'b.onnx.json'
     """
     return path.with_name(f"{path.name}.json")
+
+
+def _write(path: Path, data: bytes, about: Mapping[str, Any]) -> None:
+    """Write a file and what is said of it: both, or what was there before."""
+    said = beside(path)
+    before = said.read_bytes() if said.exists() else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(said, (json.dumps(about, indent=2) + "\n").encode())
+    try:
+        write_file(path, data)
+    except BaseException:
+        if before is None:
+            said.unlink()
+        else:
+            write_file(said, before)
+        raise
 
 
 def _meant(loaded: Loaded, task: str | None) -> str:
