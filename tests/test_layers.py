@@ -33,10 +33,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fits": {"sites", "parts"},
     "asking": LOW | {"bank", "probe", "streams", "report", "lock"},
     "loaded": LOW | {"bank", "probe", "streams", "asking"},
+    "export": LOW | {"bank", "probe", "streams", "report", "version", "asking", "loaded", "surgery"},
     "task": {"sites", "parts", "copies", "wiring", "fits"},
     "bank": LOW | {"held", "probe", "lock"},
     "method": LOW | {"held", "probe"},
-    "surgery": LOW,
+    "surgery": LOW | {"probe"},
     "mixed": LOW,
     "methods": LOW | {"method", "surgery"},
     "learning": LOW

@@ -10,6 +10,7 @@ from polymask.version import __version__ as __version__
 if TYPE_CHECKING:
     from polymask.bank.bank import Bank
     from polymask.bank.base import Builder
+    from polymask.export.task import export_task
     from polymask.learning.extend import extend
     from polymask.learning.learn import learn
     from polymask.learning.objective import Objective
@@ -68,6 +69,7 @@ __all__ = [
     "attach",
     "bake",
     "detach",
+    "export_task",
     "extend",
     "learn",
     "load",
@@ -78,6 +80,7 @@ __all__ = [
 _ROOMS = {
     "bank.bank": ("Bank",),
     "bank.base": ("Builder",),
+    "export.task": ("export_task",),
     "learning.extend": ("extend",),
     "learning.learn": ("learn",),
     "loaded": ("load",),

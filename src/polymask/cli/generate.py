@@ -10,6 +10,7 @@ from pathlib import Path
 from polymask.cli.catalog import METHODS_FILE, RUN_FILE, read, with_tables
 from polymask.cli.commands.add import add
 from polymask.cli.commands.ask import predict, tasks
+from polymask.cli.commands.export import export
 from polymask.cli.commands.look import roles, verify
 from polymask.cli.commands.methods import methods
 from polymask.cli.commands.remove import remove
@@ -25,7 +26,7 @@ from polymask.learning.training import Training
 from polymask.methods import METHODS
 from polymask.streams.by_name import NAMED
 
-COMMANDS = (demo, run, compare, add, tasks, predict, remove, verify, report, methods, roles)
+COMMANDS = (demo, run, compare, add, tasks, predict, remove, export, verify, report, methods, roles)
 
 STREAM = ("data", "tasks", "order", "seed", "labels")
 """What ``run_named`` passes to every stream, or what no command line can say."""
