@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from tests import banks
@@ -295,6 +297,17 @@ def test_an_infinite_value_leaves_a_gap(tmp_path: Path) -> None:
     found["accuracy"][2][0] = float("inf")
     folder = write_results(tmp_path / "run", TASKS, accuracy=found["accuracy"], max_logit_drift=float("nan"))
     checked(write_report(folder))
+
+
+def test_a_picture_stands_alone(folder: Path) -> None:
+    alone = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "report_picture.py"))["alone"]
+    text = alone(write_report(folder).read_text())
+    root = ElementTree.fromstring(text)
+    assert len(root.findall("{http://www.w3.org/2000/svg}svg")) == 2
+    assert "prefers-color-scheme: dark" in text
+    assert len(text) < 150_000
+    with pytest.raises(ValueError, match="expected one of the pictures accuracy-picture, bytes-picture, "):
+        alone(write_report(folder).read_text(), ("nothing",))
 
 
 @pytest.mark.full

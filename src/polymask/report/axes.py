@@ -79,6 +79,13 @@ def name_rows(axes: Axes, names: Sequence[str], label: str) -> None:
         axes.set(xlim=(-1, 1), xticks=[0])
 
 
+def count_on(axes: Axes) -> None:
+    """Whole numbers along the x axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 def set_bytes(axes: Axes, sizes: Sequence[float]) -> None:
     """Five ticks at most, at 1, 2 or 5 times a power of ten."""
     low, high = math.log10(min(sizes)), math.log10(max(sizes))

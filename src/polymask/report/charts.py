@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polymask.report.axes import add_legend, draw_levels, draw_strokes, height_of_row, name_rows, name_ticks, set_bytes
+from polymask.report.axes import (
+    add_legend,
+    count_on,
+    draw_levels,
+    draw_strokes,
+    height_of_row,
+    name_rows,
+    name_ticks,
+    set_bytes,
+)
 from polymask.report.labels import shortened
 from polymask.report.svg import ACCENT, INK, PAPER, SERIES, drawing, to_svg
 from polymask.report.table import human_bytes
@@ -67,7 +76,7 @@ def curves(
         draw_levels(axes, levels or {})
         name_ticks(axes, columns)
         if not columns:
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            count_on(axes)
         axes.set(xlabel=labels[0], ylabel=labels[1])
         axes.margins(y=0.08)
         add_legend(figure, axes)
@@ -91,7 +100,7 @@ def panels(
             axes.grid(axis="y")
             axes.plot(x, y, color=ACCENT, linewidth=1.4, marker="." if len(x) == 1 else None)
             axes.set_title(shortened(name, 15), fontsize=10, loc="left")
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            count_on(axes)
         for axes in grid[len(lines) :]:
             axes.set_visible(False)
         figure.supxlabel(labels[0], fontsize=11)
