@@ -1,4 +1,4 @@
-"""Pictures of a report as an SVG file that stands alone: python docs/report_picture.py runs/demo/report.html docs/demo.svg."""
+"""Pictures of a report as an SVG file alone: python docs/report_picture.py runs/demo/report.html docs/demo.svg."""
 
 from __future__ import annotations
 
