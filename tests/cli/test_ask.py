@@ -6,6 +6,8 @@ import csv
 import json
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,16 @@ def test_every_command_has_an_example_that_its_parser_takes(capsys: pytest.Captu
             program, name, *argv = shlex.split(line)
             assert (program, name) == ("polymask", command)
             assert parser_of(name, argv).read(argv)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    program = [sys.executable, "-m", "polymask.cli.main", "methods"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ran:
+        assert ran.stdout is not None
+        assert ran.stderr is not None
+        ran.stdout.close()
+        assert ran.stderr.read() == b""
+    assert ran.returncode == 1
 
 
 def test_tasks_lists_what_was_learned(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
