@@ -180,7 +180,7 @@ def test_a_file_that_answers_otherwise_is_not_left(
         return lambda leaves: right(data)(leaves) + 0.01
 
     monkeypatch.setattr(program, "opened", wrong)
-    with pytest.raises(ValueError, match=r"expected torch .* to answer as the task does, .* differs by 0.01; no file"):
+    with pytest.raises(ValueError, match=r"expected torch .* to answer as the task does, .* 0.01 off; no file"):
         export_task(photos, "photos", tmp_path, to="torch", base=net())
     assert files(tmp_path) == []
 

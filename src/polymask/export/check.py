@@ -72,18 +72,23 @@ def compare(reference: Reference, form: Form, by: str, answer: Callable[[Sequenc
     worst, tolerance, shapes = 0.0, 0.0, []
     for x in form.batches():
         expected, found = reference(x), answer(leaves_of(x))
-        gap, most = _gap(expected, found), rounding(expected, "")
-        if not gap <= most:
+        difference, most = gap(expected, found), rounding(expected, "")
+        if not difference <= most:
             raise ValueError(
-                f"expected {by} to answer as the task does, within {most:.2g}, found one that differs by {gap:.2g}; "
+                f"expected {by} to answer as the task does, within {most:.2g}, found one {difference:.2g} off; "
                 "no file is written: leave --fold and --prune out if they were given, or choose another --to"
             )
-        worst, tolerance = max(worst, gap), max(tolerance, most)
+        worst, tolerance = max(worst, difference), max(tolerance, most)
         shapes.append(list(leaves_of(x)[0].shape))
     return Checked(by, worst, tolerance, shapes)
 
 
-def _gap(expected: Tensor, found: Tensor) -> float:
+def gap(expected: Tensor, found: Tensor) -> float:
+    """The largest difference of any logit; infinity where the shapes differ, NaN where only one of two is a number.
+
+    >>> gap(torch.tensor([1.0, float("inf")]), torch.tensor([1.5, float("inf")]))
+    0.5
+    """
     if expected.shape != found.shape:
         return float("inf")
     # Equal infinities differ by nothing, though their difference is no number.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from polymask.calling import REFUSALS
 from polymask.copies.kept import twin
+from polymask.export.check import gap
 from polymask.export.program import quiet
 from polymask.probe import rounding, run_probe
 
@@ -42,7 +43,7 @@ def fold_norms(plain: nn.Module, batch: Any) -> tuple[nn.Module, str]:
     done = whole - _norms_in(folded)
     if not done:
         return plain, none + ": none follows a layer of torch's own that it alone reads"
-    difference = _gap(before, after)
+    difference = gap(before, after)
     if not difference <= rounding(before, ""):
         return plain, f"{none}: the network would answer otherwise, by {difference:.2g}"
     return folded, f"{done} of {whole} BatchNorm folded, largest difference {difference:.2g}"
@@ -50,7 +51,3 @@ def fold_norms(plain: nn.Module, batch: Any) -> tuple[nn.Module, str]:
 
 def _norms_in(network: nn.Module) -> int:
     return sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
-
-
-def _gap(before: Tensor, after: Tensor) -> float:
-    return float((before.double() - after.double()).abs().max()) if before.shape == after.shape else float("inf")

@@ -111,15 +111,9 @@ def export_task(
         )
     source = source_of(loaded, name, base, example)
     door = entrance_of(source, "prepared" if to == "safetensors" else takes, shape, batch)
-    network, about, lines = source.plain, {**source.about, "to": to, "polymask": __version__}, []
-    if prune:
-        small = smaller(network, source.sites, source.record, source.batch)
-        network, lines = small.network, [*small.lines]
-        about["pruned"] = dict(small.about)
-    if fold:
-        network, about["folded"] = fold_norms(network, source.batch)
-        lines.append(about["folded"])
-    about |= {"parameters": count(network), "takes": door.takes, "torch": torch.__version__}
+    network, done, lines = _slimmed(source, prune, fold)
+    about = {**source.about, "to": to, "takes": door.takes, "parameters": count(network), **done}
+    about |= {"polymask": __version__, "torch": torch.__version__}
     if to == "safetensors":
         data, form, checked = as_weights(source, network, door, about, base)
     else:
@@ -134,6 +128,18 @@ def export_task(
         str(checked),
     ]
     return Exported(path, about, (*said, f"Files: {path} ({human_bytes(len(data))}), {beside(path)}"))
+
+
+def _slimmed(source: Source, prune: bool, fold: bool) -> tuple[nn.Module, dict[str, Any], list[str]]:
+    """A task's network, smaller if that is asked for; what was done as JSON, and in words."""
+    network, about, lines = source.plain, {}, []
+    if prune:
+        small = smaller(network, source.sites, source.record, source.batch)
+        network, about["pruned"], lines = small.network, dict(small.about), [*small.lines]
+    if fold:
+        network, about["folded"] = fold_norms(network, source.batch)
+        lines.append(about["folded"])
+    return network, about, lines
 
 
 def beside(path: Path) -> Path:

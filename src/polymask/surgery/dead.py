@@ -71,7 +71,7 @@ def removable(wiring: Wiring, modules: Mapping[str, nn.Module], dead: Mapping[st
             gone &= _unread(wiring, source, columns)
             if gone.all():
                 gone[0] = False
-    return Removal(units, columns if units else {}, left)
+    return Removal(units, columns, left)
 
 
 def _unfit(wiring: Wiring, modules: Mapping[str, nn.Module], site: str) -> str:
