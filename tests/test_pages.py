@@ -13,15 +13,23 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 from tests import banks
 from tests.folders import results_of, write_results, write_run
 
 import polymask
 from polymask.bank.bank import Bank
+from polymask.bank.head import read_head
+from polymask.bank.reader import Reader as BankReader
 from polymask.cli.main import main
 from polymask.learning.compare import compare
+from polymask.learning.learn import learn
 from polymask.learning.training import Training
+from polymask.nets import MLP
+from polymask.pages.records import read_masks
 from polymask.pages.write import write_report
+from polymask.parts.pack import pack
+from polymask.streams.images import digits
 
 ALONE = {"meta", "br", "link", "img", "input", "hr"}
 TASKS = ["made/one", "made/two", "made/three"]
@@ -110,6 +118,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def drawn(folder: Path) -> Path:
+    """The page of the comparison."""
+    return write_report(folder, folder / "deep" / "page.html")
+
+
+@pytest.fixture
+def _unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are put together and not drawn, which takes most of the time and has been seen elsewhere."""
+    empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **how: file.write(empty))
+
+
 def test_a_run_says_what_was_measured_what_is_proved_and_what_it_is_measured_against(folder: Path) -> None:
     path = polymask.write_report(folder / "packnet-1")
     page, first = checked(path), path.read_bytes()
@@ -143,8 +164,8 @@ def test_joint_training_has_no_bank_and_forgets_nothing(folder: Path) -> None:
     assert "has not ended" not in text
 
 
-def test_a_comparison_shows_every_method_and_seed(folder: Path, tmp_path: Path) -> None:
-    page = checked(write_report(folder, tmp_path / "deep" / "page.html"))
+def test_a_comparison_shows_every_method_and_seed(folder: Path, drawn: Path) -> None:
+    page = checked(drawn)
     text = " ".join(page.words)
     assert text.count("±") > 10
     for method in ("packnet", "finetune", "linear_probe", "joint"):
@@ -158,6 +179,7 @@ def test_a_comparison_shows_every_method_and_seed(folder: Path, tmp_path: Path) 
     assert page.seen["svg"] == 8
 
 
+@pytest.mark.usefixtures("_unseen")
 def test_a_comparison_of_an_earlier_version_keeps_its_order(folder: Path, tmp_path: Path) -> None:
     old = shutil.copytree(folder, tmp_path / "old")
     order = ["joint", "finetune", "packnet", "linear_probe"]
@@ -209,13 +231,6 @@ OFTEN = ("no results", "cut results", "results of other kinds", "bytes as rows",
 """The damages that are looked at by default; the others take the same ways."""
 
 
-@pytest.fixture
-def _unseen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures are put together and not drawn, which takes most of the time and has been seen elsewhere."""
-    empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **how: file.write(empty))
-
-
 @pytest.mark.usefixtures("_unseen")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.full) for name in DAMAGES]
@@ -229,6 +244,7 @@ def test_what_is_missing_or_damaged_is_a_sentence(name: str, tmp_path: Path) -> 
     assert "Traceback" not in text
 
 
+@pytest.mark.usefixtures("_unseen")
 def test_a_bank_alone_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", TASKS) / "bank"
     page = checked(write_report(folder))
@@ -240,6 +256,7 @@ def test_a_bank_alone_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
     assert Bank.open(folder).verify().ok
 
 
+@pytest.mark.usefixtures("_unseen")
 def test_a_bank_without_tasks_is_drawn(tmp_path: Path) -> None:
     sites = banks.attached()
     Bank.create(tmp_path / "bank", sites, builder=banks.BUILDER, method="by hand")
@@ -254,6 +271,7 @@ def test_a_folder_of_nothing_is_refused_in_a_line(tmp_path: Path, capsys: pytest
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("_unseen")
 def test_the_command_says_where_the_page_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_results(tmp_path / "run", TASKS)
     assert main(["report", str(folder), "--out", str(tmp_path / "page.html")]) == 0
@@ -274,6 +292,7 @@ def test_names_of_tasks_are_words_and_nothing_else(tmp_path: Path) -> None:
     assert all(name in text for name in ("<script>alert(1)</script>", "\"quoted' & $x^2$", "数字/0-1", "x" * 300))
 
 
+@pytest.mark.usefixtures("_unseen")
 def test_one_task_and_none(tmp_path: Path) -> None:
     checked(write_report(write_run(tmp_path / "one", ["alone"])))
     text = " ".join(checked(write_report(write_results(tmp_path / "none", []))).words)
@@ -299,15 +318,15 @@ def test_an_infinite_value_leaves_a_gap(tmp_path: Path) -> None:
     checked(write_report(folder))
 
 
-def test_a_picture_stands_alone(folder: Path) -> None:
+def test_a_picture_stands_alone(drawn: Path) -> None:
     alone = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "report_picture.py"))["alone"]
-    text = alone(write_report(folder).read_text())
+    text = alone(drawn.read_text())
     root = ElementTree.fromstring(text)
     assert len(root.findall("{http://www.w3.org/2000/svg}svg")) == 2
     assert "prefers-color-scheme: dark" in text
     assert len(text) < 150_000
     with pytest.raises(ValueError, match="expected one of the pictures accuracy-picture, bytes-picture, "):
-        alone(write_report(folder).read_text(), ("nothing",))
+        alone(drawn.read_text(), ("nothing",))
 
 
 @pytest.mark.full
@@ -318,3 +337,38 @@ def test_2500_tasks_take_at_most_5_mb(tmp_path: Path) -> None:
     assert path.stat().st_size < 5_000_000
     assert "Of 2,500 tasks, one of each of 50 bins is shown." in " ".join(page.words)
     assert page.seen["svg"] == 12
+
+
+def test_masks_are_counted_as_they_are(tmp_path: Path) -> None:
+    sites = banks.attached()
+    one, two = torch.zeros(16, 12, dtype=torch.bool), torch.zeros(16, 12, dtype=torch.bool)
+    one[:4], two[2:8] = True, True
+    every = torch.ones(8, 16, dtype=torch.bool)
+    masks = {"a": (one, every), "b": (two, every)}
+    packed = {
+        task: {name: pack(m) for name, m in zip(banks.WEIGHTS, pair, strict=True)} for task, pair in masks.items()
+    }
+    bank = Bank.create(tmp_path / "bank", sites, builder=banks.BUILDER, method="by hand")
+    bank.commit({task: banks.record(sites, task, masks=packed[task]) for task in masks}, sites)
+    reader = BankReader(bank.path, read_head(bank.path))
+    found = read_masks(reader, reader.readable()[0])
+    assert found is not None
+    assert found.layers == list(banks.WEIGHTS)
+    assert found.density.tolist() == [[0.25, 0.375], [1, 1]]
+    assert found.alone.tolist() == [(48 + 128) / 320, (72 + 128) / 320]
+    assert found.used.tolist() == [(48 + 128) / 320, (96 + 128) / 320]
+    assert found.overlap.tolist() == [[1, (24 + 128) / (96 + 128)], [(24 + 128) / (96 + 128), 1]]
+    assert found.layer == banks.WEIGHTS[0]
+    assert found.images["a"].sum() == 48
+    assert found.images["mean of tasks"].max() == 1
+
+
+def test_a_mask_that_has_grown_is_a_leading_block(tmp_path: Path) -> None:
+    stream = digits(5)[:2]
+    learn(MLP(64, (6,), 2), stream, "tfm", out=tmp_path, training=Training(epochs=1), options={"growth": 6})
+    reader = BankReader(tmp_path / "bank", read_head(tmp_path / "bank"))
+    found = read_masks(reader, reader.readable()[0])
+    assert found is not None
+    assert found.used[0] < found.used[1] == 1
+    assert (found.alone <= found.used).all()
+    assert found.density[0, 0] < found.density[0, 1] == 1

@@ -32,11 +32,10 @@ def _capacity(found: Masks, lost: str) -> Section:
     shown = Shown(found.tasks)
     used = bin_means(found.used, shown.groups)
     place = np.arange(len(used), dtype=np.float64)
-    own = np.nan_to_num(found.density).mean(0)
-    each = bin_means(own, shown.groups)
+    each = bin_means(found.alone, shown.groups)
     sentence = (
         f"After {counted(len(found.tasks), 'task')} {found.used[-1]:.0%} of all masked entries are read by some task; "
-        f"the last one alone reads {own[-1]:.0%} of a layer in the mean.{lost}{shown.note}"
+        f"the last one alone reads {found.alone[-1]:.0%}.{lost}{shown.note}"
     )
     lines = {"read by some task so far": (place, used), "read by the task alone": (place, each)}
     picture = curves(

@@ -29,7 +29,8 @@ class Masks:
         tasks: those whose record could be read, in order of learning.
         layers: the masked tensors, or layers whose units are masked.
         density: the share of a layer's entries that a task reads, (L, T).
-        used: the share of all masked entries that any task up to this one reads, (T,).
+        alone: the share of all masked entries that a task reads, (T,).
+        used: the share of them that any task up to this one reads, (T,).
         shown: the tasks of ``overlap`` and ``images``: all, or of many tasks one of every bin.
         overlap: of two tasks the entries that both read over those that one of them reads, (S, S).
         layer: the layer of which ``images`` are; empty where they are of units.
@@ -40,6 +41,7 @@ class Masks:
     tasks: list[str]
     layers: list[str]
     density: Numbers
+    alone: Numbers
     used: Numbers
     shown: list[str]
     overlap: Numbers
@@ -76,9 +78,10 @@ def read_masks(reader: Reader, entries: Mapping[str, Mapping[str, object]]) -> M
         return None
     layers, sizes = list(union), {name: mask.numel() for name, mask in union.items()}
     density = np.array([[one.get(name, math.nan) / sizes[name] for one in counts] for name in layers], np.float64)
-    share = np.array([sum(one.values()) / sum(sizes.values()) for one in used], np.float64)
+    total = sum(sizes.values())
+    alone, share = (np.array([sum(one.values()) / total for one in these], np.float64) for these in (counts, used))
     shapes = {name: tuple(mask.shape) for name, mask in union.items()}
-    return Masks(tasks, layers, density, share, list(kept), _overlap(kept, shapes), *_images(kept, shapes), lost)
+    return Masks(tasks, layers, density, alone, share, list(kept), _overlap(kept, shapes), *_images(kept, shapes), lost)
 
 
 def middle_mask(reader: Reader, entries: Mapping[str, Mapping[str, object]]) -> tuple[str, Numbers] | None:

@@ -96,9 +96,9 @@ def _summary(run: Run) -> str:
     if run.method == JOINT:
         said = f"Joint training on all {counted(len(run.tasks), 'task')} at once"
     elif len(done) < len(run.tasks):
-        said += f" of {len(run.tasks):,}; the run has not ended"
+        said = f"{printable(run.method)} has learned {len(done):,} of {counted(len(run.tasks), 'task')}, not all yet"
     if isinstance(average, int | float):
-        said += f": average {metric} {number(average)} at the end"
+        said += f": average {metric} {number(average)} {'at the end' if run.ended else 'so far'}"
     if drift == 0:
         return f"{said}. Nothing was forgotten: no logit of a finished task has changed by a bit."
     if isinstance(drift, int | float):

@@ -83,6 +83,9 @@ def count_on(axes: Axes) -> None:
     """Whole numbers along the x axis."""
     from matplotlib.ticker import MaxNLocator
 
+    low, high = axes.get_xlim()
+    if high - low < 1:
+        axes.set_xlim(low - 0.5, high + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
