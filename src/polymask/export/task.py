@@ -132,13 +132,15 @@ def export_task(
 
 def _slimmed(source: Source, prune: bool, fold: bool) -> tuple[nn.Module, dict[str, Any], list[str]]:
     """A task's network, smaller if that is asked for; what was done as JSON, and in words."""
-    network, about, lines = source.plain, {}, []
+    network, lines = source.plain, list[str]()
+    about: dict[str, Any] = {}
     if prune:
         small = smaller(network, source.sites, source.record, source.batch)
         network, about["pruned"], lines = small.network, dict(small.about), [*small.lines]
     if fold:
-        network, about["folded"] = fold_norms(network, source.batch)
-        lines.append(about["folded"])
+        network, words = fold_norms(network, source.batch)
+        about["folded"] = words
+        lines.append(words)
     return network, about, lines
 
 
