@@ -27,6 +27,7 @@ from polymask.learning.learn import learn
 from polymask.learning.training import Training
 from polymask.nets import MLP
 from polymask.pages.records import read_masks
+from polymask.pages.run import read_run
 from polymask.pages.write import write_report
 from polymask.parts.pack import pack
 from polymask.streams.images import digits
@@ -372,3 +373,13 @@ def test_a_mask_that_has_grown_is_a_leading_block(tmp_path: Path) -> None:
     assert found.used[0] < found.used[1] == 1
     assert (found.alone <= found.used).all()
     assert found.density[0, 0] < found.density[0, 1] == 1
+
+
+@pytest.mark.parametrize(("finished", "shown"), [(1, "rows"), (3, "report")])
+def test_the_newer_of_rows_and_report_is_shown(finished: int, shown: str, tmp_path: Path) -> None:
+    folder, other = write_run(tmp_path / "run", TASKS), [[0.125, None, None]] * 3
+    found = {**results_of(TASKS), "finished": TASKS[:finished], "accuracy": other, "source": [["measured"] * 3] * 3}
+    (folder / "results.json").write_text(json.dumps(found))
+    run = read_run(folder)
+    assert (run.values[0, 0] == 0.125) == (shown == "report")
+    assert run.proved.sum() == (3 if shown == "rows" else 0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from polymask.learning.options import JOINT
-from polymask.pages.run import Numbers, Run, references
+from polymask.pages.run import Numbers, Run
 from polymask.pages.section import Section, Shown, Table, as_number, matrix_table, number_table
 from polymask.report.bins import bin_matrix, bin_means
 from polymask.report.charts import curves, dots
@@ -74,13 +76,13 @@ def _mean(values: Numbers) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def tasks_with_references(run: Run) -> Section:
-    """The accuracy of every task, beside chance and the runs that it is measured against."""
+def tasks_with_references(run: Run, other: Mapping[str, Numbers]) -> Section:
+    """The accuracy of every task, beside chance and the runs that it is measured against (``references``)."""
     shown, metric = Shown(run.tasks), run.metric
     title = f"{metric.capitalize()} of every task beside its references"
     if not np.isfinite(run.when_learned).any() and not np.isfinite(run.at_the_end).any():
         return Section("tasks", title, f"No {metric} is known.")
-    other, chance = references(run), run.chance
+    chance = run.chance
     series = {"when learned": run.when_learned, "at the end": run.at_the_end}
     steps = {name.replace("_", " "): values for name, values in other.items()}
     spread = np.isfinite(chance).any() and float(np.nanmax(chance) - np.nanmin(chance)) > 0
@@ -112,8 +114,8 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def over_the_run(run: Run) -> Section:
-    """How the accuracy on each task goes on while later ones are learned."""
+def over_the_run(run: Run, other: Mapping[str, Numbers]) -> Section:
+    """How the accuracy on each task goes on while later ones are learned, and what it is measured against."""
     title, shown = f"{run.metric.capitalize()} on each task while later ones are learned", Shown(run.tasks)
     if np.isfinite(run.values).sum() < 2:
         return Section("curves", title, f"Fewer than two values of the {run.metric} are known.")
@@ -121,7 +123,7 @@ def over_the_run(run: Run) -> Section:
     place = np.arange(len(values), dtype=np.float64)
     lines = {name: (place, values[:, j]) for j, name in enumerate(shown.names) if np.isfinite(values[:, j]).any()}
     average = bin_means(run.so_far, shown.groups)
-    levels = _levels(run)
+    levels = _levels(run, other)
     sentence = (
         f"A line a task, from where it was learned; the thick line is the mean of all tasks so far"
         f"{', dashed: ' + listed(list(levels)) if levels else ''}. Level lines mean that nothing was "
@@ -143,9 +145,9 @@ def over_the_run(run: Run) -> Section:
     )
 
 
-def _levels(run: Run) -> dict[str, float]:
+def _levels(run: Run, other: Mapping[str, Numbers]) -> dict[str, float]:
     """Chance and the references as means over tasks."""
-    found = {"chance": run.chance} | {_words(name): values for name, values in references(run).items()}
+    found = {"chance": run.chance} | {_words(name): values for name, values in other.items()}
     return {name: float(values.mean()) for name, values in found.items() if np.isfinite(values).all()}
 
 

@@ -163,7 +163,8 @@ def read_run(folder: Path) -> Run:
     values, measured = fill(tasks, rows, proves)
     proved = np.isfinite(values) & ~measured
     matrix = whole(lambda: _matrix(results, tasks), None, "results.json")
-    if matrix is not None:
+    # While a run goes on, and after it was killed, its rows are newer than its report.
+    if matrix is not None and len(rows) <= len(results.get("finished", ())):
         values, proved = matrix
     elif not rows:
         values = whole(lambda: _ends(results, values), values, "results.json")

@@ -10,7 +10,7 @@ from polymask.bank.store import write_file
 from polymask.learning.options import JOINT
 from polymask.pages import of_bank, of_cost, of_run
 from polymask.pages.comparison import comparison_page
-from polymask.pages.run import Run, read_run
+from polymask.pages.run import Run, read_run, references
 from polymask.pages.runs import run_folders
 from polymask.pages.section import Page, Section, Table, as_number
 from polymask.report.labels import counted, number, printable
@@ -73,10 +73,11 @@ def render(page: Page, origin: str) -> str:
 
 def run_page(run: Run) -> Page:
     """All that a run's folder says."""
+    beside = references(run)
     sections = [
         of_run.accuracy_matrix(run),
-        of_run.tasks_with_references(run),
-        of_run.over_the_run(run),
+        of_run.tasks_with_references(run, beside),
+        of_run.over_the_run(run, beside),
         of_run.forgetting(run),
         *of_bank.masks(run),
         of_cost.bytes_per_task(run),

@@ -76,7 +76,7 @@ def latency(plain: nn.Module, batch: Any) -> dict[str, Any]:
     many = tensors_of(batch, _repeated)
     try:
         rows = _run(plain, many)
-    except (RuntimeError, ValueError, AssertionError):
+    except (RuntimeError, ValueError, LookupError, TypeError, AssertionError):
         many, rows = batch, _run(plain, batch)
     times: list[float] = []
     start = time.perf_counter()
