@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from polymask.nets import MLP, NETS, VGG, AlexNet, ConvNet, LeNet, ResNet18, build_net
-from polymask.nets.by_name import build_model, timm_names
+from polymask.nets.by_name import build_model
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 20, 32)]
 
@@ -72,7 +71,7 @@ def test_refuses_what_does_not_fit() -> None:
 
 
 @pytest.fixture
-def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where packages are installed, with a timm of two networks that needs another package, which is broken."""
     place = tmp_path / "site-packages"
     (place / "timm" / "models").mkdir(parents=True)
@@ -86,9 +85,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in [name for name in sys.modules if name.partition(".")[0] in ("timm", "vision")]:
         monkeypatch.delitem(sys.modules, name)
     importlib.invalidate_caches()
-    timm_names.cache_clear()
-    yield place
-    timm_names.cache_clear()
+    return place
 
 
 def test_a_misspelt_network_gets_near_names_before_timm_is_imported(packages: Path) -> None:
@@ -110,6 +107,6 @@ def test_an_import_of_timm_that_fails_for_another_package_names_that_one(package
 
 def test_without_timm_a_misspelt_network_of_ours_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    monkeypatch.setattr("polymask.nets.by_name.timm_names", lambda: ())
+    monkeypatch.setattr("polymask.nets.by_name.timm_source", lambda: "")
     with pytest.raises(ModuleNotFoundError, match=r"neither: did you mean resnet18\? For timm's, pip install '"):
         build_model("resnet19", (3, 8, 8), 2)

@@ -8,7 +8,6 @@ import importlib.util
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +93,9 @@ def _made(
     if is_transformers(name):
         return _from_transformers(name, outputs, pretrained, net)
     short = name.removeprefix("timm/")
-    declared = timm_names()
-    if declared and short.partition(".")[0] not in declared:
-        raise _unknown(name, declared)
+    # A name that stands nowhere in its text is none, neither one of now nor one that it takes for another.
+    if (source := timm_source()) and not re.search(rf"\b{re.escape(short.partition('.')[0])}\b", source):
+        raise _unknown(name, registered(source))
     timm = _optional("timm", name, "vision")
     if not timm.is_model(short):
         raise _unknown(name, timm.list_models())
@@ -131,14 +130,21 @@ def _from_transformers(name: str, outputs: int, pretrained: bool, net: Mapping[s
     return model
 
 
-@cache
-def timm_names() -> tuple[str, ...]:
-    """The networks that timm's files register, read without importing it; empty where it is not installed."""
+def timm_source() -> str:
+    """The text of timm's own networks, read without importing it, which takes seconds; empty where it is not."""
     found = importlib.util.find_spec("timm")
     places = [] if found is None else list(found.submodule_search_locations or ())
     files = [file for place in places for file in sorted(Path(place).glob("models/*.py"))]
-    text = "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
-    return tuple(re.findall(r"^@register_model\s+def (\w+)\(", text, re.MULTILINE))
+    return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+
+
+def registered(source: str) -> list[str]:
+    r"""The networks that timm's text registers.
+
+    >>> registered("@register_model\ndef resnet18d(pretrained=False):")
+    ['resnet18d']
+    """
+    return re.findall(r"^@register_model\s+def (\w+)\(", source, re.MULTILINE)
 
 
 def _unknown(name: str, others: Sequence[str]) -> ValueError:

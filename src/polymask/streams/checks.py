@@ -104,7 +104,7 @@ def warn_of_few(y: Tensor, names: Sequence[str] | None, task: str) -> None:
     Raises:
         ValueError: all classes are such.
     """
-    if y.dtype != torch.int64 or y.ndim != 1:
+    if y.dtype != torch.int64 or y.ndim != 1 or len(y) < 2:
         return
     labels, counts = y.unique(return_counts=True)
     single = [str(label) if names is None else names[label] for label in labels[counts == 1].tolist()]

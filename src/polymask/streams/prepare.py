@@ -78,13 +78,13 @@ def prepare(
     outputs = wanted or count_outputs(known["train"])
     for part, y in known.items():
         check_labels(y, outputs, task.name, part)
-    if "train" in known:
-        warn_of_classes(known["train"], outputs, names, task.name, wanted is None)
     if "val" not in parts:
         warn_of_few(known["train"], names, task.name)
         draws = generator(seed, task.name, "validation")
         rest, chosen = held_out(known["train"], val_fraction, draws, task.name)
         parts |= {"train": part_of(parts["train"], rest), "val": part_of(parts["train"], chosen)}
+    if "train" in known:
+        warn_of_classes(known["train"], outputs, names, task.name, wanted is None)
     where = torch.device(device)
     feeds = {
         part: TensorFeed(source, inputs, where)
