@@ -55,9 +55,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(
-            error.errno, f"expected to write {path}, found: {error.strerror}; choose another out"
-        ) from error
+        raise OSError(error.errno, f"expected to write {path}, found: {error.strerror}; choose another out") from error
     # Half a character, which a name may hold, has no bytes.
     write_file(path, render(page, f"About the {kind} in {place.resolve().name}.").encode("utf-8", "replace"))
     return path
