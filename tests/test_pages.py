@@ -278,6 +278,8 @@ def test_the_command_says_where_the_page_is(tmp_path: Path, capsys: pytest.Captu
     assert main(["report", str(folder), "--out", str(tmp_path / "page.html")]) == 0
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'page.html'} (0.")
     assert checked(tmp_path / "page.html").seen["svg"] > 3
+    assert main(["report", str(folder), "--out", str(tmp_path / "page.html" / "in" / "a-file.html")]) == 1
+    assert "choose another out" in capsys.readouterr().err
 
 
 NAMES = ["<script>alert(1)</script>", "\"quoted' & $x^2$", "half \ud800 of one", "a\nb\x00c", "a\nb\x01c"]

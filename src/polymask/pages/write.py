@@ -52,7 +52,10 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     runs = {} if (place / "results.json").exists() or (place / "config.yaml").exists() else run_folders(place)
     page = comparison_page(place, runs) if runs else run_page(read_run(place))
     kind = "comparison" if runs else "run"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"expected to write {path}, found: {error.strerror}; choose another out") from error
     # Half a character, which a name may hold, has no bytes.
     write_file(path, render(page, f"About the {kind} in {place.resolve().name}.").encode("utf-8", "replace"))
     return path
