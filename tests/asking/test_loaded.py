@@ -172,7 +172,7 @@ def test_what_is_known_of_tasks_and_a_number_is_never_given_twice(run: Path, mad
         "one",
         ("day", "night"),
         2,
-        "val",
+        "validation",
         0,
     )
     assert one.accuracy is not None

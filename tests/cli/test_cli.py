@@ -304,9 +304,6 @@ def test_help_works_anywhere(name: str, capsys: pytest.CaptureFixture[str]) -> N
         assert main(other) == 0
         assert capsys.readouterr().out == first
     assert f"usage: polymask {name}" in first
-    example = first.rpartition("example:\n")[2].split()
-    assert example[:2] == ["polymask", name]
-    parser_of(name, example[2:]).read(example[2:])
 
 
 def test_help_shows_the_options_of_the_method_and_the_stream(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,8 @@ from tests.learning import small
 from torch.nn import functional as F
 
 from polymask.cli.commands.run import summary
-from polymask.learning.compare import rows
 from polymask.learning.extend import extend
+from polymask.learning.figures.table import rows
 from polymask.learning.log.chance import at_chance
 from polymask.learning.objective import Objective, accuracy
 from polymask.learning.results import Results
