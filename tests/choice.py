@@ -28,8 +28,8 @@ fits all, so that no test is in none or in two."""
 NAMES = [name if count == 1 else f"{name}-{k}" for name, (_, count) in PARTS.items() for k in range(1, count + 1)]
 """The parts, as ``--part`` takes them."""
 
-SLOW = ("docs/methods.md::",)
-"""Examples that learn with every method, for half a minute: a page cannot say so itself."""
+SLOW = ("docs/methods.md::", "docs/export.md::")
+"""Examples that learn with every method, or export in every way, for half a minute: a page cannot say so itself."""
 
 TOGETHER = (
     "tests/asking/test_loaded.py",  # asks one small run
