@@ -20,7 +20,7 @@ demo: $(STAMPS)/base  ## see it work: tasks learned one after the other by one n
 	$(BIN)/polymask demo
 
 test: $(STAMPS)/dev  ## run the tests and every docstring example, except those marked full
-	$(TEST) -m "not full"
+	$(TEST) -m "not full" --untyped
 
 test-all: $(PARTS:%=test-all-%)  ## run every test, those marked full as well, part after part
 

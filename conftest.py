@@ -15,17 +15,21 @@ from tests.choice import NAMES, SLOW, part_of, scope_of, taken
 from tests.typed import CONF
 from xdist.scheduler import LoadScopeScheduling
 
-# Shapes are stated and checked where all is arithmetic on tensors, types everywhere.
-install_import_hook("polymask.parts", "tests.typed.checked")
-beartype_package("polymask", conf=CONF)
-
 # tests/test_guides.py runs them, command by command and in an empty folder.
 collect_ignore_glob = ["docs/guides/*", "docs/site/*"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--part NAME``: one of the parts that are together all tests."""
+    """``--part NAME``: one of the parts that are together all tests; ``--untyped``: what `make test` leaves to them."""
     parser.addoption("--part", choices=NAMES, help="of all tests run this part alone (see tests/choice.py)")
+    parser.addoption("--untyped", action="store_true", help="check shapes, but no annotations: a quarter less to wait")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything of ours is imported: shapes are checked where all is arithmetic on tensors, types everywhere."""
+    install_import_hook("polymask.parts", "tests.typed.checked")
+    if not config.getoption("untyped"):
+        beartype_package("polymask", conf=CONF)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -33,6 +33,7 @@ autodoc_default_options = {"members": True}
 
 OUTSIDE = {
     "README.zh-CN.md": "zh-CN.md",
+    "README.md": "index.md",
     "docs/wiring.md": "wiring.md",
     "docs/mutants.md": "mutants.md",
     "../README.md": "index.md",

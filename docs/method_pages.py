@@ -1,4 +1,7 @@
-"""Write docs/methods/: a page a method, from its docstrings, its card, its options and its recipes."""
+"""Write docs/methods/: a page a method, from its docstrings, its card, its options and its recipes.
+
+With ``--pictures`` every method is run on digits as its page says, and pictures of that run are drawn; minutes.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import importlib
 import inspect
 import re
 import sys
+import tempfile
 from pathlib import Path
 
+from polymask import write_report
 from polymask.cli.catalog import METHODS_FILE, methods_table, options_table, read, recipes_table
+from polymask.learning.by_name import run_named
 from polymask.methods import METHODS
 from polymask.report.table import markdown
 
@@ -60,11 +66,23 @@ def picture_says(name: str) -> str:
     return f"Accuracy of five tasks of two digits each, after each of them was learned by {name}"
 
 
-def main() -> None:
-    """Write all pages."""
+def draw(name: str, folder: Path) -> None:
+    """Run a method as its page says, and keep two pictures of the run's report."""
+    from report_picture import alone  # beside this script, which is in no package
+
+    run_named(method=name, stream="digits", out=folder)
+    picture = alone(write_report(folder).read_text(), ("matrix-picture", "masks-picture"))
+    (DOCS / "methods" / f"{name}.svg").write_text(picture)
+
+
+def main(argv: list[str]) -> None:
+    """Write all pages, and their pictures if asked."""
     for name in PAPERS:
         (DOCS / "methods" / f"{name}.md").write_text(page(name))
+        if "--pictures" in argv:
+            with tempfile.TemporaryDirectory() as folder:
+                draw(name, Path(folder) / name)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(sys.argv[1:])

@@ -28,12 +28,15 @@ fits all, so that no test is in none or in two."""
 NAMES = [name if count == 1 else f"{name}-{k}" for name, (_, count) in PARTS.items() for k in range(1, count + 1)]
 """The parts, as ``--part`` takes them."""
 
-SLOW = ("docs/methods.md::",)
-"""Examples that learn with every method, for half a minute: a page cannot say so itself."""
+SLOW = ("docs/methods.md::", "docs/export.md::")
+"""Examples that learn with every method, or export in every way, for half a minute: a page cannot say so itself."""
 
 TOGETHER = (
+    "tests/asking/test_loaded.py",  # asks one small run
+    "tests/cli/test_ask.py",  # asks one small run
     "tests/contract/test_distributed.py",  # starts two processes, which learn with every method
     "tests/learning/test_resume.py",  # compares with runs that were never stopped
+    "tests/test_export.py",  # wakes the exporters of torch and ONNX
     "tests/test_protocols.py",  # writes data sets
     "tests/test_wiring.py",  # asks each network who feeds whom
 )

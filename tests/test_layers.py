@@ -31,16 +31,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "held": {"sites", "parts"},
     "probe": {"parts", "calling"},
     "fits": {"sites", "parts"},
-    "loaded": LOW | {"bank", "probe", "streams"},
+    "asking": LOW | {"bank", "probe", "streams", "report", "lock"},
+    "loaded": LOW | {"bank", "probe", "streams", "asking"},
+    "export": LOW | {"bank", "probe", "streams", "report", "version", "asking", "loaded", "surgery"},
     "task": {"sites", "parts", "copies", "wiring", "fits"},
     "bank": LOW | {"held", "probe", "lock"},
     "method": LOW | {"held", "probe"},
-    "surgery": LOW,
+    "surgery": LOW | {"probe"},
     "mixed": LOW,
     "methods": LOW | {"method", "surgery"},
     "learning": LOW
     | {"held", "probe", "lock", "version", "streams", "nets"}
-    | {"report", "bank", "method", "methods", "surgery", "mixed", "loaded"},
+    | {"report", "bank", "method", "methods", "surgery", "mixed", "asking", "loaded"},
+    "pages": LOW | {"version", "report", "bank", "learning"},
 }
 """Floor -> what it may import besides itself; ``cli`` sees everything and is seen by nothing."""
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from polymask.nets import MLP, NETS, VGG, AlexNet, ConvNet, LeNet, ResNet18, build_net
+from polymask.nets.by_name import build_model
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 20, 32)]
 
@@ -63,3 +68,45 @@ def test_refuses_what_does_not_fit() -> None:
         build_net("convnet", (5,), 2)
     with pytest.raises(ValueError, match="at least 8 pixels a side"):
         ConvNet(widths=(4, 4, 4), size=4)
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where packages are installed, with a timm of two networks that needs another package, which is broken."""
+    place = tmp_path / "site-packages"
+    (place / "timm" / "models").mkdir(parents=True)
+    (place / "vision").mkdir()
+    (place / "timm" / "__init__.py").write_text("import vision\n")
+    (place / "timm" / "models" / "nets.py").write_text(
+        "".join(f"@register_model\ndef {name}(pretrained=False):\n    ...\n\n" for name in ("resnet18d", "tiny_vit"))
+    )
+    (place / "vision" / "__init__.py").write_text("raise RuntimeError('operator vision::nms does not exist')\n")
+    monkeypatch.syspath_prepend(place)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("timm", "vision")]:
+        monkeypatch.delitem(sys.modules, name)
+    importlib.invalidate_caches()
+    return place
+
+
+def test_a_misspelt_network_gets_near_names_before_timm_is_imported(packages: Path) -> None:
+    with pytest.raises(ValueError, match=r"found 'resnet19': did you mean resnet18\?$"):
+        build_model("resnet19", (3, 8, 8), 2)
+    with pytest.raises(ValueError, match=r"found 'timm/tiny_vlt': did you mean tiny_vit"):
+        build_model("timm/tiny_vlt", (3, 8, 8), 2)
+    assert "timm" not in sys.modules
+
+
+def test_an_import_of_timm_that_fails_for_another_package_names_that_one(packages: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"timm, found that vision cannot be imported \(operator vision::nms"):
+        build_model("resnet18d", (3, 8, 8), 2)
+    (packages / "timm" / "__init__.py").write_text("import vision_that_is_not_there\n")
+    importlib.invalidate_caches()
+    with pytest.raises(ModuleNotFoundError, match=r"it needs the package vision_that_is_not_there.*polymask\[vision\]"):
+        build_model("tiny_vit", (3, 8, 8), 2)
+
+
+def test_without_timm_a_misspelt_network_of_ours_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setattr("polymask.nets.by_name.timm_source", lambda: "")
+    with pytest.raises(ModuleNotFoundError, match=r"neither: did you mean resnet18\? For timm's, pip install '"):
+        build_model("resnet19", (3, 8, 8), 2)

@@ -186,8 +186,8 @@ def test_without_the_hub_one_line_says_so(capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     assert main(["run", "--config", str(FOLDER / "wsn-cifar100.yaml")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "couldn't reach" in line
-    assert "give a data_root that holds uoft-cs/cifar100" in line
+    assert "expected the data set 'uoft-cs/cifar100' from https://huggingface.co, found no way to reach it" in line
+    assert "give a folder that holds uoft-cs/cifar100 by --data-root" in line
 
 
 FEW = ["--tasks", "[[0, 1, 2], [3, 4]]"]

@@ -93,7 +93,7 @@ def test_a_method_of_ones_own_is_short_and_works_as_the_readme_shows_it(
     assert program(["verify", "runs/above"]) == 0
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/run.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/run.md", "docs/report.md"])
 def test_every_command_that_is_shown_can_be_meant(name: str, own_method: str) -> None:
     commands = re.findall(r"^    polymask (\S+) ?(.*)$", (ROOT / name).read_text(), re.MULTILINE)
     assert len(commands) > 3
@@ -136,6 +136,6 @@ def test_the_diff_of_a_loop_runs_on_both_sides(side: str) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for name in (*GENERATED, "docs/run.md"):
+    for name in (*GENERATED, "docs/run.md", "docs/report.md"):
         for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text()):
             assert ((ROOT / name).parent / link).exists(), f"{name} links to {link}"

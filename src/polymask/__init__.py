@@ -10,6 +10,7 @@ from polymask.version import __version__ as __version__
 if TYPE_CHECKING:
     from polymask.bank.bank import Bank
     from polymask.bank.base import Builder
+    from polymask.export.task import export_task
     from polymask.learning.extend import extend
     from polymask.learning.learn import learn
     from polymask.learning.objective import Objective
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         SupSup,
     )
     from polymask.mixed import Mixed
+    from polymask.pages.write import write_report
     from polymask.sites.table import Role, Sites, attach, bake, detach
     from polymask.streams.stream import Stream, Task
     from polymask.task import Meta, TaskRecord, activate, switch
@@ -69,15 +71,18 @@ __all__ = [
     "attach",
     "bake",
     "detach",
+    "export_task",
     "extend",
     "learn",
     "load",
     "switch",
+    "write_report",
 ]
 
 _ROOMS = {
     "bank.bank": ("Bank",),
     "bank.base": ("Builder",),
+    "export.task": ("export_task",),
     "learning.extend": ("extend",),
     "learning.learn": ("learn",),
     "loaded": ("load",),
@@ -96,6 +101,7 @@ _ROOMS = {
     "methods.tfm": ("TFM",),
     "methods.wsn": ("WSN",),
     "mixed": ("Mixed",),
+    "pages.write": ("write_report",),
     "sites.table": ("Role", "Sites", "attach", "bake", "detach"),
     "streams.stream": ("Stream", "Task"),
     "task": ("Meta", "TaskRecord", "activate", "switch"),

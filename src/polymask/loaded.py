@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from polymask.asking.answers import Answer, read_batches
+from polymask.asking.given import as_batch
+from polymask.asking.named import find_task, places_of
+from polymask.asking.removal import Freed, remove_from
+from polymask.asking.rows import TaskRow, rows_of
+from polymask.asking.wanted import Wanted, wanted_by
 from polymask.bank.bank import Bank
-from polymask.calling import as_read
+from polymask.calling import REFUSALS, as_read, leaves_of
 from polymask.probe import run_probe
 from polymask.streams.inputs import Inputs
 from polymask.task import TaskRecord
 
+BATCH = 64
+"""Files that are read and answered together."""
+
 
 @dataclass
 class Loaded:
-    """The finished tasks of a run.
+    """The finished tasks of a run. A task is named, or said by its place in the order of learning, ``#3``.
 
     Args:
         bank: where they are.
@@ -33,23 +45,140 @@ class Loaded:
         """The names of the tasks, in order of learning."""
         return list(self.bank.tasks)
 
+    @property
+    def places(self) -> dict[str, int]:
+        """Task -> its place in the order of learning, from 1; after a removal no other task gets it."""
+        return places_of(self.bank)
+
+    def find(self, task: str) -> str:
+        """The name of a task that is said by its name or as ``#3``; else a ``KeyError`` that lists them."""
+        return find_task(self.bank, task)
+
     def labels(self, task: str) -> list[str]:
         """The names of a task's outputs, as far as they have any."""
-        return list(self.bank.record(task).meta.labels)
+        return list(self.bank.record(self.find(task)).meta.labels)
 
     def logits(self, task: str, x: Any) -> Tensor:
-        """The logits ``(N, outputs)`` of raw inputs, prepared as the task's training data were."""
-        record = self.bank.record(task)
-        if task not in self._plain:
-            # One network at a time: many tasks of a large one would not fit.
-            self._plain = {task: self.bank.plain(task, self.base)}
-        plain = self._plain[task]
-        logits = run_probe(plain, as_read(plain, prepare_inputs(record, x)))
-        return logits[:, : record.meta.outputs] if logits.ndim == 2 else logits
+        """The logits ``(N, outputs)`` of raw inputs, prepared as the task's training data were.
+
+        Args:
+            task: which.
+            x: a path of an image, a ``.npy`` or a folder; a Pillow image, an array, a tensor; a list of them; a tuple
+                or a mapping of arguments where the network takes several. Bytes (uint8) are 0..255, floats what the
+                task has learned, which is 0..1 for images.
+
+        Raises:
+            KeyError: if there is no such task.
+            FileNotFoundError: if there is no such file.
+            ValueError: if a file cannot be read, values are NaN, infinite or on another scale, or the network refuses
+                them or is not to be had.
+        """
+        name = self.find(task)
+        record = self.bank.record(name)
+        wanted = wanted_by(self.bank, record.meta)
+        if not are_paths(x):
+            return self._run(record, wanted, as_batch(x, wanted))
+        found = []
+        for read in read_batches([x] if isinstance(x, str | os.PathLike) else x, wanted, BATCH):
+            if read.problem is not None:
+                raise read.problem
+            found.append(self._run(record, wanted, read.batch))
+        return torch.cat(found)
 
     def predict(self, task: str, x: Any) -> Tensor:
-        """The most likely label ``(N,)`` of every row."""
+        """The most likely label ``(N,)`` of every input, its number; see ``logits`` and ``labels``."""
         return self.logits(task, x).argmax(-1)
+
+    def predict_proba(self, task: str, x: Any) -> Tensor:
+        """The probabilities ``(N, outputs)`` of the labels, the softmax of ``logits``; raises as ``answers`` does."""
+        logits = self.logits(task, x)
+        check_classes(logits, self.find(task))
+        return logits.float().softmax(-1)
+
+    def predict_labels(self, task: str, x: Any) -> list[str]:
+        """The names of the most likely labels, N of them; of one without a name its number."""
+        names = self.labels(task)
+        return [name_of(place, names) for place in self.predict(task, x).tolist()]
+
+    def answers(self, task: str, files: Iterable[str | os.PathLike[str]], batch_size: int = BATCH) -> Iterator[Answer]:
+        """The most likely label of every file and its probability, as they are read; memory holds one batch.
+
+        A file that cannot be read is an answer that says why; the others go on.
+
+        Args:
+            task: which.
+            files: images of any size and mode, ``.npy``, ``.npz``, and folders of them.
+            batch_size: inputs that the network gets at once.
+
+        Yields:
+            An answer for each input, in order.
+
+        Raises:
+            FileNotFoundError: if one of them is not there; before any is read.
+            ValueError: if the task has not two outputs or more, each a label, or the network is not to be had.
+        """
+        name = self.find(task)
+        record = self.bank.record(name)
+        wanted = wanted_by(self.bank, record.meta)
+        for read in read_batches(files, wanted, batch_size):
+            if read.problem is not None:
+                yield Answer(read.names[0], problem=str(read.problem))
+                continue
+            logits = self._run(record, wanted, read.batch)
+            check_classes(logits, name)
+            best = logits.float().softmax(-1).max(-1)
+            for file, share, place in zip(read.names, best.values.tolist(), best.indices.tolist(), strict=True):
+                yield Answer(file, name_of(place, record.meta.labels), share)
+
+    def table(self, masks: bool | None = None) -> list[TaskRow]:
+        """What is known of every task, in order of learning: see ``TaskRow``.
+
+        Args:
+            masks: whether to read the masks, for density and overlap; None: of up to 50 tasks.
+        """
+        return rows_of(self.bank, masks)
+
+    def remove(self, task: str) -> Freed:
+        """Forget a task and nothing else; the run that learned it does not learn it again unless it is asked to.
+
+        Args:
+            task: which.
+
+        Raises:
+            KeyError: if there is no such task.
+            RuntimeError: if a run is writing into the folder.
+        """
+        name = self.find(task)
+        self._plain.pop(name, None)
+        return remove_from(self.bank, name)
+
+    def _run(self, record: TaskRecord, wanted: Wanted, batch: Any) -> Tensor:
+        """The logits of a raw batch."""
+        task = record.meta.task
+        if task not in self._plain:
+            # One network at a time: many tasks of a large one would not fit.
+            self._plain = {task: self._build(task)}
+        plain = self._plain[task]
+        prepared = prepare_inputs(record, batch)
+        try:
+            logits = run_probe(plain, as_read(plain, prepared))
+        except torch.OutOfMemoryError:
+            raise
+        except REFUSALS as error:
+            shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves_of(prepared))
+            raise ValueError(
+                f"expected {wanted} for task {task!r}, found {shapes or type(batch).__name__}, which the network "
+                f"refuses: {str(error).partition(chr(10))[0]}"
+            ) from error
+        return logits[:, : record.meta.outputs] if logits.ndim == 2 else logits
+
+    def _build(self, task: str) -> nn.Module:
+        if self.base is None and self.bank.outline["builder"] is None:
+            raise ValueError(
+                f"expected a network, found a bank that does not know how its own is built, as it was given from "
+                f"Python: open it there, polymask.load({str(self.bank.path)!r}, base=network)"
+            )
+        return self.bank.plain(task, self.base)
 
 
 def load(folder: str | Path, base: nn.Module | None = None) -> Loaded:
@@ -62,7 +191,7 @@ def load(folder: str | Path, base: nn.Module | None = None) -> Loaded:
     Raises:
         FileNotFoundError: if there is no bank.
 
-    >>> import tempfile, torch
+    >>> import tempfile
     >>> from polymask.nets import MLP
     >>> from polymask.learning.learn import learn
     >>> from polymask.learning.training import Training
@@ -71,8 +200,10 @@ def load(folder: str | Path, base: nn.Module | None = None) -> Loaded:
     ...     run = learn(MLP(64, (16,), 2), digits(5)[:1], "piggyback", out=out, training=Training(epochs=1))
     ...     again = load(out, MLP(64, (16,), 2))
     ...     x = torch.rand(3, 1, 8, 8)
-    ...     again.labels("digits/0-1"), torch.equal(again.logits("digits/0-1", x), run.logits("digits/0-1", x))
+    ...     again.labels("digits/0-1"), torch.equal(again.logits("#1", x), run.logits("digits/0-1", x))
+    ...     again.predict_proba("#1", (255 * x[:, 0]).byte().numpy()[0]).shape, again.table()[0].accuracy > 0.5
     (['0', '1'], True)
+    (torch.Size([1, 2]), True)
     """
     return Loaded(Bank.open(bank_folder(folder)), base)
 
@@ -93,3 +224,27 @@ def bank_folder(folder: str | Path) -> Path:
 def prepare_inputs(record: TaskRecord, x: Any) -> Any:
     """Raw inputs as a record says that its network reads them."""
     return Inputs.from_json(record.meta.inputs)(x) if isinstance(x, Tensor) and record.meta.inputs else x
+
+
+def are_paths(x: Any) -> bool:
+    """Whether something is a path, or several."""
+    several = isinstance(x, Sequence) and len(x) > 0 and all(isinstance(one, str | os.PathLike) for one in x)
+    return isinstance(x, str | os.PathLike) or several
+
+
+def check_classes(logits: Tensor, task: str) -> None:
+    """Raise a ``ValueError`` unless these are logits ``(N, outputs)`` of two labels or more."""
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(
+            f"expected logits (rows, labels) of two labels or more from task {task!r}, found {tuple(logits.shape)}: "
+            "what they mean is yours to say, ask for them from Python, polymask.load(...).logits(task, x)"
+        )
+
+
+def name_of(place: int, labels: Sequence[str]) -> str:
+    """The name of an output; its number where it has none.
+
+    >>> name_of(1, ["cat", "dog"]), name_of(7, [])
+    ('dog', '7')
+    """
+    return labels[place] if place < len(labels) else str(place)

@@ -91,6 +91,20 @@ def test_what_is_done_to_images_and_to_single_phases_reaches_the_run() -> None:
     assert phases.count("retrain") == 2 * phases.count("train")
 
 
+def test_groups_of_classes_and_uneven_splits_reach_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["--epochs", "1", "--method", "linear-probe", "--weights", "random", "--quiet"]
+    assert main(["run", "--groups", "7,1/0,2,9", "--out", "a", *short]) == 0
+    assert report("a")["tasks"] == ["digits/7-1", "digits/0-2-9"]
+    assert main(["run", "--classes-per-task", "2", "3", "5", "--out", "b", *short]) == 0
+    assert report("b")["tasks"] == ["digits/0-1", "digits/2-3-4", "digits/5..9"]
+    assert main(["run", "--config", "b/config.yaml", "--out", "b", "--log-every", "1", "--logger", "csv"]) == 0
+    assert main(["add", "a", "--groups", "3,4", "--epochs", "1", "--quiet"]) == 0
+    assert report("a")["tasks"][2:] == ["digits/3-4"]
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.count("Files:") == 4
+
+
 def test_the_file_that_a_run_writes_starts_the_same_run_again(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--method", "linear-probe", *QUICK, "--lr", "0.01", "--out", "a"]) == 0
     assert main(["run", "--config", "a/config.yaml", "--out", "b"]) == 0
@@ -158,6 +172,32 @@ def test_a_damaged_bank_is_not_verified(capsys: pytest.CaptureFixture[str]) -> N
         ("run --data_rot x", "unknown option --data-rot: did you mean --data-root?"),
         ("run --raito 0.5", "unknown option --raito: did you mean --ratio?"),
         ("run --options.raito 0.5", "unknown option --options.raito: did you mean --ratio?"),
+        (
+            "run --method wsn --ratio 0.5",
+            "unknown option --ratio: did you mean --density? --ratio is an option of packnet",
+        ),
+        ("run --method wsn --raito 0.5", "unknown option --raito: did you mean --density?"),
+        ("run --sparsity 0.5", "unknown option --sparsity: did you mean --ratio?"),
+        ("run --s-max 5", "unknown option --s-max: --s-max is an option of hat and adahat"),
+        (
+            "run --degres 5",
+            "unknown option --degres: did you mean --degrees, an option of the stream digits-rotated and",
+        ),
+        ("run --learning-rate 5", "unknown option --learning-rate: did you mean --lr?"),
+        ("run --seeds 0 1", "unknown option --seeds: did you mean --seed? --seeds is an option of polymask compare"),
+        (
+            "run --seed 0 1",
+            "expected one value for --seed, found 0 1: polymask compare --seeds 0 1 learns with each of",
+        ),
+        ("run --lr 0.1 0.2 --seed 1", "expected one value for --lr, found 0.1 0.2"),
+        ("verify here there", "expected no more words, found 'there'"),
+        ("run --quiet perhaps", "expected true or false for --quiet, found perhaps"),
+        ("help rnu", "no command 'rnu': did you mean run?"),
+        (
+            "run --logger tensorbord",
+            "expected a logger of csv, tensorboard, wandb, mlflow, or package.module:Class, found",
+        ),
+        ("run --log-every 0", "expected log_every of at least 1, found 0"),
         ("run --qqq 3", "unknown option --qqq: --help lists those there are"),
         ("run --epochs 0", "expected epochs of at least 1, found 0"),
         ("run --epochs x", "expected a whole number for --epochs, found x"),
@@ -191,9 +231,29 @@ def test_what_cannot_be_meant_is_one_line_with_the_nearest_name(
         ("run --model nothing:here", "expected package.module:factory that can be imported, found 'nothing:here'"),
         ("run --net.hiden 3", "expected arguments that the network 'mlp' takes"),
         ("add nowhere", "expected the folder of a run or a bank"),
+        (
+            "run --groups 0,1/2,tree",
+            "expected classes of 'digits' (0, 1, 2, 3, 4, 5, 6, 7, 8, 9) in --groups, found 'tree'",
+        ),
+        ("run --groups 0,1 --tasks 2", "expected one of --tasks, --groups and --classes-per-task, found 2 and 0,1"),
+        (
+            "run --classes-per-task 2 3",
+            "expected classes per task (--classes-per-task) of at least 1 that add up to the 10",
+        ),
+        (
+            "run --tasks 3",
+            "the 10 classes of 'digits' make no 3 equal groups; give their sizes (--classes-per-task 4 3 3)",
+        ),
+        (
+            "run --logger wandb",
+            "expected the package wandb for --logger wandb, found none: pip install 'polymask[wandb]'",
+        ),
     ],
 )
-def test_what_fails_is_one_line_and_code_1(argv: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_fails_is_one_line_and_code_1(
+    argv: str, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
     code, found = complaint(capsys, *argv.split())
     assert code == 1
     assert found.startswith(f"polymask: error: {line}")
@@ -240,8 +300,9 @@ def test_help_lists_the_commands(argv: list[str], capsys: pytest.CaptureFixture[
 def test_help_works_anywhere(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
     first = capsys.readouterr().out
-    assert main(["-h", name]) == 0
-    assert capsys.readouterr().out == first
+    for other in (["-h", name], ["help", name]):
+        assert main(other) == 0
+        assert capsys.readouterr().out == first
     assert f"usage: polymask {name}" in first
 
 
@@ -311,10 +372,15 @@ def test_the_program_starts_without_what_only_learning_needs() -> None:
         "run --method pakcnet",
         "run --epoch 3",
         "run --epochs x",
+        "run --method wsn --ratio 3",
+        "run --seed 0 1",
+        "help run",
         "compare --methods hat,wns",
         "run --method hat --stream digits-rotated --raito 3",
         "methods",
         "methods --method supsup",
+        "report --help",
+        "report",
     ],
 )
 def test_what_is_not_run_is_answered_without_torch(argv: str) -> None:
@@ -363,7 +429,7 @@ def test_an_option_of_ones_own_method_is_read_by_its_type(monkeypatch: pytest.Mo
 
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on() -> None:
     argv = [*PROGRAM, "run", "--method", "linear_probe", "--weights", "random", "--tasks", "5", "--out", "run"]
-    argv += ["--epochs", "12"]
+    argv += ["--epochs", "12", "--quiet"]
     # A test started in the background ignores Ctrl-C, and its children would inherit that.
     wakes = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     quiet = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +12,11 @@ import pytest
 import torch
 from tests.learning import small
 
-from polymask.learning.accuracy import Measured, append_row, fill, read_rows, write_rows
+from polymask.learning.accuracy import append_row, fill, write_rows
 from polymask.learning.extend import extend
 from polymask.learning.objective import Objective, accuracy
 from polymask.learning.results import WHOLE, Results
+from polymask.report.measured import Measured, read_rows
 
 PROVED = [["measured", None, None], ["proved", "measured", None], ["proved", "proved", "measured"]]
 MEASURED = [["measured", None, None], ["measured", "measured", None], ["measured", "measured", "measured"]]
@@ -138,3 +141,24 @@ def test_a_report_that_was_cut_short_is_named_with_the_way_out(tmp_path: Path) -
     path.unlink()
     after = small.run("piggyback", tmp_path).report
     assert (after["accuracy"], after["source"]) == (before["accuracy"], before["source"])
+
+
+@pytest.mark.parametrize(("metric", "stands"), [(accuracy, True), (lambda logits, y: 0.25, False)])
+def test_after_an_addition_elsewhere_old_figures_stand_where_no_logit_moved(
+    metric: Callable[..., float], stands: bool, tmp_path: Path
+) -> None:
+    before = small.run("piggyback", tmp_path, small.tasks()[:2]).report
+    sheet = (tmp_path / "accuracy.csv").read_text()
+    (tmp_path / "accuracy.csv").write_text(sheet.replace("32-true", "64-true"))
+    report = extend(tmp_path, small.task("three", 4), small.net(), objective=Objective(metric=metric)).report
+    assert report["max_logit_drift"] == 0
+    assert report["accuracy"][2][:2] == (before["accuracy"][1] if stands else [None, None])
+    assert (report["average_accuracy"] is None) is not stands
+
+
+def test_a_figure_of_another_setting_stands_only_for_logits_that_did_not_move() -> None:
+    rows = {"a": {"a": Measured(0.5, "test", "m, here")}, "b": {"b": Measured(0.25, "test", "m, there")}}
+    at_the_end = [
+        fill(["a", "b"], rows, proves, still)[0][1, 0] for proves in (True, False) for still in ({"a"}, {"b"})
+    ]
+    assert at_the_end == pytest.approx([0.5, math.nan, math.nan, math.nan], nan_ok=True)

@@ -21,6 +21,7 @@ from tests.learning import small
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from polymask import detach
 from polymask.bank.bank import Bank
 from polymask.learning import folder
 from polymask.learning.loop import NotFinite
@@ -96,6 +97,42 @@ def test_a_bad_loss_or_ctrl_c_leaves_folder_and_network_to_go_on_with(
     assert list(model.state_dict()) == list(small.net().state_dict())
     small.run("packnet", tmp_path, model=model)
     small.assert_same(tmp_path, whole)
+
+
+@pytest.mark.parametrize("method", ["packnet", "supsup", "tfm", "finetune"])
+def test_a_network_comes_back_as_it_was_given(method: str) -> None:
+    """Values, widths, classes and modes, from a stop in a task whose head has another width."""
+    model, like = small.net(5), small.net(5)
+    model.body.eval()
+    calls = {"packnet": IN_TASK_TWO, "tfm": 4 * 2 + 3}.get(method, 4 * 2 + 2)
+    with pytest.raises(KeyboardInterrupt):
+        small.run(method, None, model=model, objective=Objective(loss=small.Once(calls, small.stop)))
+    assert [(name, type(module)) for name, module in model.named_modules()] == [
+        (name, type(module)) for name, module in like.named_modules()
+    ]
+    assert [name for name, module in model.named_modules() if not module.training] == [
+        name for name, _ in model.named_modules() if name.startswith("body")
+    ]
+    now, then = model.state_dict(), like.state_dict()
+    assert list(now) == list(then)
+    assert all(torch.equal(now[name], then[name]) for name in then)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert (model.head.out_features, model.body[0].out_features) == (5, 16)
+    small.run(method, None, model=model)
+
+
+def test_a_network_that_learned_is_the_learners_with_its_keys() -> None:
+    """What the documentation of ``learn`` says."""
+    model = small.net()
+    keys, run = list(model.state_dict()), small.run("packnet", None, model=model)
+    assert list(model.state_dict()) == keys
+    assert type(model.more[0]) is not nn.Linear
+    x = small.blobs("three", 4, 5)[0]
+    assert torch.equal(model.eval()(x), run.logits("three", x))
+    plain, answers = run.method.plain("one"), run.logits("one", x)
+    detach(model)
+    assert [type(module) for module in model.modules()] == [type(module) for module in small.net().modules()]
+    assert torch.equal(plain.eval()(x), answers)
 
 
 def test_a_step_that_explodes_in_the_last_batch_is_not_kept(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 
 from polymask.cli.main import main
 from polymask.learning import compare as module
-from polymask.learning.compare import compare, rows
+from polymask.learning.compare import compare
+from polymask.learning.figures.cost import FILE
+from polymask.learning.figures.table import RAW, numbers, raw, rows, write
 from polymask.learning.loop import NotFinite
 from polymask.learning.training import Training
 
@@ -24,12 +27,26 @@ def test_one_table_over_methods_and_seeds(tmp_path: Path, capsys: pytest.Capture
     out = capsys.readouterr().out
     found = {row["method"]: row for row in json.loads((tmp_path / "table.json").read_text())}
     assert list(found) == ["packnet", "finetune", "independent", "joint"]
-    assert all("±" in row["average accuracy"] for row in found.values())
-    assert (found["packnet"]["max logit drift"], found["independent"]["max logit drift"]) == ("0", "0")
-    assert float(found["finetune"]["max logit drift"]) > 0
-    assert (found["joint"]["bwt"], found["joint"]["max logit drift"]) == ("-", None)
-    assert all(method in (tmp_path / "table.md").read_text() for method in found)
-    assert "average accuracy" in out
+    assert all(row["average_accuracy"]["n"] == 2 and row["average_accuracy"]["std"] >= 0 for row in found.values())
+    assert found["packnet"]["max_logit_drift"] == found["independent"]["max_logit_drift"] == 0
+    assert found["finetune"]["max_logit_drift"] > 0
+    assert (found["joint"]["bwt_gem"]["mean"], found["joint"]["max_logit_drift"]) == (None, None)
+    assert out.count("±") > 8
+    assert all(f"\n{name} & " in (tmp_path / "table.tex").read_text() for name in found)
+    assert all(f"| {name} " in (tmp_path / "table.md").read_text() for name in found)
+    # A network of 64 inputs, 16 units and a head of five.
+    assert found["packnet"]["parameters"] == 64 * 16 + 16 + 16 * 5 + 5
+    assert found["packnet"]["latency_ms"]["mean"] > 0
+    assert (found["joint"]["parameters"], found["joint"]["latency_ms"]["mean"]) == (None, None)
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(one["method"], one["seed"], one["place"]) for one in lines][:3] == [
+        ("packnet", "0", "0"),
+        ("packnet", "0", "1"),
+        ("packnet", "1", "0"),
+    ]
+    ends = [float(one["at_the_end"]) for one in lines if one["method"] == "packnet"]
+    assert sum(ends) / 4 == pytest.approx(found["packnet"]["average_accuracy"]["mean"])
     assert json.loads((tmp_path / "packnet-1" / "results.json").read_text())["options"]["ratio"] == 0.4
     assert main(argv) == 0
     assert capsys.readouterr().out == out
@@ -96,6 +113,38 @@ def test_each_method_is_given_what_it_can_use(tmp_path: Path, monkeypatch: pytes
     assert given["joint"] == (None, {"prefixes": "all"})
 
 
+def test_raw_rows_say_every_task_and_of_a_failed_run_why() -> None:
+    run = {"tasks": ["a", "b"], "finished": ["a"], "accuracy_when_learned": [0.5, None], "accuracy_at_the_end": [0.25]}
+    run |= {"logit_drift": {"a": 0.0}, "bytes": {"per_task": [7]}, "seconds_per_task": {"a": 1.0}}
+    found = raw({"hat": [run, {"error": "NaN", "seconds": None}]}, [3, 4])
+    assert [[row.get(name) for name in RAW] for row in found] == [
+        ["hat", 3, "a", 0, 0.5, 0.25, 0.0, 7, 1.0, None],
+        ["hat", 3, "b", 1, None, None, None, None, None, None],
+        ["hat", 4, None, None, None, None, None, None, None, "NaN"],
+    ]
+
+
+def test_a_mean_with_a_missing_seed_is_no_number(tmp_path: Path) -> None:
+    found = numbers({"hat": [{"metric": "loss", "average_accuracy": 0.5}, {"error": "NaN", "seconds": None}]})[0]
+    assert (found["metric"], found["average_accuracy"]) == ("loss", {"mean": None, "std": None, "n": 1})
+    write(tmp_path, {"a&b_c": [{"error": "50 % \\ NaN", "seconds": None}]}, [0])
+    assert r"a\&b\_c & - &" in (tmp_path / "table.tex").read_text()
+
+
+def test_what_answering_costs_is_measured_once_and_again_after_a_new_task(tmp_path: Path) -> None:
+    compare(["linear_probe"], [0], tmp_path, **SAME)
+    path = tmp_path / "linear_probe-0" / FILE
+    first = path.read_bytes()
+    assert "32 rows" in json.loads(first)["how"]
+    compare(["linear_probe"], [0], tmp_path, **SAME)
+    assert path.read_bytes() == first
+    for old in (first[:20], first.replace(b"digits/5..9", b"another")):
+        path.write_bytes(old)
+        (report,) = compare(["linear_probe"], [0], tmp_path, **SAME)["linear_probe"]
+        assert json.loads(path.read_text())["latency_ms"] == report["latency_ms"] > 0
+        assert report["task"] == "digits/5..9"
+
+
 def test_several_devices_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected one device for a comparison, found 2"):
         compare(["packnet"], [0], tmp_path, training=Training(devices=2))
@@ -121,6 +170,8 @@ def test_a_table_reports_the_largest_drift_and_the_bytes_of_all_runs() -> None:
         "max logit drift",
         "bytes per task",
         "shared bytes",
+        "parameters",
+        "latency, ms",
         "seconds",
     ]
     assert next(iter(rows({"hat": [{"error": "NaN", "seconds": None}]})[0].items())) == ("method", "hat")

@@ -83,8 +83,15 @@ def said(home: Path) -> list[Any]:
     "method",
     [pytest.param(m, marks=pytest.mark.full if m in ("piggyback", "supsup") else ()) for m in small.METHODS],
 )
-def test_both_processes_have_the_same_and_forget_nothing(method: str, tmp_path: Path) -> None:
-    assert both(partial(small.run, method, tmp_path / "run", training=TWO), tmp_path) == [0, 0]
+def test_both_processes_have_the_same_and_forget_nothing(
+    method: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    training = replace(TWO, logger="csv")
+    assert both(partial(small.run, method, tmp_path / "run", training=training), tmp_path) == [0, 0]
+    # One of them tells.
+    phases = 3 * len(METHODS[method].phases)
+    assert capfd.readouterr().err.count("polymask: task ") == phases
+    assert len((tmp_path / "run" / "csv" / "metrics.csv").read_text().splitlines()) == 1 + 2 * phases + 3
     first, second = said(tmp_path)
     assert first == second
     assert (first["drift"] == 0.0) is (METHODS[method].card.exact is True)

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning_fabric import Fabric
+from tests.contract.toys import UnitGates
 from tests.learning import small
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,6 +28,7 @@ from polymask.learning.objective import Objective
 from polymask.learning.results import Forgot
 from polymask.learning.training import Training, make_optimizer
 from polymask.loaded import load
+from polymask.method.own import import_method
 from polymask.methods import Piggyback
 from polymask.parts.pack import Packed
 from polymask.sites import roles
@@ -73,11 +76,31 @@ def test_bytes_are_those_on_disk(out: Path) -> None:
     assert found["learner"] > 0
 
 
+@pytest.mark.parametrize("method", ["packnet", "supsup"])
+def test_bytes_without_a_folder_are_those_of_the_files_that_it_would_hold(method: str, tmp_path: Path) -> None:
+    told = small.run(method).report["bytes"]
+    written = small.run(method, out=tmp_path).report["bytes"]
+    assert told == {key: written[key] for key in ("backbone", "per_task")}
+    assert min(told["per_task"]) > 0
+
+
+def test_a_method_of_ones_own_given_from_python_is_found_again_by_a_command_line(tmp_path: Path) -> None:
+    learn(small.Net(), small.tasks()[:1], UnitGates, seed=0, out=tmp_path, training=ONCE)
+    address = yaml.safe_load((tmp_path / "config.yaml").read_text())["method"]
+    assert address == "tests.contract.toys:UnitGates"
+    assert import_method(address) is UnitGates
+
+    class Local(UnitGates):
+        """Nothing can import it."""
+
+    learn(small.Net(), small.tasks()[:1], Local, seed=0, out=tmp_path / "local", training=ONCE)
+    assert yaml.safe_load((tmp_path / "local" / "config.yaml").read_text())["method"] == UnitGates.name
+
+
 def test_what_forgets_says_by_how_much() -> None:
     found = small.run("finetune").report
     assert found["max_logit_drift"] == max(found["logit_drift"].values()) > 1e-3
     assert found["logit_drift"]["three"] == 0.0
-    assert found["bytes"] == {}
 
 
 def test_the_same_run_twice_and_the_global_generator_untouched() -> None:

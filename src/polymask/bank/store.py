@@ -63,15 +63,20 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], digest: str | Non
     """
     digest = digest or digest_of(tensors)
     if not path_of(folder, digest).exists():
-        seen: set[int] = set()
-        alone = {}
-        for name in sorted(tensors):
-            value = tensors[name].detach().cpu().contiguous()
-            memory = value.untyped_storage().data_ptr()
-            alone[name] = value.clone() if memory in seen else value
-            seen.add(memory)
-        write_file(path_of(folder, digest), save(alone))
+        write_file(path_of(folder, digest), to_bytes(tensors))
     return digest
+
+
+def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as one safetensors file; those that share memory lie in it each by itself."""
+    seen: set[int] = set()
+    alone = {}
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        memory = value.untyped_storage().data_ptr()
+        alone[name] = value.clone() if memory in seen else value
+        seen.add(memory)
+    return save(alone)
 
 
 def read_tensors(folder: Path, digest: str) -> dict[str, Tensor]:

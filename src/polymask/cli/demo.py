@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
-from polymask.learning.compare import Reports, as_table, compare
+from polymask.learning.compare import compare
+from polymask.learning.figures.table import Reports, as_table
 from polymask.learning.training import Training
 from polymask.methods import METHODS
+from polymask.pages.write import write_report
 
 SHOWN = ("packnet", "piggyback", "supsup", "wsn", "linear_probe", "finetune", "independent")
 
@@ -18,10 +20,16 @@ SHOWN = ("packnet", "piggyback", "supsup", "wsn", "linear_probe", "finetune", "i
 def demo(say: Callable[[str], None], out: str | None = None, epochs: int | None = None) -> int:
     """Learn five small tasks by six methods and see which of them forget, about a minute.
 
+    Examples:
+        polymask demo
+
     Args:
         say: called with every line.
         out: where the runs go; without it a new temporary folder.
         epochs: of every phase; without it each method's recipe.
+
+    Example:
+        polymask demo --out runs/demo
     """
     place = Path(tempfile.mkdtemp(prefix="polymask-demo-") if out is None else out)
     threads = torch.get_num_threads()
@@ -38,6 +46,7 @@ def demo(say: Callable[[str], None], out: str | None = None, epochs: int | None 
     say(conclusion(reports))
     say(f"Files: {place}")
     say(f"Check them: polymask verify {place / 'packnet-0'}")
+    say(f"See them, in a browser: {write_report(place).resolve()}")
     return 0
 
 

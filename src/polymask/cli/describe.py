@@ -34,6 +34,16 @@ def options_in(call: Callable[..., Any], skip: Collection[str] = ()) -> Options:
     return options
 
 
+def examples_in(text: str) -> list[str]:
+    r"""The lines of a shell in a docstring's section ``Examples``, without their indentation.
+
+    >>> examples_in("Do it.\n\n    Examples:\n        polymask demo\n\n    Args:\n        x: y.")
+    ['polymask demo']
+    """
+    found = [one.description or "" for one in parse(text).examples]
+    return [line.strip() for part in found for line in part.splitlines() if line.strip()]
+
+
 def text_of(kind: Any) -> str:
     """A type as text that ``values.types_of`` reads; what no command line can say is anything.
 

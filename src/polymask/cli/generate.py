@@ -9,11 +9,15 @@ from pathlib import Path
 
 from polymask.cli.catalog import METHODS_FILE, RUN_FILE, read, with_tables
 from polymask.cli.commands.add import add
+from polymask.cli.commands.ask import predict, tasks
+from polymask.cli.commands.export import export
 from polymask.cli.commands.look import roles, verify
 from polymask.cli.commands.methods import methods
+from polymask.cli.commands.remove import remove
+from polymask.cli.commands.report import report
 from polymask.cli.commands.run import compare, run
 from polymask.cli.demo import demo
-from polymask.cli.describe import options_in
+from polymask.cli.describe import examples_in, options_in
 from polymask.cli.measure import entry
 from polymask.learning.by_name import run_named
 from polymask.learning.joint.prefixes import learn_joint
@@ -22,7 +26,7 @@ from polymask.learning.training import Training
 from polymask.methods import METHODS
 from polymask.streams.by_name import NAMED
 
-COMMANDS = (demo, run, compare, add, verify, methods, roles)
+COMMANDS = (demo, run, compare, add, tasks, predict, remove, export, verify, report, methods, roles)
 
 STREAM = ("data", "tasks", "order", "seed", "labels")
 """What ``run_named`` passes to every stream, or what no command line can say."""
@@ -33,6 +37,7 @@ def texts() -> dict[Path, str]:
     commands = {
         call.__name__: {
             "what": (call.__doc__ or "").partition("\n")[0],
+            "examples": examples_in(call.__doc__ or ""),
             "module": call.__module__,
             "options": options_in(call, ("say", "options")),
         }

@@ -48,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         goes_on = "; finished tasks are on disk, and the same command goes on"
         return _complain("stopped" + (goes_on if argv[0] in GOES_ON else ""), STOPPED)
+    except BrokenPipeError:
+        # Whoever read has seen enough, and Python would complain of what is left when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except EXPECTED as error:
         if not _is_ours(error):
             raise
@@ -57,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _call(argv: list[str]) -> int:
+    if argv[:1] == ["help"] and len(argv) > 1:
+        argv = [*argv[1:], "--help"]
     name = next((word for word in argv if not word.startswith("-")), None)
     asks = any(word in ("-h", "--help") for word in argv)
     if "--version" in argv:

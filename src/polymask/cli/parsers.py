@@ -10,6 +10,9 @@ from polymask.cli.options import Parser, nearest
 from polymask.cli.values import UsageError, read_file
 from polymask.learning.options import JOINT
 
+HIDDEN = ("backbone", "dir")
+"""Arguments that are no options of any command line, though a signature has them."""
+
 CONFIG = {"type": "str | None", "default": None, "meaning": "a file of options, such as a run's config.yaml."}
 
 
@@ -119,8 +122,27 @@ MORE: dict[str, Callable[[Parser, Mapping[str, Any]], None]] = {
 def parser_of(command: str, argv: Sequence[str]) -> Parser:
     """The parser of a subcommand, for this command line."""
     about = read(RUN_FILE)["commands"][command]
-    parser = Parser(command, about["what"])
+    parser = Parser(command, about["what"], about["examples"])
     parser.add(about["options"])
     if command in MORE:
         MORE[command](parser, first_look(argv))
+    parser.elsewhere = elsewhere(command, parser.kinds)
     return parser
+
+
+def elsewhere(command: str, kinds: Collection[str]) -> dict[str, str]:
+    """The options that other methods, streams and commands have -> whose they are."""
+    own, run = {name.rpartition(".")[2] for name in kinds}, read(RUN_FILE)
+    found: dict[str, list[str]] = {}
+    if command in MORE:
+        for method, entry in read(METHODS_FILE).items():
+            for name in entry["options"]:
+                found.setdefault(name, []).append(method)
+        for stream, options in run["streams"].items():
+            for name in options:
+                found.setdefault(name, []).append(f"the stream {stream}")
+    for other, about in {**run["commands"], "run": {"options": {**run["run"], **run["training"]}}}.items():
+        for name in about["options"]:
+            found.setdefault(name, []).append(f"polymask {other}")
+    named = {name: " and ".join(whose[:3]) for name, whose in found.items()}
+    return {name: whose for name, whose in named.items() if name not in own and name not in HIDDEN}

@@ -9,48 +9,29 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polymask.bank.store import write_file
-
-COLUMNS = ("after", "on", "value", "split", "setting")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One measured entry.
-
-    Args:
-        value: the metric.
-        split: the part of the task's data, "test" or "val".
-        setting: metric, precision, device and versions; empty where nobody wrote them down.
-    """
-
-    value: float
-    split: str = ""
-    setting: str = ""
-
-
-Rows = dict[str, dict[str, Measured]]
-"""``rows[i][j]``: the metric on task ``j`` after task ``i`` was learned, where it was measured."""
+from polymask.report.measured import COLUMNS, Measured, Rows
 
 
 def fill(
-    tasks: Sequence[str], rows: Mapping[str, Mapping[str, Measured]], proves: bool
+    tasks: Sequence[str], rows: Mapping[str, Mapping[str, Measured]], proves: bool, still: Collection[str] = ()
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The whole matrix ``R`` and which of its entries were measured, both (T, T); NaN where nothing is known.
 
-    Where ``proves``, an entry that was not measured is the one above it if that has the setting of its own row.
+    Where ``proves``, an entry that was not measured is the one above it if that has the setting of its own row, or if
+    the logits of its task were seen to be what they were.
 
     Args:
         tasks: the names, in order of learning.
         rows: what was measured.
         proves: whether the method is exact, so that what is measured once stands.
+        still: the tasks whose logits are, to the bit, what they were when they were learned.
 
     >>> same = dict(split="test", setting="s")
     >>> rows = {"a": {"a": Measured(0.5, **same)}, "b": {"b": Measured(0.25, **same)}}
@@ -60,11 +41,15 @@ def fill(
     places, count = {task: place for place, task in enumerate(tasks)}, len(tasks)
     values, measured = np.full((count, count), np.nan), np.zeros((count, count), bool)
     above, settings = np.full(count, np.nan), np.full(count, "", object)
+    stands = np.array([task in still for task in tasks], bool)
     for i, after in enumerate(tasks):
         row = rows.get(after, {})
         setting = row[after].setting if after in row else ""
-        if proves and setting:
-            values[i] = np.where(settings == setting, above, np.nan)
+        if proves and row:
+            alike = [bool(setting) and one == setting for one in settings]
+            # Under another metric it is another figure; what an older polymask noted says none.
+            comparable = [not one or _metric(one) == _metric(setting) for one in settings]
+            values[i] = np.where(alike | stands & comparable, above, np.nan)
         for on, found in row.items():
             if (j := places.get(on)) is not None:
                 values[i, j] = above[j] = found.value
@@ -72,27 +57,8 @@ def fill(
     return values, measured
 
 
-def read_rows(path: Path) -> Rows:
-    """The rows of an ``accuracy.csv``; what was cut short or is no number is left out.
-
-    A row's own task stands last in it: without it, the row is not whole.
-    """
-    rows: Rows = {}
-    if path.exists():
-        with path.open(newline="") as file:
-            for line in csv.DictReader(file):
-                if None not in line.values() and None not in line and _is_number(line["value"]):
-                    entry = Measured(float(line["value"]), line["split"], line["setting"])
-                    rows.setdefault(line["after"], {})[line["on"]] = entry
-    return {after: row for after, row in rows.items() if after in row}
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _metric(setting: str) -> str:
+    return setting.partition(", ")[0]
 
 
 def write_rows(path: Path, rows: Rows) -> None:
@@ -108,10 +74,13 @@ def append_row(path: Path, after: str, row: Mapping[str, Measured]) -> None:
 
 def _row(after: str, row: Mapping[str, Measured]) -> str:
     entries = sorted(row.items(), key=lambda entry: entry[0] == after)
-    return _lines((after, on, repr(one.value), one.split, one.setting) for on, one in entries)
+    return _lines(
+        (after, on, repr(one.value), one.split, one.examples, "" if one.chance is None else one.chance, one.setting)
+        for on, one in entries
+    )
 
 
-def _lines(rows: Iterable[Sequence[str]]) -> str:
+def _lines(rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text).writerows(rows)
     return text.getvalue()

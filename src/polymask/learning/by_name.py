@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -44,6 +45,7 @@ def run_named(
     crop: int = 0,
     flip: bool = False,
     area: float = 1.0,
+    label: str | None = None,
     model: str | None = None,
     net: dict[str, Any] | None = None,
     weights: str | None = None,
@@ -63,7 +65,7 @@ def run_named(
         stream: digits, digits-permuted or digits-rotated need no data; split, permuted, rotated or datasets (each a
             task) take ``data``.
         data: names of Hugging Face data sets, or folders (./photos) with a folder of images for each class.
-        data_root: a folder that holds the named data sets; without it they come from the hub.
+        data_root: a folder that holds the named data sets; without it that of POLYMASK_DATA_ROOT, else the hub.
         tasks: how many tasks, or the groups of classes: [[0, 1], [2, 3]].
         order: in which the tasks are learned, by their places: 1 0 2.
         size: height and width that images are brought to.
@@ -73,6 +75,7 @@ def run_named(
         crop: pixels of padding for random crops while training.
         flip: mirror left and right at random while training.
         area: smallest share of the image that a random part has while training, such as 0.08; 1 keeps all.
+        label: the column of labels, of data sets that have several.
         model: the network: mlp, convnet, lenet, alexnet, vgg or resnet18, a timm or transformers name, or
             package.module:factory; without it mlp, or convnet for colour images.
         net: arguments of the network, such as --net.width 20.
@@ -98,6 +101,7 @@ def run_named(
     places: dict[str, Any] = {"data_root": data_root, "tasks": tasks, "order": order or ()}
     places |= {"size": size, "channels": channels, "mean": mean, "std": std}
     places |= {"crop": crop, "flip": flip, "area": area}
+    places |= {} if label is None else {"label": label}
     made = make_stream(stream, data, seed=seed, **places, **how)
     network, builder = build(made, model, net or {}, weights, seed, training.val_fraction)
     own = {"prefixes": "all", **(options or {})} if kind is None else complete_options(kind, options or {}, len(made))
@@ -167,7 +171,9 @@ def build(
     stream: Stream, model: str | None, net: Mapping[str, Any], weights: str, seed: int, val_fraction: float
 ) -> tuple[nn.Module, Builder]:
     """A network as wide as the stream's largest task, and how a bank builds it again."""
-    first = prepare(stream[0], seed=seed, val_fraction=val_fraction)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to warn of is said when the task is learned
+        first = prepare(stream[0], seed=seed, val_fraction=val_fraction)
     example = first.example()
     shape = list(example.shape[1:]) if isinstance(example, Tensor) else None
     outputs = max(

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from polymask.bank.store import write_file
 from polymask.learning.by_name import can_start_from, run_named
+from polymask.learning.figures.cost import cost_of_run
+from polymask.learning.figures.table import Report, Reports, write
 from polymask.learning.learner import method_class
 from polymask.learning.loop import NotFinite
 from polymask.learning.options import JOINT, folder_name
-from polymask.learning.results import Forgot
-from polymask.report.table import human_bytes, markdown, mean_std, table
-
-Report = dict[str, Any]
-Reports = dict[str, list[Report]]
+from polymask.learning.results import Forgot, named_score
 
 
 def compare(
@@ -42,7 +38,8 @@ def compare(
         same: what all runs share: arguments of ``run_named``.
 
     Returns:
-        Method -> the reports of its runs, in the order of the seeds; a run that failed says so under "error".
+        Method -> the reports of its runs, in the order of the seeds, with "parameters" and "latency_ms" of the network
+        that answers for its last task; a run that failed says so under "error".
 
     Raises:
         ValueError: for a name that does not exist, several devices, or a folder of another comparison.
@@ -58,11 +55,12 @@ def compare(
             place = Path(out) / f"{folder_name(method)}-{seed}"
             try:
                 report = run_named(method, seed=seed, out=str(place), weights=own, options=chosen, **same)
+                report = {**report, **cost_of_run(place)}
             except (NotFinite, Forgot) as error:
                 report = {"error": str(error), "seconds": None}
             reports[method].append(report)
             say(f"{method}, seed {seed}: {outcome(report)}")
-    write(Path(out), reports)
+    write(Path(out), reports, seeds)
     return reports
 
 
@@ -70,47 +68,7 @@ def outcome(report: Report) -> str:
     """One run in a few words."""
     if "error" in report:
         return f"failed: {report['error']}"
-    return f"{report['metric']} {_number(report['average_accuracy'])} in {report['seconds']:.1f} s"
-
-
-def rows(reports: Reports) -> list[dict[str, object]]:
-    """The rows of the table: the metric after the last task over seeds, forgetting, bytes and time.
-
-    >>> run = {"metric": "accuracy", "average_accuracy": 0.5, "bwt_gem": 0.0, "max_logit_drift": 0.0, "seconds": 2.0}
-    >>> rows({"hat": [{**run, "bytes": {"backbone": 4000, "per_task": [100, 300]}}]})[0]["bytes per task"]
-    '200 B'
-    """
-    metric = next((run["metric"] for runs in reports.values() for run in runs if "metric" in run), "metric")
-    return [{"method": method, **_figures(runs, metric)} for method, runs in reports.items()]
-
-
-def _figures(runs: Sequence[Report], metric: str) -> dict[str, object]:
-    def over(key: str, floatfmt: str) -> str:
-        return mean_std([run.get(key) for run in runs], floatfmt)
-
-    drifts = [run.get("max_logit_drift") for run in runs]
-    known = [drift for drift in drifts if drift is not None]
-    sizes = [run["bytes"] for run in runs if run.get("bytes")]
-    per_task = [size for one in sizes for size in one["per_task"]]
-    return {
-        f"average {metric}": over("average_accuracy", ".4f"),
-        "bwt": over("bwt_gem", ".4f"),
-        "max logit drift": f"{max(known):.3g}" if known and len(known) == len(runs) else None,
-        "bytes per task": human_bytes(round(sum(per_task) / len(per_task))) if per_task else None,
-        "shared bytes": human_bytes(sizes[0]["backbone"]) if sizes else None,
-        "seconds": over("seconds", ".1f"),
-    }
-
-
-def write(out: Path, reports: Reports) -> None:
-    """Write the table, for people and for programs."""
-    write_file(out / "table.md", (markdown(rows(reports)) + "\n").encode())
-    write_file(out / "table.json", (json.dumps(rows(reports), indent=2) + "\n").encode())
-
-
-def as_table(reports: Reports) -> str:
-    """The table for a terminal."""
-    return table(rows(reports))
+    return f"{named_score(report)} {_number(report['average_accuracy'])} in {report['seconds']:.1f} s"
 
 
 def _number(value: float | None) -> str:

@@ -11,10 +11,11 @@ from polymask.learning.objective import Objective
 from polymask.learning.options import options_of
 from polymask.learning.training import Training
 from polymask.method.contract import Method
+from polymask.methods import METHODS
 from polymask.streams.stream import Stream, Task
 from polymask.version import __version__
 
-NEUTRAL = ("polymask", "data_root", "workers", "save_every", "measure")
+NEUTRAL = ("polymask", "data_root", "workers", "save_every", "measure", "logger", "log_every", "quiet")
 """What may differ between two parts of one run: where, how fast and what is looked at, not what is learned."""
 
 
@@ -46,7 +47,7 @@ def arguments(
     """What ``config.yaml`` says of a run that was started from Python; a given network or stream is only named."""
     return {
         "polymask": __version__,
-        "method": kind.name,
+        "method": _address(kind),
         "stream": tasks.name if isinstance(tasks, Stream) else "given",
         "model": "given" if builder is None else builder.name,
         "head": head,
@@ -70,3 +71,9 @@ def description(
         "model": model,
         "stream": stream,
     }
+
+
+def _address(kind: type[Method]) -> str:
+    """A method's name; of the user's own its address, so that a command line finds it again, if it can be imported."""
+    own = METHODS.get(kind.name) is not kind and kind.__module__ != "__main__" and "<locals>" not in kind.__qualname__
+    return f"{kind.__module__}:{kind.__qualname__}" if own else kind.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from polymask.calling import as_read, call, logits_of
+from polymask.learning.objective import Objective, accuracy, constant_answer
+from polymask.report.measured import Measured
 from polymask.streams.feed import Feed
+from polymask.streams.prepare import Feeds
 
 Judge = Callable[[Tensor, Tensor], float | Tensor]
 
@@ -20,6 +24,14 @@ def evaluate(model: nn.Module, feed: Feed, judges: Sequence[Judge], outputs: int
     """Metrics or losses of a model on one split, each row read once, in order, in evaluation mode."""
     logits, targets = logits_of_split(model, feed.ordered(max(batch_size, 512)))
     return [float(judge(own_outputs(logits, outputs), targets)) for judge in judges]
+
+
+def score(model: nn.Module, feeds: Feeds, objective: Objective, setting: str = "") -> Measured:
+    """The metric of a model on the part that scores are of; of an accuracy also what chance is there."""
+    split, feed = feeds.scored
+    value, chance = evaluate(model, feed, [objective.metric, constant_answer], feeds.outputs, 512)
+    known = objective.metric is accuracy and not math.isnan(chance)
+    return Measured(value, split, setting, feed.size, chance if known else None)
 
 
 def own_outputs(logits: Tensor, outputs: int) -> Tensor:

@@ -15,17 +15,18 @@ from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.bank.probe import batch_of
 from polymask.learning import folder as files
-from polymask.learning.drift import Drift
 from polymask.learning.fabric import make_fabric
 from polymask.learning.folder import Place
 from polymask.learning.learn import Learned
-from polymask.learning.learner import earlier_logits, give_back, method_class, on_device, open_learner
+from polymask.learning.learner import earlier_logits, give_back, method_class, on_device, open_learner, restored
+from polymask.learning.log.loggers import makers
 from polymask.learning.objective import Objective
 from polymask.learning.results import earlier_results
 from polymask.learning.session import Session
 from polymask.learning.setup import Setup
 from polymask.learning.training import Training
-from polymask.learning.twin import Twin
+from polymask.learning.watch.drift import Drift
+from polymask.learning.watch.twin import Twin
 from polymask.loaded import bank_folder
 from polymask.method.contract import Method
 from polymask.probe import probe_batch
@@ -81,12 +82,15 @@ def extend(
         if fabric.is_global_zero:
             stack.enter_context(files.locked(path))
         earlier = report_of_finished(path, {task.name, *bank.removed})
-        setup = Setup(training, objective, fabric)
+        loggers = makers(training.logger, path) if fabric.is_global_zero else []
+        setup = Setup(training, objective, fabric, loggers=loggers)
         feeds = {task.name: setup.open(task, earlier["seed"])}
         batch = batch_of(bank.path, about["probe"])
         batch = probe_batch(feeds[task.name].example(), earlier["seed"]) if batch is None else batch
         kind = method_class(method or about["method"])
-        network, _ = on_device(network_of(about["builder"], model), None, fabric)
+        network = network_of(about["builder"], model)
+        stack.enter_context(restored(network))
+        network, _ = on_device(network, None, fabric)
         learner, _ = open_learner(kind, network, batch, about["head"], earlier["seed"], about["options"], path)
         stack.enter_context(give_back(learner))
         removed = [name for name in bank.removed if name != task.name]

@@ -110,7 +110,9 @@ def read_results(folder: Path) -> dict[str, Any]:
     """
     path = folder / "results.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        found = json.loads(path.read_text()) if path.exists() else {}
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}")
     except ValueError as error:
         raise ValueError(
             f"expected JSON in {path}, found it cut short or changed ({error}): delete it, and the same command goes "

@@ -18,7 +18,6 @@ from polymask.bank.base import Builder
 from polymask.calling import as_read
 from polymask.learning import folder as files
 from polymask.learning.config import arguments, complete_options, description
-from polymask.learning.drift import Drift
 from polymask.learning.evaluate import own_outputs
 from polymask.learning.fabric import make_fabric
 from polymask.learning.folder import Place
@@ -30,13 +29,16 @@ from polymask.learning.learner import (
     method_class,
     on_device,
     open_learner,
+    restored,
 )
+from polymask.learning.log.loggers import Logger, makers
 from polymask.learning.objective import Objective
 from polymask.learning.results import earlier_results
 from polymask.learning.session import Session
 from polymask.learning.setup import Setup
 from polymask.learning.training import Training
-from polymask.learning.twin import Twin
+from polymask.learning.watch.drift import Drift
+from polymask.learning.watch.twin import Twin
 from polymask.loaded import prepare_inputs
 from polymask.method.contract import Method
 from polymask.method.learner import without_base
@@ -100,8 +102,15 @@ def learn(
     schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
     config: Mapping[str, Any] | None = None,
     relearn: Collection[str] = (),
+    logger: Logger | Sequence[Logger | str] | str | None = None,
 ) -> Learned:
     """Learn a stream of tasks and forget nothing; with ``out``, go on where an earlier call was stopped.
+
+    The network is trained in place and belongs to the learner afterwards: its keys are the same, its layers read their
+    weights through sites, its weights are those that all tasks share, its head is the last task's. Ask it through
+    ``predict`` and ``logits``, take a plain copy as one task by ``run.method.plain(task)``, and its classes back by
+    ``polymask.detach(model)``; copy it before if the untrained one is needed. Where learning fails or is stopped, it
+    comes back as it was given, values included.
 
     Args:
         model: any module; its head is replaced per task where the method's heads are private.
@@ -119,6 +128,7 @@ def learn(
         schedule: ``(optimizer, steps of the phase) -> schedule``.
         config: what config.yaml says instead of what follows from the other arguments; JSON.
         relearn: names of tasks to learn again although they were removed from the folder's bank.
+        logger: who is told of every epoch: loggers of Fabric's interface, or names; None: ``training.logger``.
 
     Raises:
         ValueError: for options out of range, a folder of another configuration, or data that do not fit.
@@ -144,9 +154,11 @@ def learn(
             stack.enter_context(files.locked(path))
             files.check(path, config)
         fabric.barrier()
-        setup = Setup(training, objective, fabric, optimizer, schedule)
+        loggers = makers(training.logger if logger is None else logger, path) if fabric.is_global_zero else []
+        setup = Setup(training, objective, fabric, optimizer, schedule, loggers)
         feeds = {tasks[0].name: setup.open(tasks[0], seed)}
         example = feeds[tasks[0].name].example() if example is None else example
+        stack.enter_context(restored(model))
         model, example = on_device(model, example, fabric)
         learner, old = open_learner(kind, model, example, head, seed, options, path)
         stack.enter_context(give_back(learner))

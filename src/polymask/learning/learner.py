@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -49,13 +50,48 @@ def on_device(model: nn.Module, example: Any, fabric: Fabric) -> tuple[nn.Module
 
 @contextmanager
 def give_back(method: Method) -> Iterator[None]:
-    """If learning fails, give the network back to its owner as it was before the open task, with no site on it."""
+    """If learning fails, forget the open task and take every site off the network."""
     try:
         yield
     except BaseException:
         method.abandon()
         detach(method.model)
         raise
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """If learning fails, give a network the values back that it came with: parameters, buffers, widths and modes.
+
+    They are kept in main memory meanwhile. What finished tasks have learned is in the bank, if there is one.
+    """
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    values = {name: (tensor.detach().to("cpu", copy=True), tensor.requires_grad) for name, tensor in named.items()}
+    numbers = {
+        path: {name: value for name, value in vars(module).items() if type(value) in (int, bool)}
+        for path, module in model.named_modules()
+    }
+    try:
+        yield
+    except BaseException:
+        for path, own in numbers.items():
+            vars(model.get_submodule(path)).update(own)
+        for name, (value, trained) in values.items():
+            _put_back(model, name, value, trained)
+        raise
+
+
+@torch.no_grad()
+def _put_back(model: nn.Module, name: str, value: Tensor, trained: bool) -> None:
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
+    old: Tensor = getattr(owner, leaf)
+    value = value.to(old.device)
+    if old.shape == value.shape and old.dtype == value.dtype:
+        old.copy_(value)
+        old.requires_grad_(trained)
+    else:  # a layer that grew, a head of another width, another precision
+        setattr(owner, leaf, nn.Parameter(value, trained) if isinstance(old, nn.Parameter) else value)
 
 
 def open_learner(

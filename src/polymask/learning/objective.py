@@ -20,6 +20,18 @@ def accuracy(logits: Tensor, y: Tensor) -> float:
     return (logits.argmax(-1) == y).double().mean().item()
 
 
+def constant_answer(logits: Tensor, y: Tensor) -> float:
+    """The accuracy of the best constant answer, the share of the largest class; NaN where targets are no classes.
+
+    >>> import torch
+    >>> constant_answer(torch.zeros(4, 2), torch.tensor([0, 1, 1, 1]))
+    0.75
+    """
+    if y.is_floating_point() or y.ndim != 1:
+        return math.nan
+    return y.bincount().max().item() / len(y)
+
+
 @dataclass(frozen=True)
 class Objective:
     """Loss and metric of a run.

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polymask.learning.accuracy import Measured, Rows, fill, read_rows
+from polymask.learning.accuracy import fill
 from polymask.learning.folder import read_results
 from polymask.method.contract import Method
+from polymask.report.measured import Measured, Rows, read_rows
 from polymask.report.metrics import as_json, summary
 
 
@@ -40,6 +41,7 @@ class Results:
         seconds: wall time of each task, its training alone.
         capacity: task -> how far the network was taken after it, of methods that can run out of it.
         removed: the tasks that were learned once and removed since; there are no figures of them.
+        warnings: task -> what was said of it, with "task", "kind", "text" and figures.
     """
 
     tasks: list[str]
@@ -50,6 +52,7 @@ class Results:
     seconds: dict[str, float] = field(default_factory=dict)
     capacity: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     removed: Sequence[str] = ()
+    warnings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._latest = {on: entry for row in self.rows.values() for on, entry in row.items()}
@@ -66,10 +69,13 @@ class Results:
     def as_json(self, about: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
         """Everything, for ``results.json``; what is not a finite number is null there.
 
+        "split" names the part of the data that scores are of, "test" or "validation", and is "mixed" where "splits",
+        task by task, says one of some and another of others; null: nobody wrote it down.
         "source" says of every entry of "accuracy" whether it was "measured" or is "proved"; of more than ``WHOLE``
         tasks both are null, and the diagonal and the last row stand for them.
         """
-        values, measured = fill(self.tasks, self.rows, self.proves)
+        still = {task for task, change in self.drift.items() if change == 0}
+        values, measured = fill(self.tasks, self.rows, self.proves, still)
         places = [place for place, task in enumerate(self.tasks) if task in self.rows]
         whole = len(self.tasks) <= WHOLE
         drift = {task: as_json(value) for task, value in self.drift.items()}
@@ -82,6 +88,7 @@ class Results:
             "settings": [
                 self.rows[task][task].setting if task in self.rows.get(task, {}) else "" for task in self.tasks
             ],
+            **self._splits(),
             "accuracy_when_learned": list(map(as_json, values.diagonal().tolist())),
             "accuracy_at_the_end": list(map(as_json, values[places[-1]].tolist())) if places else [],
             **self._figures(values[np.ix_(places, places)]),
@@ -92,7 +99,14 @@ class Results:
             "seconds_per_task": self.seconds,
             **({"capacity": self.capacity} if self.capacity else {}),
             **({"removed": list(self.removed)} if self.removed else {}),
+            "warnings": [self.warnings[task] for task in self.tasks if task in self.warnings],
         }
+
+    def _splits(self) -> dict[str, Any]:
+        """The part of its data that each task's score is of, and the one word for all of them."""
+        each = [self._latest[task].split or None if task in self._latest else None for task in self.tasks]
+        known = {split for split in each if split is not None}
+        return {"split": "mixed" if len(known) > 1 else next(iter(known), None), "splits": each}
 
     def _figures(self, known: NDArray[np.float64]) -> dict[str, float | None]:
         """The metrics; null where the lower triangle has gaps: a mean over what happens to be there is another one."""
@@ -109,7 +123,8 @@ class Results:
         }
         seconds = {task: value for task, value in self.seconds.items() if task not in removed}
         capacity = {task: found for task, found in self.capacity.items() if task not in removed}
-        return replace(self, rows=rows, seconds=seconds, capacity=capacity, removed=removed)
+        said = {task: found for task, found in self.warnings.items() if task in learned}
+        return replace(self, rows=rows, seconds=seconds, capacity=capacity, removed=removed, warnings=said)
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], tasks: Sequence[str], higher_is_better: bool) -> Results:
@@ -117,13 +132,25 @@ class Results:
         names, rows = found["tasks"], {}
         marks = found.get("source") or [["measured"] * len(names)] * len(names)
         settings = found.get("settings") or [""] * len(names)
+        splits = [split or "" for split in found.get("splits") or [""] * len(names)]
         for after, row, source, setting in zip(names, found["accuracy"] or (), marks, settings, strict=False):
-            entries = [entry for entry in zip(names, row, source, strict=True) if entry[1] is not None]
-            known = {on: Measured(value, "", setting) for on, value, mark in entries if mark == "measured"}
+            entries = [entry for entry in zip(names, row, source, splits, strict=True) if entry[1] is not None]
+            known = {on: Measured(value, split, setting) for on, value, mark, split in entries if mark == "measured"}
             if known:
                 rows[after] = known
         seconds, capacity = dict(found["seconds_per_task"]), found.get("capacity", {})
-        return cls(list(tasks), rows, higher_is_better, seconds=seconds, capacity=capacity)
+        said = {one["task"]: one for one in found.get("warnings", ())}
+        return cls(list(tasks), rows, higher_is_better, seconds=seconds, capacity=capacity, warnings=said)
+
+
+def named_score(report: Mapping[str, Any]) -> str:
+    """What a run's score is called: the metric, and "validation" before it where there was no test part.
+
+    >>> named_score({"metric": "accuracy", "split": "validation"}), named_score({"metric": "accuracy"})
+    ('validation accuracy', 'accuracy')
+    """
+    metric = str(report["metric"])
+    return f"validation {metric}" if report.get("split") == "validation" else metric
 
 
 def earlier_results(

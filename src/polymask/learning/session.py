@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,18 @@ from polymask.bank.bank import Bank
 from polymask.calling import as_read
 from polymask.held import AlteredNetwork, find_altered, proof
 from polymask.learning import folder as files
-from polymask.learning.accuracy import Measured, append_row, write_rows
-from polymask.learning.drift import Drift
-from polymask.learning.evaluate import evaluate
+from polymask.learning.accuracy import append_row, write_rows
+from polymask.learning.evaluate import score
+from polymask.learning.figures.unwritten import Unwritten
 from polymask.learning.folder import Place
-from polymask.learning.journal import Journal
+from polymask.learning.log.chance import about_chance, at_chance
+from polymask.learning.log.journal import Journal
+from polymask.learning.log.room import exhausted, mean_free, warn_full
 from polymask.learning.loop import Phase, Progress, train_phase
 from polymask.learning.results import Results
 from polymask.learning.setup import Setup
-from polymask.learning.twin import Twin
+from polymask.learning.watch.drift import Drift
+from polymask.learning.watch.twin import Twin
 from polymask.method.contract import Method
 from polymask.method.learner import without_base
 from polymask.probe import run_probe
@@ -60,7 +63,10 @@ class Session:
         self._safe_at = time.monotonic()  # when the run was last safe on disk
         self._written_at = -WRITE_EVERY + time.monotonic()
         self._again: list[Task] | None = None  # the finished tasks that may have to be measured again
+        self._unwritten = Unwritten(self.method.drawn)
         self._full = {name for found in self.results.capacity.values() for name in exhausted(found)}
+        for task in self.results.rows:
+            self._judge(task, warn=False)  # a run that was killed may not have written down what it warned of
 
     @property
     def twin(self) -> Twin:
@@ -82,7 +88,9 @@ class Session:
         if folder is not None and fabric.is_global_zero:
             write_rows(folder / "accuracy.csv", self.results.rows)
         epochs = len(self.tasks) * self.setup.epochs(self.method)
-        with Journal(folder if fabric.is_global_zero else None, epochs, self._is_past) as journal:
+        params = {**self.place.about, **asdict(self.setup.training)}
+        screen, place = self.setup.screen(epochs, len(self.tasks)), folder if fabric.is_global_zero else None
+        with Journal(place, screen, self._is_past, self.setup.loggers, params) as journal:
             try:
                 self._learn_all(journal)
             except BaseException:
@@ -98,7 +106,7 @@ class Session:
 
     def write(self) -> dict[str, Any]:
         """The report so far, also into ``results.json``."""
-        sizes = self.place.bank.sizes() if self.place.bank is not None else {}
+        sizes = self._unwritten.sizes() if self.place.bank is None else self.place.bank.sizes()
         report = self.results.as_json(self.place.about, sizes)
         if self.place.folder is not None and self.setup.fabric.is_global_zero:
             files.write_results(self.place.folder, report)
@@ -114,11 +122,11 @@ class Session:
     def _learn_all(self, journal: Journal) -> None:
         for task in self.tasks:
             if task.name in self.method.records:
-                journal.skip(self.setup.epochs(self.method))
+                journal.screen.skip(self.setup.epochs(self.method))
             else:
                 self._learn(task, journal)
             if task.name == next(reversed(self.method.records)) and task.name not in self.results.rows:
-                self._measure(task)
+                self._measure(task, journal)
             if not self._measures_again(task.name):
                 self.feeds.pop(task.name, None)
             self.twin.release()
@@ -132,8 +140,9 @@ class Session:
                 batches = feeds.train.ordered(self.setup.recipe(self.method, phase).batch_size)
                 self.method.begin(task.name, phase, outputs=feeds.outputs, batches=batches)
                 progress = Progress()
-            trained = self._phase(task, phase, feeds, journal)
-            train_phase(trained, progress, self.setup.make_optimizer, self.setup.schedule_of(trained.recipe))
+            trained, began = self._phase(task, phase, feeds, journal), time.perf_counter()
+            best = train_phase(trained, progress, self.setup.make_optimizer, self.setup.schedule_of(trained.recipe))
+            journal.screen.phase(self.tasks.index(task) + 1, task.name, phase, best, time.perf_counter() - began)
         issued = self.method.end(task.name)
         self._describe(task.name, feeds)
         feeds.train.release()
@@ -145,17 +154,22 @@ class Session:
     def _watch_capacity(self, task: str, journal: Journal) -> None:
         """Note how full the network is; warn once of each weight that has nothing left to learn with."""
         found = self.method.capacity()
-        if not found:
-            return
-        self.results.capacity[task] = found
-        journal.capacity(task, sum(found["free"].values()) / max(len(found["free"]), 1))
-        if new := [name for name in exhausted(found) if name not in self._full]:
+        if found:
+            self.results.capacity[task] = found
+            journal.screen.capacity(task, mean_free(found))
+            new = [name for name in exhausted(found) if name not in self._full]
             self._full |= {*new}
-            warnings.warn(
-                f"after task {task!r} no entry of {', '.join(new)} is free: later tasks can only reuse it. A wider "
-                "layer, a larger c or fewer tasks a network would leave room",
-                stacklevel=2,
-            )
+            warn_full(task, new)
+
+    def _judge(self, task: str, warn: bool = True) -> None:
+        """Note, and warn, that a task ended at chance, if it did."""
+        entry = self.results.rows[task].get(task)
+        if entry is None or not at_chance(entry) or task in self.results.warnings:
+            return
+        how, options = self.setup.recipes(self.method), self.place.about.get("options") or {}
+        self.results.warnings[task] = about_chance(self.method, task, entry, how, options)
+        if warn and self.setup.fabric.is_global_zero:
+            warnings.warn(self.results.warnings[task]["text"], stacklevel=2)
 
     def _commit(self, issued: Iterable[str]) -> None:
         if (bank := self.place.bank) is not None:
@@ -163,21 +177,23 @@ class Session:
             if any(name in bank.removed for name in records):
                 self.write()  # the file may still tell of the task of this name that was removed
             bank.commit(records, self.method.sites, learner=without_base(self.method.state_dict()))
+        elif self.place.folder is None:
+            self._unwritten.weigh([self.method.records[name] for name in issued], self.method.sites)
         self._safe_at = time.monotonic()
         self._drop_checkpoint()
 
     def _phase(self, task: Task, phase: str, feeds: Feeds, journal: Journal) -> Phase:
-        training = self.setup.training
+        training, recipe = self.setup.training, self.setup.recipe(self.method, phase)
         return Phase(
             self.setup.fabric,
             self.method,
             feeds,
-            self.setup.recipe(self.method, phase),
+            recipe,
             self.setup.objective,
             (self.method.seed, task.name, phase),
             training.accumulate,
             training.clip,
-            lambda figures: journal.epoch(task.name, phase, figures),
+            lambda figures: journal.epoch(task.name, phase, figures, recipe.epochs),
             self._is_due,
             lambda progress: self._save(task.name, phase, progress),
         )
@@ -189,7 +205,8 @@ class Session:
         except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
             raise ValueError(
                 f"expected inputs of task {task.name!r} that the network accepts, found such that it refuses "
-                f"({error}): bring them to its shape (inputs=Inputs(size=..., channels=...)), or take another network"
+                f"({error}): bring them to its shape (--size and --channels; from Python inputs=Inputs(size=...)), or "
+                "take another network"
             ) from error
 
     def _describe(self, task: str, feeds: Feeds) -> None:
@@ -198,15 +215,15 @@ class Session:
         meta = replace(record.meta, outputs=feeds.outputs, labels=labels, inputs=feeds.inputs.to_json())
         self.method.records[task] = replace(record, meta=meta)
 
-    def _measure(self, after: Task) -> None:
+    def _measure(self, after: Task, journal: Journal) -> None:
         """Fill a task's row: its own entry, and of the others those that no proof implies."""
         setting, row = self.setup.setting, {}
         for task in [*self._unproved(after), after]:
-            feeds, metric = self.feed(task), self.setup.objective.metric
-            plain, split = self.twin.answering(task.name), feeds.test or feeds.val
-            (value,) = evaluate(plain, split, [metric], feeds.outputs, 512)
-            row[task.name] = Measured(value, "val" if feeds.test is None else "test", setting)
+            row[task.name] = score(self.twin.answering(task.name), self.feed(task), self.setup.objective, setting)
         self.results.add(after.name, row)
+        self._judge(after.name)
+        name = f"{row[after.name].split} {self.setup.objective.metric_name}"
+        journal.score(after.name, name, row[after.name].value, len(self.results.rows))
         if self.place.folder is not None and self.setup.fabric.is_global_zero:
             append_row(self.place.folder / "accuracy.csv", after.name, row)
         if time.monotonic() - self._written_at >= WRITE_EVERY:
@@ -251,7 +268,7 @@ class Session:
         self._check_base(folder)
         phase, progress = str(saved["phase"]), Progress(**saved["progress"])
         before = self.method.phases[: self.method.phases.index(phase)]
-        journal.skip(sum(self.setup.recipe(self.method, earlier).epochs for earlier in before) + progress.epoch)
+        journal.screen.skip(sum(self.setup.recipe(self.method, earlier).epochs for earlier in before) + progress.epoch)
         return phase, progress
 
     def _check_base(self, folder: Path) -> None:
@@ -267,8 +284,10 @@ class Session:
         """Whether an epoch that a stopped run noted is not going to be run again."""
         if self._saved is None or self._saved["task"] != task or task in self.method.records:
             return task in self.method.records
-        phases = list(self.method.phases)
-        return (phases.index(phase), epoch) < (phases.index(self._saved["phase"]), self._saved["progress"]["epoch"])
+        phases, then = list(self.method.phases), self._saved["phase"]
+        if phase != then:
+            return phase in phases[: phases.index(then)]
+        return epoch < int(self._saved["progress"]["epoch"])
 
     def _is_due(self) -> bool:
         """Whether the open phase is to be saved now."""
@@ -283,12 +302,3 @@ class Session:
     def _drop_checkpoint(self) -> None:
         if self.place.folder is not None and self.setup.fabric.is_global_zero:
             files.drop_checkpoint(self.place.folder)
-
-
-def exhausted(capacity: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The weights of which nothing learns any more.
-
-    >>> exhausted({"units": {}, "free": {"a.weight": 0.0, "a.bias": 0.0, "b.weight": 0.5}})
-    ['a.weight']
-    """
-    return [name for name, share in capacity["free"].items() if not share and not name.endswith("bias")]

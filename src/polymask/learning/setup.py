@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from polymask.learning.log.loggers import Make
+from polymask.learning.log.screen import Screen
 from polymask.learning.objective import Objective
 from polymask.learning.training import Training, make_optimizer, make_schedule
 from polymask.method.card import Recipe
@@ -32,6 +34,7 @@ class Setup:
         fabric: device, precision and processes.
         optimizer: ``named parameters -> optimizer``, made anew for every phase; None: by the recipe.
         schedule: ``(optimizer, steps) -> schedule``; None: by the recipe.
+        loggers: what makes those who are told of every epoch, on the process that tells.
     """
 
     training: Training
@@ -39,14 +42,19 @@ class Setup:
     fabric: Fabric
     optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer] | None = None
     schedule: Callable[[Optimizer, int], LRScheduler] | None = None
+    loggers: Sequence[Make] = ()
 
     def recipe(self, method: Method, phase: str) -> Recipe:
         """The method's recipe of a phase, with the run's own settings over it."""
         return self.training.over(method.recipes[phase], phase)
 
+    def recipes(self, method: Method) -> dict[str, Recipe]:
+        """Those of all phases."""
+        return {phase: self.recipe(method, phase) for phase in method.phases}
+
     def epochs(self, method: Method) -> int:
         """How many epochs a task takes at most."""
-        return sum(self.recipe(method, phase).epochs for phase in method.phases)
+        return sum(recipe.epochs for recipe in self.recipes(method).values())
 
     def make_optimizer(self, method: Method) -> Optimizer:
         """A fresh optimizer for the phase that is open."""
@@ -63,6 +71,11 @@ class Setup:
         """A task's data, as this run reads them."""
         training, device = self.training, self.fabric.device
         return prepare(task, seed=seed, val_fraction=training.val_fraction, device=device, workers=training.workers)
+
+    def screen(self, epochs: int, tasks: int) -> Screen:
+        """What is seen of the run; of several processes one shows it."""
+        quiet = self.training.quiet or not self.fabric.is_global_zero
+        return Screen(epochs, tasks, self.objective.metric_name, quiet, self.training.log_every)
 
     @cached_property
     def setting(self) -> str:

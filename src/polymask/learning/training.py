@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -19,6 +19,9 @@ Course = Literal["constant", "cosine", "step", "plateau"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Measure = Literal["new", "all"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true"]
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
+"""The loggers that have a name; others have an address."""
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": get_args(Name),
     "schedule": get_args(Course),
@@ -55,6 +58,10 @@ class Training:
         save_every: seconds after which the open phase is saved, also in the middle of an epoch.
         measure: "new": after every task its own metric, where the method is exact and what finished tasks read is
             proved unchanged, so that theirs stand; "all": every finished task anew.
+        logger: who is told of every epoch besides epochs.csv: csv, tensorboard, wandb, mlflow, or package.module:Class
+            of Fabric's interface; None: tensorboard.
+        log_every: epochs of a phase after which a line on stderr tells of it; None: a line a phase, without a terminal.
+        quiet: no bar and no lines, only warnings, and what was found in the end.
 
     Raises:
         ValueError: if a value is out of range.
@@ -82,6 +89,9 @@ class Training:
     val_fraction: float = 0.1
     save_every: float = 60.0
     measure: Measure = "new"
+    logger: Sequence[str] | str | None = None
+    log_every: int | None = None
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -91,6 +101,7 @@ class Training:
             ("devices", 1),
             ("workers", 0),
             ("warmup", 0),
+            ("log_every", 1),
         ):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -108,6 +119,7 @@ class Training:
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) is not None and value not in known:
                 raise ValueError(f"expected {name} to be one of {', '.join(known)}, found {value!r}")
+        self._check_loggers()
         self._check_phases()
 
     def over(self, recipe: Recipe, phase: str | None = None) -> Recipe:
@@ -124,6 +136,12 @@ class Training:
         """
         if unknown := [phase for phase in self.phases or {} if phase not in known]:
             raise ValueError(f"expected phases of {name} ({', '.join(known) or 'it has none'}), found {unknown[0]!r}")
+
+    def _check_loggers(self) -> None:
+        names = self.logger.split(",") if isinstance(self.logger, str) else self.logger or ()
+        if unknown := [name for name in names if name.strip() not in LOGGERS and ":" not in name]:
+            known = ", ".join(LOGGERS)
+            raise ValueError(f"expected a logger of {known}, or package.module:Class, found {unknown[0]!r}")
 
     def _check_phases(self) -> None:
         known = [field.name for field in fields(Recipe)]

@@ -36,7 +36,8 @@ class Method(ABC):
     opens. ``_prepare``, ``_close``, ``on_step`` and ``penalty`` are empty until a method needs them. What it shares
     between tasks lives in ``state``, replaced and never changed in place, so that it can be taken back. What it does
     differently it declares: ``anneals`` (needs ``on_step``), ``reopens`` (finished names may begin again), ``grows``
-    (layers get wider), ``slows`` (used weights still move, by a small factor), ``soft`` (masks on units stay real).
+    (layers get wider), ``slows`` (used weights still move, by a small factor), ``soft`` (masks on units stay real),
+    ``roomier`` (what leaves a task more of a layer, in words; ``{option}`` is one's value in the run).
 
     Args:
         model: any module; sites are attached to it in place.
@@ -55,6 +56,7 @@ class Method(ABC):
     grows: bool = False
     slows: ClassVar[bool] = False
     soft: bool = False
+    roomier: ClassVar[str] = "more weights for the task"
 
     def __init__(
         self, model: nn.Module, example: Any, policy: Policy, *, head: str | None = None, seed: int = 0

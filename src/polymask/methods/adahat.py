@@ -89,6 +89,7 @@ class AdaHAT(Method):
     anneals = True
     slows = True
     recipes: ClassVar[dict[str, Recipe]] = {"train": Recipe(lr=1e-3, epochs=20, batch_size=128)}
+    roomier = "a smaller penalty on units (--c, now {c})"
 
     def __init__(
         self,

@@ -88,6 +88,7 @@ class ExSSNeT(Method):
     )
     phases: ClassVar[tuple[str, ...]] = ("mask", "weights")
     recipes: ClassVar[dict[str, Recipe]] = {"mask": Recipe(lr=1e-2, epochs=15), "weights": Recipe(lr=1e-3, epochs=10)}
+    roomier = "a larger density (--density, now {density})"
 
     def __init__(
         self,

@@ -103,6 +103,7 @@ class HAT(Method):
     recipes: ClassVar[dict[str, Recipe]] = {
         "train": Recipe(optimizer="sgd", lr=0.05, epochs=30, batch_size=64, momentum=0.0)
     }
+    roomier = "a smaller penalty on units (--c, now {c})"
 
     def __init__(
         self,

@@ -97,6 +97,7 @@ class PackNet(Method):
     )
     phases: ClassVar[tuple[str, ...]] = ("train", "retrain")
     recipes: ClassVar[dict[str, Recipe]] = {"train": Recipe(lr=1e-3, epochs=15), "retrain": Recipe(lr=1e-3, epochs=10)}
+    roomier = "a smaller ratio (--ratio, now {ratio}), or fewer tasks a network"
 
     def __init__(
         self,

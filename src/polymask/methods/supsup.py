@@ -85,6 +85,7 @@ class SupSup(Method):
         exact=True,
     )
     recipes: ClassVar[dict[str, Recipe]] = {"train": Recipe(lr=1e-2, epochs=20)}
+    roomier = "a larger density (--density, now {density})"
 
     def __init__(
         self,

@@ -78,6 +78,7 @@ class WSN(Method):
         exact=True,
     )
     recipes: ClassVar[dict[str, Recipe]] = {"train": Recipe(lr=1e-3, epochs=20)}
+    roomier = "a larger density (--density, now {density})"
 
     def __init__(
         self,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,14 +92,13 @@ def _made(
         return _from_factory(name, outputs, net)
     if is_transformers(name):
         return _from_transformers(name, outputs, pretrained, net)
-    timm = _optional("timm", name, "vision")
     short = name.removeprefix("timm/")
+    # A name that stands nowhere in its text is none, neither one of now nor one that it takes for another.
+    if (source := timm_source()) and not re.search(rf"\b{re.escape(short.partition('.')[0])}\b", source):
+        raise _unknown(name, registered(source))
+    timm = _optional("timm", name, "vision")
     if not timm.is_model(short):
-        near = difflib.get_close_matches(short, [*NETS, *timm.list_models()], 3, 0.5)
-        raise ValueError(
-            f"expected a network of {', '.join(NETS)}, of timm, of transformers (a folder, or owner/name) or "
-            f"package.module:factory, found {name!r}" + (f": did you mean {' or '.join(near)}?" if near else "")
-        )
+        raise _unknown(name, timm.list_models())
     channels = shape[0] if shape is not None and len(shape) == 3 else 3
     model: nn.Module = timm.create_model(short, pretrained=pretrained, num_classes=outputs, in_chans=channels, **net)
     return model
@@ -108,7 +109,10 @@ def _from_factory(name: str, outputs: int, net: Mapping[str, Any]) -> nn.Module:
     try:
         factory = getattr(importlib.import_module(package), leaf)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"expected package.module:factory that can be imported, found {name!r}: {error}") from error
+        raise ValueError(
+            f"expected package.module:factory that can be imported, found {name!r} ({error}): install its package, or "
+            "start from the folder in which it lies"
+        ) from error
     wanted = {"outputs": outputs} if "outputs" in inspect.signature(factory).parameters else {}
     model = factory(**wanted, **net)
     if not isinstance(model, nn.Module):
@@ -126,14 +130,64 @@ def _from_transformers(name: str, outputs: int, pretrained: bool, net: Mapping[s
     return model
 
 
+def timm_source() -> str:
+    """The text of timm's own networks, read without importing it, which takes seconds; empty where it is not."""
+    found = importlib.util.find_spec("timm")
+    places = [] if found is None else list(found.submodule_search_locations or ())
+    files = [file for place in places for file in sorted(Path(place).glob("models/*.py"))]
+    return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+
+
+def registered(source: str) -> list[str]:
+    r"""The networks that timm's text registers.
+
+    >>> registered("@register_model\ndef resnet18d(pretrained=False):")
+    ['resnet18d']
+    """
+    return re.findall(r"^@register_model\s+def (\w+)\(", source, re.MULTILINE)
+
+
+def _unknown(name: str, others: Sequence[str]) -> ValueError:
+    short = name.removeprefix("timm/")
+    near = difflib.get_close_matches(short, NETS, 1, 0.8) or difflib.get_close_matches(short, [*NETS, *others], 3, 0.5)
+    hint = f": did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+    return ValueError(
+        f"expected a network of {', '.join(NETS)}, of timm, of transformers (a folder, or owner/name) or "
+        f"package.module:factory, found {name!r}{hint}"
+    )
+
+
 def _optional(package: str, network: str, extra: str) -> Any:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
+        if error.name != package:
+            raise ModuleNotFoundError(
+                f"expected to import {package}, found that it needs the package {error.name}, which is not there: "
+                f"pip install 'polymask[{extra}]'"
+            ) from error
+        near = difflib.get_close_matches(network, NETS, 1, 0.6)
         raise ModuleNotFoundError(
-            f"expected the package {package} for the network {network!r}, found none (ours are {', '.join(NETS)}): "
-            f"pip install 'polymask[{extra}]'"
+            f"expected a network of {', '.join(NETS)}, or the package {package} for {network!r}, found neither"
+            + (f": did you mean {near[0]}? For {package}'s" if near else ": for it")
+            + f", pip install 'polymask[{extra}]'"
         ) from error
-    except RuntimeError as error:
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
         # torchvision built for another torch fails so, and takes along whatever imports it.
-        raise RuntimeError(f"expected to import {package}, found {error}: install it anew for this torch") from error
+        whose = _failing(error, package)
+        raise RuntimeError(
+            f"expected to import {package}, found that {whose} cannot be imported ({error}): install {whose} anew, a "
+            f"version for torch {torch.__version__}"
+        ) from error
+
+
+def _failing(error: BaseException, package: str) -> str:
+    """The package in whose files an import failed: the last on the way that is not torch, else the one asked for."""
+    trace, found = error.__traceback__, package
+    while trace is not None:
+        parts = Path(trace.tb_frame.f_code.co_filename).parts
+        places = [i for i, part in enumerate(parts[:-1]) if part in ("site-packages", "dist-packages")]
+        if places and parts[places[-1] + 1] != "torch":
+            found = parts[places[-1] + 1].removesuffix(".py")
+        trace = trace.tb_next
+    return found

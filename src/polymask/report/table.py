@@ -1,4 +1,4 @@
-"""Rows of results as text that people read: aligned tables, Markdown tables, byte counts, mean ± deviation.
+"""Rows of results as text that people read: aligned, Markdown and LaTeX tables, byte counts, mean ± deviation.
 
 A row maps column names to values. Columns come in the order given or, if none is, as first seen. What is
 missing, None or NaN shows as ``-``; a column whose entries all begin as numbers do is set to the right.
@@ -14,6 +14,12 @@ from collections.abc import Mapping, Sequence
 Rows = Sequence[Mapping[str, object]]
 
 MISSING = "-"
+_LATEX = {one: rf"\{one}" for one in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+}
 NUMBER = re.compile(r"[-+]?(\d|inf)")
 
 
@@ -56,6 +62,28 @@ def markdown(rows: Rows, columns: Sequence[str] | None = None, floatfmt: str = "
     rule = ["-" * (width - 1) for width in widths]
     lines.insert(1, [f"{dashes}:" if r else f":{dashes}" for dashes, r in zip(rule, right, strict=True)])
     return "\n".join(f"| {' | '.join(_pad(line, widths, right))} |" for line in lines)
+
+
+def latex(rows: Rows, columns: Sequence[str] | None = None, floatfmt: str = ".3f") -> str:
+    r"""The same table in LaTeX, for the package booktabs, see ``table`` for arguments and errors.
+
+    >>> print(latex([{"method": "linear_probe", "accuracy": "0.50 ± 0.01"}]))
+    \begin{tabular}{lr}
+    \toprule
+    method & accuracy \\
+    \midrule
+    linear\_probe & 0.50 $\pm$ 0.01 \\
+    \bottomrule
+    \end{tabular}
+    """
+    lines, right = _cells(rows, columns, floatfmt)
+    head, *body = [" & ".join(map(_in_latex, line)) + r" \\" for line in lines]
+    begin = rf"\begin{{tabular}}{{{''.join('r' if one else 'l' for one in right)}}}"
+    return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
+
+
+def _in_latex(text: str) -> str:
+    return "".join(_LATEX.get(one, one) for one in text)
 
 
 def human_bytes(n: int) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from polymask.streams.classic import one_per_dataset, permute, rotate, split, views
-from polymask.streams.folder import folder_task
-from polymask.streams.images import digits_data, load_images
+from polymask.streams.groups import one_for_each
+from polymask.streams.images import digits_data
 from polymask.streams.inputs import Inputs
+from polymask.streams.sources import open_data
 from polymask.streams.stream import Stream, Task
 from polymask.streams.view import View, leaves
 
@@ -53,6 +54,7 @@ def make_stream(
     crop: int = 0,
     flip: bool = False,
     area: float = 1.0,
+    label: str | None = None,
     **how: Any,
 ) -> Stream:
     """The stream called ``kind``, over the embedded digits or over named data.
@@ -60,7 +62,7 @@ def make_stream(
     Args:
         kind: a key of `NAMED`.
         data: names of Hugging Face data sets; one that begins with . / or ~ is a folder with an image folder a class.
-        data_root: a folder that holds the named data sets; None: the hub.
+        data_root: a folder that holds the named data sets; None: that of POLYMASK_DATA_ROOT, else the hub.
         tasks: how many of each data set, or the groups of classes; None: the kind's own number.
         order: in which all tasks are learned.
         seed: what permutations are drawn from.
@@ -71,6 +73,7 @@ def make_stream(
         crop: pixels of padding for random crops while training.
         flip: mirror left and right at random while training.
         area: smallest share of the image that a random part has while training.
+        label: the column of labels, of data sets that have several.
         how: further arguments of the function in `NAMED`, such as ``degrees=45``.
 
     Raises:
@@ -93,7 +96,7 @@ def make_stream(
             if embedded
             else f"stream {kind!r} needs the names of data sets, such as data=['ylecun/mnist']"
         )
-    sources = [open_data(name, data_root, size, channels) for name in data or ()]
+    sources = [open_data(name, data_root, size, channels, label) for name in data or ()]
     if embedded:
         sources = [replace(digits_data(), inputs=Inputs(size=size, channels=channels))]
     look: dict[str, Any] = {"crop": crop, "flip": flip, "area": area}
@@ -101,20 +104,12 @@ def make_stream(
     sources = [replace(task, inputs=replace(task.inputs or Inputs(), **look)) for task in sources]
     if tasks is not None:
         how["tasks"] = tasks
-    streams = [NAMED[kind](source, seed=seed, **how) for source in fit_to_largest(sources)]
+    own: list[dict[str, Any]] = [{} for _ in sources]
+    if (groups := how.pop("groups", None)) is not None:
+        own = [{"groups": each} for each in one_for_each(groups, len(sources))]
+    makes = zip(fit_to_largest(sources), own, strict=True)
+    streams = [NAMED[kind](source, seed=seed, **how, **each) for source, each in makes]
     return join_streams(streams).reorder(order)
-
-
-def open_data(
-    name: str,
-    data_root: str | Path | None = None,
-    size: tuple[int, int] | None = None,
-    channels: int | None = None,
-) -> Task:
-    """A folder of images if the name is a path, else a Hugging Face data set."""
-    if name.startswith((".", "/", "~")):
-        return folder_task(name, inputs=Inputs(size=size, channels=channels))
-    return load_images(name, data_root, size=size, channels=channels)
 
 
 def fit_to_largest(sources: Sequence[Task]) -> list[Task]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from warnings import warn
 
 import torch
 from torch import Tensor
@@ -67,6 +69,58 @@ def check_labels(y: Tensor, outputs: int, task: str, part: str) -> None:
         )
 
 
+def warn_of_classes(y: Tensor, outputs: int, names: Sequence[str] | None, task: str, counted: bool) -> None:
+    """Warn of labels that can be learned and are probably not what was meant.
+
+    Args:
+        y: the labels of the training data.
+        outputs: how many outputs the task has.
+        names: of the outputs.
+        task: its name.
+        counted: whether ``outputs`` is the largest label and one, as nobody has said.
+    """
+    if y.is_floating_point() or y.ndim != 1:
+        return
+    present = y.unique().tolist()
+    if len(present) == 1:
+        called = present[0] if names is None else repr(names[present[0]])
+        warn(
+            f"task {task!r} has examples of one class alone ({called}): always answering it scores 1, and nothing "
+            "is learned. Give it another class, or leave it out",
+            stacklevel=2,
+        )
+    elif counted and (missing := [label for label in range(outputs) if label not in present]):
+        warn(
+            f"the labels of task {task!r} skip numbers: no example has {', '.join(map(str, missing[:5]))}"
+            f"{', ...' if len(missing) > 5 else ''}, and still its head has {outputs} outputs. Number the classes "
+            f"0..{len(present) - 1}, or say that it is meant: outputs={outputs}",
+            stacklevel=2,
+        )
+
+
+def warn_of_few(y: Tensor, names: Sequence[str] | None, task: str) -> None:
+    """Warn of classes of which none can be held out for validation, since there is one example of each.
+
+    Raises:
+        ValueError: all classes are such.
+    """
+    if y.dtype != torch.int64 or y.ndim != 1 or len(y) < 2:
+        return
+    labels, counts = y.unique(return_counts=True)
+    single = [str(label) if names is None else names[label] for label in labels[counts == 1].tolist()]
+    if single and len(single) == len(labels):
+        raise ValueError(
+            f"expected two examples or more of a class of task {task!r}, found one of each: none can be held out to "
+            "choose the epoch by. Give more, or a validation part (val=, a folder val/ beside train/)"
+        )
+    if single:
+        warn(
+            f"task {task!r} has one example of {', '.join(single[:5])}{', ...' if len(single) > 5 else ''}: it is "
+            "trained on, and the validation part holds none of it. Give more, or a validation part",
+            stacklevel=2,
+        )
+
+
 def check_alike(one: View, other: View, task: str, part: str) -> None:
     """Refuse a part whose examples have another shape or type than those of the training data.
 
@@ -97,6 +151,11 @@ def check_pairs(dataset: Dataset[Any], task: str, part: str) -> None:
     example = dataset[0]
     if not isinstance(example, tuple | list) or len(example) != 2:
         raise ValueError(f"an example of {part} of task {task!r} must be a pair (x, y), found {str(example)[:200]}")
+    if isinstance(example[1], str):
+        raise ValueError(
+            f"labels of {part} of task {task!r} are words, such as {example[1]!r}: let the data set give whole numbers "
+            "0..k-1, and give the words as labels=[...]"
+        )
     try:
         default_collate([example])
     except TypeError as error:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from polymask.streams.checks import check_labels
+from polymask.streams.groups import Groups, class_groups, groups_by_name, groups_of_sizes
 from polymask.streams.reading import open_parts
 from polymask.streams.stream import Stream, Task
 from polymask.streams.view import Permutation, Rotation, View
@@ -17,8 +18,10 @@ from polymask.streams.view import Permutation, Rotation, View
 
 def split(
     data: Task,
-    tasks: int | Sequence[Sequence[int]] = 5,
+    tasks: int | Sequence[Sequence[int]] | None = None,
     *,
+    groups: Groups | None = None,
+    classes_per_task: Sequence[int] | None = None,
     order: Sequence[int] = (),
     seed: int = 0,
     labels: Sequence[str] | None = None,
@@ -27,25 +30,40 @@ def split(
 
     Args:
         data: a task with labels 0..K-1; unless they are tensors, its data are read into memory.
-        tasks: how many groups of K / tasks neighbouring classes, or the groups themselves.
+        tasks: how many groups of K / tasks neighbouring classes, or the groups themselves; None: 5, unless one of the
+            following says.
+        groups: the classes of each task by name, such as cat,dog/car,truck; for several data sets parted by ";".
+        classes_per_task: how many neighbouring classes each task has, such as 2 3 5.
         order: in which the tasks are learned.
         seed: recorded.
         labels: names of all K classes; None: those of ``data``, else the numbers.
 
     Raises:
-        ValueError: the classes cannot be shared out equally, or a group names none or an unknown one.
+        ValueError: the classes cannot be shared out equally, sizes do not add up, a group names none or an unknown one,
+            or more than one argument says what the tasks are.
 
     >>> data = Task("toy", (torch.rand(8, 2), torch.arange(8) % 4))
     >>> [task.name for task in split(data, 2)]
     ['toy/0-1', 'toy/2-3']
+    >>> [task.name for task in split(data, classes_per_task=[1, 3])]
+    ['toy/0', 'toy/1-2-3']
     """
+    if len(given := [way for way in (tasks, groups, classes_per_task) if way is not None]) > 1:
+        raise ValueError(
+            f"expected one of --tasks, --groups and --classes-per-task, found {' and '.join(map(str, given))}"
+        )
     data, whole = views(data)
     named = labels if labels is not None else data.labels
     total = len(named) if named is not None else data.outputs or int(whole["train"].y.max()) + 1
     names = list(named) if named is not None else [str(label) for label in range(total)]
     for part, view in whole.items():
         check_labels(view.y, total, data.name, part)
-    groups = class_groups(tasks, total, data.name)
+    if groups is not None:
+        chosen_groups = groups_by_name(groups, names, data.name)
+    elif classes_per_task is not None:
+        chosen_groups = groups_of_sizes(classes_per_task, total, data.name)
+    else:
+        chosen_groups = class_groups(5 if tasks is None else tasks, total, data.name)
 
     def task(group: tuple[int, ...]) -> Task:
         local = torch.full((total,), -1)
@@ -55,8 +73,8 @@ def split(
         called = "-".join(title) if len(title) <= 3 else f"{title[0]}..{title[-1]}"
         return replace(data, name=f"{data.name}/{called}", labels=title, outputs=None, **chosen)
 
-    how = {"kind": "split", "groups": [list(group) for group in groups], **data.notes}
-    return Stream(f"{data.name}-split", tuple(map(task, groups)), tuple(order), seed, how)
+    how = {"kind": "split", "groups": [list(group) for group in chosen_groups], **data.notes}
+    return Stream(f"{data.name}-split", tuple(map(task, chosen_groups)), tuple(order), seed, how)
 
 
 def permute(
@@ -149,26 +167,3 @@ def pick(view: View, local: Tensor) -> View:
     labels = local[view.y]
     chosen = view.take((labels >= 0).nonzero().squeeze(1))
     return replace(chosen, y=local[chosen.y])
-
-
-def class_groups(tasks: int | Sequence[Sequence[int]], total: int, name: str) -> list[tuple[int, ...]]:
-    """The classes of each task.
-
-    Raises:
-        ValueError: the classes cannot be shared out equally, or a group names none or an unknown one.
-
-    >>> class_groups(2, 6, "toy")
-    [(0, 1, 2), (3, 4, 5)]
-    """
-    if isinstance(tasks, int):
-        if tasks < 1 or total % tasks:
-            raise ValueError(
-                f"the {total} classes of {name!r} make no {tasks} equal groups; give the groups, [[0, 1], [2, 3, 4]]"
-            )
-        return [tuple(range(i, i + total // tasks)) for i in range(0, total, total // tasks)]
-    groups = [tuple(group) for group in tasks]
-    for group in groups:
-        unknown = [label for label in group if not 0 <= label < total]
-        if not group or unknown or len(set(group)) < len(group):
-            raise ValueError(f"a group names different classes of {name!r}, 0..{total - 1}, found {list(group)}")
-    return groups

@@ -59,13 +59,15 @@ class ImageFolder(Dataset[Any]):
         sizes, colours = Counter[tuple[int, int]](), set[bool]()
         for path, _ in self._files:
             with open_image(path) as image:
+                check_depth(image, path)
                 sizes[image.size[::-1]] += 1
                 colours.add(image.mode not in GREY_MODES)
         if inputs.size is None and len(sizes) > 1:
             (usual, count), some = sizes.most_common(1)[0], [size for size, _ in sizes.most_common(3)]
             raise ValueError(
-                f"the images under {self._files[0][0].parents[1]} have {len(sizes)} sizes, such as {some}: give "
-                f"inputs=Inputs(size=(H, W)); {count} of {len(self._files)} are {usual}"
+                f"the images under {self._files[0][0].parents[1]} have {len(sizes)} sizes, such as {some}: bring them "
+                f"to one, --size {usual[0]} {usual[1]} (from Python inputs=Inputs(size={usual})), which {count} of "
+                f"{len(self._files)} have already"
             )
         return replace(
             inputs,
@@ -145,6 +147,19 @@ def open_image(source: Any) -> Any:
         raise ValueError(f"{source} cannot be read as an image: {error}") from error
 
 
+def check_depth(image: Any, where: object) -> None:
+    """Refuse pixels of more than 8 bits.
+
+    Raises:
+        ValueError: the image has such.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"images have 8 bits a channel, found mode {image.mode!r} in {where}: convert them first, such as "
+            "16 bits by image.point(lambda value: value / 256).convert('L')"
+        )
+
+
 def to_pixels(image: Any) -> Tensor:
     """The bytes (1, H, W) of a grey image, or (3, H, W) of any other; transparency is dropped.
 
@@ -155,7 +170,8 @@ def to_pixels(image: Any) -> Tensor:
     >>> to_pixels(Image.new("RGB", (4, 2))).shape
     torch.Size([3, 2, 4])
     """
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"images have 8 bits a channel, found mode {image.mode!r}: convert them first")
+    check_depth(image, "an image")
+    if image.mode == "P":
+        image = image.convert("RGBA")  # Pillow warns of a palette with transparency that goes any other way
     array = np.array(image.convert("L" if image.mode in GREY_MODES else "RGB"))
     return torch.from_numpy(array).view(*array.shape[:2], -1).movedim(-1, 0).contiguous()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,14 @@ from polymask.streams.cache import cached_file, read_cached, write_cached
 from polymask.streams.classic import split
 from polymask.streams.folder import open_image, to_pixels
 from polymask.streams.holdout import held_out
+from polymask.streams.hub import endpoint, hub_answers, offline
 from polymask.streams.inputs import Inputs
 from polymask.streams.stream import Stream, Task
 
+LABELS = ("label", "labels", "class", "category", "target")
+"""What a column of words or numbers is called that is taken for labels unasked."""
+
+PLAIN = ("string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 VALIDATION = ("validation", "valid", "val", "dev")
 
 
@@ -116,10 +122,12 @@ def folder_of(name: str, root: Path) -> Path:
     if folder.is_dir() and any(file.is_file() for file in folder.rglob("*")):
         return folder
     there = sorted(str(path.relative_to(root)) for path in root.glob("[!.]*/[!.]*") if path.is_dir())
+    near = difflib.get_close_matches(name, there, 1, 0.7)
     raise FileNotFoundError(
         f"no data set {name!r} under the data root: looked for files in {folder}; "
         + (f"{root} holds {there[:12]}" if root.is_dir() else f"there is no folder {root}")
         + (f" and {len(there) - 12} more" if len(there) > 12 else "")
+        + (f": did you mean {near[0]}?" if near else "")
     )
 
 
@@ -133,10 +141,21 @@ def load_splits(source: str, config: str, local: bool = False) -> Any:
 
     with quiet(datasets), tempfile.TemporaryDirectory() as scratch:
         how = {"cache_dir": scratch, "keep_in_memory": True} if local else {}
-        try:
+        if local or Path(source).is_dir():
             return datasets.load_dataset(source, config or None, **how)
-        except ConnectionError as error:
-            raise ConnectionError(f"{error}; without the hub, give a data_root that holds {source}") from error
+        with nullcontext() if datasets.config.HF_HUB_OFFLINE or hub_answers() else offline(datasets):
+            try:
+                return datasets.load_dataset(source, config or None)
+            except ConnectionError as error:
+                raise ConnectionError(_unreachable(source)) from error
+
+
+def _unreachable(source: str) -> str:
+    here = f"; for the folder {source} that is here, write ./{source}" if Path(source).exists() else ""
+    return (
+        f"expected the data set {source!r} from {endpoint()}, found no way to reach it, and nothing of it in the "
+        f"library's cache: give a folder that holds {source} by --data-root, or POLYMASK_DATA_ROOT{here}"
+    )
 
 
 @contextmanager
@@ -162,13 +181,14 @@ def decode(data: Any, label: str | None, fit: Inputs, name: str) -> tuple[dict[s
         splits = {"train": "train", "test": validation}
     splits = {part: chosen for part, chosen in splits.items() if chosen is not None}
     image, label = columns(data["train"].features, label, name)
-    batches = {part: list(read(data[chosen], image, label, fit, name)) for part, chosen in splits.items()}
+    names = class_names(data, [part for part in splits.values() if part], label, name)
+    batches = {part: list(read(data[chosen], image, label, fit, name, names)) for part, chosen in splits.items()}
     channels = max(x.shape[1] for part in batches.values() for x, _ in part)
     tensors: dict[str, Tensor] = {}
     for part, pairs in batches.items():
         tensors[f"{part}.x"] = torch.cat([Inputs(channels=channels).fit(x) for x, _ in pairs])
         tensors[f"{part}.y"] = torch.cat([y for _, y in pairs])
-    return tensors, {"splits": splits, "label": label, "labels": data["train"].features[label].names}
+    return tensors, {"splits": splits, "label": label, "labels": names}
 
 
 def columns(features: Any, label: str | None, name: str) -> tuple[str, str]:
@@ -177,17 +197,42 @@ def columns(features: Any, label: str | None, name: str) -> tuple[str, str]:
 
     images = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
     classes = {key: f.num_classes for key, f in features.items() if isinstance(f, datasets.ClassLabel)}
-    if not images or not classes or (label is not None and label not in classes):
+    plain = [key for key, f in features.items() if isinstance(f, datasets.Value) and f.dtype in PLAIN]
+    usual = [key for key in plain if key.lower() in LABELS]
+    known = [*sorted(classes, key=lambda key: -classes[key]), *usual] if label is None else [*classes, *plain]
+    chosen = [key for key in known if label in (None, key)]
+    if not images or not chosen:
         raise ValueError(
             f"data set {name!r} needs a column of images and one of class labels"
             f"{'' if label is None else f' called {label!r}'}, found {dict(features)}"
+            f"{f': name the column of labels, --label {plain[0]}' if images and plain else ''}"
         )
-    return images[0], label or max(classes, key=lambda key: classes[key])
+    return images[0], chosen[0]
 
 
-def read(data: Any, image: str, label: str, fit: Inputs, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+def class_names(data: Any, splits: Iterable[str], label: str, name: str) -> list[str]:
+    """The names of the classes: the column's own, or its words or numbers in order."""
+    import datasets
+
+    feature = data["train"].features[label]
+    if isinstance(feature, datasets.ClassLabel):
+        return list(feature.names)
+    found = {value for split in splits for value in data[split].unique(label)}
+    if None in found:
+        raise ValueError(
+            f"data set {name!r} has examples without a label in {label!r}: drop them, or take another --label"
+        )
+    return [str(value) for value in sorted(found)]
+
+
+def read(
+    data: Any, image: str, label: str, fit: Inputs, name: str, names: Sequence[str]
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of bytes (n, C, H, W) and labels (n,); a batch with any colour in it has three channels."""
     import datasets
+
+    numbered = isinstance(data.features[label], datasets.ClassLabel)
+    place = {text: number for number, text in enumerate(names)}
 
     # bytes are decoded here: through the library's own feature every image would pass a slower path
     raw = data.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
@@ -196,9 +241,14 @@ def read(data: Any, image: str, label: str, fit: Inputs, name: str) -> Iterator[
         pixels = [fit.fit(to_pixels(open_image(cell))[None]) for cell in cells]
         if len(sizes := {x.shape[-2:] for x in pixels}) > 1:
             some = sorted(tuple(size) for size in sizes)[:3]
-            raise ValueError(f"images of {name!r} differ in size, such as {some}: give size=(H, W)")
+            raise ValueError(
+                f"images of {name!r} differ in size, such as {some}: give --size H W (from Python size=(H, W))"
+            )
         channels = Inputs(channels=max(x.shape[1] for x in pixels))
-        yield torch.cat([channels.fit(x) for x in pixels]), torch.tensor(rows[label])
+        yield (
+            torch.cat([channels.fit(x) for x in pixels]),
+            torch.tensor(rows[label] if numbered else [place[str(value)] for value in rows[label]]),
+        )
 
 
 def fit_normalisation(x: Tensor) -> Inputs:

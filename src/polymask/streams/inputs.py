@@ -86,13 +86,23 @@ class Inputs:
         """
         right_size = self.size is None or (x.ndim == 4 and x.shape[-2:] == self.size)
         right_channels = self.channels is None or (x.ndim == 4 and x.shape[1] == self.channels)
-        if right_size and right_channels:
-            return x
+        return x if right_size and right_channels else self.bring(x, size=not right_size)
+
+    def bring(self, x: Tensor, size: bool) -> Tensor:
+        """Images as ``fit`` makes them, resampled or not without asking what size they have, as a graph cannot ask.
+
+        Args:
+            x: a batch of images (N, C, H, W).
+            size: whether to resample them to ``size``.
+
+        Raises:
+            ValueError: the channels cannot be converted, or x is no batch of images.
+        """
         check_images(x, "size and channels")
         values = x if x.is_floating_point() else x.float()
-        if not right_channels:
-            values = recolour(values, self.channels or x.shape[1])
-        if not right_size:
+        if self.channels is not None and x.shape[1] != self.channels:
+            values = recolour(values, self.channels)
+        if size:
             values = F.interpolate(values, self.size, mode="bilinear", antialias=True, align_corners=False)
         return values if x.is_floating_point() else values.round().clamp(0, 255).to(x.dtype)
 

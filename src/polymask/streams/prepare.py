@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from polymask.parts.seeds import generator
-from polymask.streams.checks import check_labels
+from polymask.streams.checks import check_labels, warn_of_classes, warn_of_few
 from polymask.streams.feed import Feed, TensorFeed
 from polymask.streams.holdout import held_out
 from polymask.streams.inputs import Inputs
@@ -31,6 +31,11 @@ class Feeds:
     outputs: int
     labels: tuple[str, ...] | None
     inputs: Inputs
+
+    @property
+    def scored(self) -> tuple[str, Feed]:
+        """The part that a task's score is of: test, or where there is none validation, which also chose the epoch."""
+        return ("validation", self.val) if self.test is None else ("test", self.test)
 
     def example(self, batch_size: int = 2) -> X:
         """The first inputs of the training data, as a network reads them."""
@@ -74,9 +79,12 @@ def prepare(
     for part, y in known.items():
         check_labels(y, outputs, task.name, part)
     if "val" not in parts:
+        warn_of_few(known["train"], names, task.name)
         draws = generator(seed, task.name, "validation")
         rest, chosen = held_out(known["train"], val_fraction, draws, task.name)
         parts |= {"train": part_of(parts["train"], rest), "val": part_of(parts["train"], chosen)}
+    if "train" in known:
+        warn_of_classes(known["train"], outputs, names, task.name, wanted is None)
     where = torch.device(device)
     feeds = {
         part: TensorFeed(source, inputs, where)

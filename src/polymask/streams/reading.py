@@ -29,6 +29,8 @@ def open_parts(
     for part, data in ((part, getattr(task, part)) for part in PARTS):
         if data is None:
             continue
+        if isinstance(data, tuple):
+            data, names = numbered(data, names, task.name, part)
         source = View(*data) if isinstance(data, tuple) else data
         if isinstance(source, str | Path):
             source = ImageFolder(source, names, inputs)
@@ -44,6 +46,38 @@ def open_parts(
             if isinstance(parts["train"], View):
                 check_alike(parts["train"], source, task.name, part)
     return parts, inputs, names
+
+
+def numbered(
+    data: tuple[Any, Any], names: tuple[str, ...] | None, task: str, part: str
+) -> tuple[tuple[Any, Tensor], tuple[str, ...] | None]:
+    """Inputs and labels with labels as a tensor, and the classes' names: words are numbered in their order.
+
+    Args:
+        data: inputs, and labels as a tensor, as numbers, or as words.
+        names: of the classes, if they are known; else those of the first part that has words.
+        task: for the message.
+        part: likewise.
+
+    Raises:
+        ValueError: a word is no class.
+
+    >>> numbered((torch.rand(3, 2), ["dog", "cat", "dog"]), None, "pets", "train")[0][1:], ("cat", "dog")
+    ((tensor([1, 0, 1]),), ('cat', 'dog'))
+    """
+    x, y = data
+    if isinstance(y, Tensor):
+        return data, names
+    listed = list(y)
+    if not listed or not isinstance(listed[0], str):
+        return (x, torch.as_tensor(y)), names
+    names = tuple(sorted(set(listed))) if names is None else names
+    if unknown := sorted({*listed} - {*names}):
+        raise ValueError(
+            f"{part} of task {task!r} has labels {unknown[:5]} that are not among its classes {list(names)}"
+        )
+    place = {name: number for number, name in enumerate(names)}
+    return (x, torch.tensor([place[str(name)] for name in listed])), names
 
 
 def in_memory(dataset: Dataset[Any], workers: int = 0) -> View:

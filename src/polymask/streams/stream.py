@@ -13,8 +13,11 @@ from torch.utils.data import Dataset
 from polymask.streams.inputs import Inputs
 from polymask.streams.view import X
 
-Data = Dataset[Any] | tuple[X, Tensor] | str | Path
-"""A map-style data set of pairs (x, y), a pair of tensors, or a folder of images with one sub-folder a class."""
+Data = Dataset[Any] | tuple[X, Tensor | Sequence[Any]] | str | Path
+"""A map-style data set of pairs (x, y), a pair of tensors, or a folder of images with one sub-folder a class.
+
+The labels of a pair can be words as well, which are numbered in the order of ``labels``, else of the alphabet.
+"""
 
 
 @dataclass(frozen=True, eq=False)

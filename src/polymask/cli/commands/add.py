@@ -21,6 +21,10 @@ from polymask.streams.by_name import make_stream
 def add(say: Callable[[str], None], dir: str, task: str | None = None, **values: Any) -> int:
     """Give a finished run more tasks, without the data of the older ones.
 
+    Examples:
+        polymask add runs/first --stream digits-rotated --tasks 2
+        polymask add runs/first --data ./photos --task photos
+
     Args:
         say: called with every line.
         dir: the run's folder.
@@ -29,6 +33,9 @@ def add(say: Callable[[str], None], dir: str, task: str | None = None, **values:
 
     Raises:
         UsageError: if the run has these tasks already.
+
+    Example:
+        polymask add runs/first --stream digits-rotated --tasks 2
     """
     values = arguments(values)
     folder, wanted, how = Path(dir), task, values["how"]
@@ -43,7 +50,7 @@ def add(say: Callable[[str], None], dir: str, task: str | None = None, **values:
         order=values["order"] or (),
         size=values["size"] or ((shape[1], shape[2]) if fits else None),
         channels=values["channels"] or (shape[0] if fits else None),
-        **{key: values[key] for key in ("mean", "std", "crop", "flip", "area")},
+        **{key: values[key] for key in ("mean", "std", "crop", "flip", "area", "label")},
         **how,
     )
     names = [task.name for task in tasks]

@@ -17,12 +17,18 @@ from polymask.report.table import table
 def verify(say: Callable[[str], None], dir: str) -> int:
     """Prove that a run's finished tasks are what they were, by content and by behaviour.
 
+    Examples:
+        polymask verify runs/first
+
     Args:
         say: called with what was found.
         dir: the run's folder, or a bank.
 
     Returns:
         1 if the bank does not hold what it held.
+
+    Example:
+        polymask verify runs/first
     """
     found = Bank.open(bank_folder(dir)).verify()
     say(str(found))
@@ -41,6 +47,9 @@ def roles(
 ) -> int:
     """Say of every tensor of a network what a method does with it, and why.
 
+    Examples:
+        polymask roles --method supsup --model resnet18 --shape 3 32 32
+
     Args:
         say: called with the table.
         method: the method, or package.module:Class.
@@ -51,6 +60,9 @@ def roles(
         outputs: width of the head.
         head: the name of the head module, where it cannot be found.
         options: the method's own.
+
+    Example:
+        polymask roles --method supsup --model resnet18 --shape 3 32 32
     """
     shape = shape or default_shape(model)
     network = build_model(model, shape, outputs, **(net or {}))

@@ -13,12 +13,18 @@ from polymask.report.table import table
 def methods(say: Callable[[str], None], method: str | None = None) -> int:
     """List the methods: what they mask, learn and store, their options and their recipes.
 
+    Examples:
+        polymask methods --method packnet
+
     Args:
         say: called with every table.
         method: this one alone; package.module:Class for one's own.
 
     Raises:
         UsageError: if there is no such method.
+
+    Example:
+        polymask methods --method packnet
     """
     try:
         found = read(METHODS_FILE) if method is None else {method: read_or_measure(method)}

@@ -8,16 +8,32 @@ from typing import Any
 from polymask.cli.catalog import RUN_FILE, read
 from polymask.cli.parsers import groups
 from polymask.cli.values import UsageError
-from polymask.learning import compare as comparison
 from polymask.learning.by_name import run_named
+from polymask.learning.compare import compare as run_all
+from polymask.learning.figures.table import as_table
 from polymask.learning.options import JOINT
+from polymask.learning.results import named_score
 from polymask.learning.training import Training
 from polymask.methods import METHODS
 from polymask.report.table import human_bytes, table
 
+NO_TEST = (
+    "Without a test part a score is the validation score, which has also chosen the epoch: expect less of new examples."
+)
+
 
 def run(say: Callable[[str], None], **values: Any) -> int:
-    """Learn a stream of tasks by one method; the same command goes on after a stop."""
+    """Learn a stream of tasks by one method; the same command goes on after a stop.
+
+    Examples:
+        polymask run --method packnet --stream digits --tasks 5 --out runs/first
+        polymask run --method piggyback --stream split --data ylecun/mnist --model convnet
+        polymask run --stream datasets --data ./photos ./scans --size 32 32 --channels 3
+
+    Args:
+        say: called with every line.
+        values: of the run, the stream, training and the method.
+    """
     for line in summary(run_named(**arguments(values))):
         say(line)
     return 0
@@ -32,17 +48,24 @@ def compare(
 ) -> int:
     """Several methods and seeds on one stream, one table.
 
+    Examples:
+        polymask compare --methods packnet supsup joint --seeds 0 1 2
+
     Args:
         say: called with every line.
         methods: names of methods, or package.module:Class for one's own; joint is one, too; without it all.
         seeds: one run each.
         out: the folder of the comparison.
         values: what all runs share, and under each method's name its own options.
+
+    Example:
+        polymask compare --methods packnet supsup joint --seeds 0 1 2 --out runs/compare
     """
     methods = methods or [*METHODS, JOINT]
     options = {method: values.pop(group) for method, group in groups(methods).items()}
-    reports = comparison.compare(methods, seeds, out, options=options, say=say, **arguments(values))
-    say(f"\n{comparison.as_table(reports)}\nFiles: {out} (table.md, table.json, and a folder for each run)")
+    reports = run_all(methods, seeds, out, options=options, say=say, **arguments(values))
+    say(f"\n{as_table(reports)}\nFiles: {out} (table.md, .tex and .json, runs.csv, and a folder for each run)")
+    say(f"As a page: polymask report {out}")
     return 1 if any("error" in report for runs in reports.values() for report in runs) else 0
 
 
@@ -63,14 +86,16 @@ def arguments(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summary(report: dict[str, Any]) -> list[str]:
-    """A finished run in a table and two lines."""
+    """A finished run in a table and a few lines."""
+    score = named_score(report)
     tasks, first, last = report["tasks"], report["accuracy_when_learned"], report["accuracy_at_the_end"]
     added = dict(zip(report["finished"], report["bytes"].get("per_task", ()), strict=False))
     rows = [
         {
             "task": task,
-            f"{report['metric']} when learned": first[i],
+            f"{score} when learned": first[i],
             "at the end": last[i] if last else None,
+            **({"of": report["splits"][i]} if report.get("split") == "mixed" else {}),
             "logit drift": _short(report["logit_drift"].get(task)),
             "bytes": human_bytes(added[task]) if task in added else None,
         }
@@ -80,8 +105,9 @@ def summary(report: dict[str, Any]) -> list[str]:
     words = "not measured" if average is None else f"{average:.4f}"
     return [
         *([table(rows, floatfmt=".4f")] if rows else []),
-        f"{report['method']}: average {report['metric']} {words}, bwt {_short(report['bwt_gem']) or '-'}, "
+        f"{report['method']}: average {score} {words}, bwt {_short(report['bwt_gem']) or '-'}, "
         f"largest logit drift {_short(report['max_logit_drift']) or '-'}, {seconds:.1f} s",
+        *([NO_TEST] if report.get("split") in ("validation", "mixed") else []),
         f"Files: {report['out']}",
     ]
 

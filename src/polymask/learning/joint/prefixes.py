@@ -6,17 +6,18 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from polymask.learning import folder as files
-from polymask.learning.accuracy import Measured
 from polymask.learning.config import description
 from polymask.learning.fabric import make_fabric
 from polymask.learning.joint.union import Union, learn_union
-from polymask.learning.journal import Journal
+from polymask.learning.log.journal import Journal
+from polymask.learning.log.loggers import makers
 from polymask.learning.objective import Objective
 from polymask.learning.results import Results
 from polymask.learning.setup import Setup
@@ -83,7 +84,7 @@ def learn_joint(
             stack.enter_context(files.locked(path))
             files.check(path, config or about)
         fabric = make_fabric(training)
-        setup = Setup(training, objective, fabric)
+        setup = Setup(training, objective, fabric, loggers=makers(training.logger, path))
         feeds = [setup.open(task, seed) for task in tasks]
         example = feeds[0].example() if example is None else example
         place = head_of(model.to(fabric.device), example, head)
@@ -94,13 +95,17 @@ def learn_joint(
                 results = Results.from_json(earlier, names, objective.higher_is_better)
         todo = [name for name in (names if prefixes == "all" else names[-1:]) if name not in results.rows]
         epochs = len(todo) * training.over(RECIPE).epochs
-        journal = stack.enter_context(Journal(path, epochs, lambda task, *_: task in results.rows))
+        screen, params = setup.screen(epochs, len(todo)), {**about, **asdict(training)}
+        is_past = lambda task, *_: task in results.rows  # noqa: E731
+        journal = stack.enter_context(Journal(path, screen, is_past, setup.loggers, params))
         for name in todo:
             start, count = time.perf_counter(), names.index(name) + 1
             union = Union(fabric, names[:count], feeds[:count], training.over(RECIPE), training, objective, seed)
             found = learn_union(copy.deepcopy(model), place, union, journal)
-            results.add(name, {task: Measured(value) for task, value in found.items()})
+            results.add(name, found)
             results.seconds[name] = time.perf_counter() - start
+            screen.phase(todo.index(name) + 1, name, "joint", found[name].value, results.seconds[name])
+            journal.score(name, f"{found[name].split} {objective.metric_name}", found[name].value, count)
             if path is not None:
                 files.write_results(path, whole_report(results, about, model, place, feeds))
     return whole_report(results, about, model, place, feeds)

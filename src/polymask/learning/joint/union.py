@@ -7,20 +7,21 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from polymask.calling import call, logits_of
-from polymask.learning.evaluate import Judge, evaluate
-from polymask.learning.journal import Journal
+from polymask.learning.evaluate import Judge, evaluate, score
+from polymask.learning.log.journal import Journal
 from polymask.learning.loop import NotFinite
 from polymask.learning.objective import Objective
 from polymask.learning.training import Plateau, Training, make_optimizer, make_schedule
 from polymask.method.card import Recipe
 from polymask.parts.seeds import generator, seed_global, seed_of
+from polymask.report.measured import Measured
 from polymask.streams.prepare import Feeds
 
 
@@ -91,8 +92,8 @@ class Union:
         return sum(feed.train.steps(self.recipe.batch_size) for feed in self.feeds)
 
 
-def learn_union(model: nn.Module, place: str, union: Union, journal: Journal) -> dict[str, float]:
-    """Train one network on all tasks of a union and keep its best epoch; the test metric of every task."""
+def learn_union(model: nn.Module, place: str, union: Union, journal: Journal) -> dict[str, Measured]:
+    """Train one network on all tasks of a union and keep its best epoch; the score of every task."""
     parent, _, leaf = place.rpartition(".")
     heads = Heads(model.get_submodule(place), [feed.outputs for feed in union.feeds], union.seed, union.tasks)
     model.get_submodule(parent).register_module(leaf, heads)
@@ -110,28 +111,27 @@ def learn_union(model: nn.Module, place: str, union: Union, journal: Journal) ->
             union.objective.metric,
             *([union.objective.loss] if isinstance(schedule, Plateau) else []),
         ]
-        score, *losses = map(mean, zip(*measure_tasks(model, heads, union, "val", judges).values(), strict=True))
+        value, *losses = map(mean, zip(*validate_tasks(model, heads, union, judges), strict=True))
         if isinstance(schedule, Plateau):
             schedule.watch(*losses)
-        if union.objective.better(score, best):
-            best, kept = score, copy.deepcopy(model.state_dict())
-        figures = {"epoch": epoch, "loss": loss, "val": score, "lr": float(schedule.get_last_lr()[0])}
-        journal.epoch(union.tasks[-1], "joint", figures)
+        if union.objective.better(value, best):
+            best, kept = value, copy.deepcopy(model.state_dict())
+        figures = {"epoch": epoch, "loss": loss, "val": value, "lr": float(schedule.get_last_lr()[0])}
+        journal.epoch(union.tasks[-1], "joint", figures, recipe.epochs)
     model.load_state_dict(kept)
-    return {
-        task: found[0] for task, found in measure_tasks(model, heads, union, "test", [union.objective.metric]).items()
-    }
-
-
-def measure_tasks(
-    model: nn.Module, heads: Heads, union: Union, part: Literal["val", "test"], judges: Sequence[Judge]
-) -> dict[str, list[float]]:
-    """Metrics or losses of every task on one part of its data; validation stands in where there is no test part."""
     found = {}
-    for place, (task, feeds) in enumerate(zip(union.tasks, union.feeds, strict=True)):
-        heads.active = place
-        split = feeds.val if part == "val" or feeds.test is None else feeds.test
-        found[task] = evaluate(model, split, judges, feeds.outputs, 512)
+    for i, (task, feeds) in enumerate(zip(union.tasks, union.feeds, strict=True)):
+        heads.active = i
+        found[task] = score(model, feeds, union.objective)
+    return found
+
+
+def validate_tasks(model: nn.Module, heads: Heads, union: Union, judges: Sequence[Judge]) -> list[list[float]]:
+    """Metrics or losses of every task on its validation part."""
+    found = []
+    for i, feeds in enumerate(union.feeds):
+        heads.active = i
+        found.append(evaluate(model, feeds.val, judges, feeds.outputs, 512))
     return found
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polymask.bank.verify import changed_reads
 from polymask.learning.results import Forgot, check_exact, largest_change
-from polymask.learning.twin import Twin
+from polymask.learning.watch.twin import Twin
 from polymask.method.contract import Method
 from polymask.probe import run_twice
 

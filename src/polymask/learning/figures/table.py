@@ -1,0 +1,153 @@
+"""What a comparison says: a table for people, numbers for programs, and a row of raw numbers a seed and task."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from polymask.bank.store import write_file
+from polymask.learning.results import named_score
+from polymask.report.table import human_bytes, latex, markdown, mean_std, table
+
+Report = dict[str, Any]
+Reports = dict[str, list[Report]]
+
+RAW = ("method", "seed", "task", "place", "when_learned", "at_the_end", "logit_drift", "bytes", "seconds", "error")
+"""The columns of ``runs.csv``."""
+
+
+def rows(reports: Reports) -> list[dict[str, object]]:
+    """The rows of the table: the metric after the last task over seeds, forgetting, bytes, cost and time.
+
+    >>> run = {"metric": "accuracy", "average_accuracy": 0.5, "bwt_gem": 0.0, "max_logit_drift": 0.0, "seconds": 2.0}
+    >>> rows({"hat": [{**run, "bytes": {"backbone": 4000, "per_task": [100, 300]}}]})[0]["bytes per task"]
+    '200 B'
+    """
+    metric = _metric(reports)
+    return [{"method": method, **_as_text(runs, metric)} for method, runs in reports.items()]
+
+
+def numbers(reports: Reports) -> list[dict[str, Any]]:
+    """The same as numbers, for ``table.json``: mean, sample standard deviation and count of what varies.
+
+    A mean is null where a run has no number: one over the runs that happen to be there is another mean.
+
+    >>> runs = [{"metric": "accuracy", "average_accuracy": x} for x in (0.25, 0.75)]
+    >>> numbers({"hat": runs})[0]["average_accuracy"]
+    {'mean': 0.5, 'std': 0.3535533905932738, 'n': 2}
+    """
+    metric = _metric(reports)
+    return [{"method": method, "metric": metric, **_as_numbers(runs)} for method, runs in reports.items()]
+
+
+def spread(values: Sequence[float | None]) -> dict[str, float | int | None]:
+    """Mean, sample standard deviation (null for one value) and count.
+
+    >>> spread([1.0]), spread([1.0, None])
+    ({'mean': 1.0, 'std': None, 'n': 1}, {'mean': None, 'std': None, 'n': 1})
+    """
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    whole = bool(known) and len(known) == len(values)
+    return {
+        "mean": statistics.fmean(known) if whole else None,
+        "std": statistics.stdev(known) if whole and len(known) > 1 else None,
+        "n": len(known),
+    }
+
+
+def _metric(reports: Reports) -> str:
+    return next((named_score(run) for runs in reports.values() for run in runs if "metric" in run), "metric")
+
+
+def _as_numbers(runs: Sequence[Report]) -> dict[str, Any]:
+    sizes = [run["bytes"] for run in runs if run.get("bytes")]
+    over = ("average_accuracy", "bwt_gem", "max_logit_drift", "latency_ms", "seconds")
+    found = {key: spread([run.get(key) for run in runs]) for key in over}
+    parameters = [run["parameters"] for run in runs if run.get("parameters") is not None]
+    return {
+        **found,
+        "max_logit_drift": _largest([run.get("max_logit_drift") for run in runs]),
+        "bytes_per_task": spread([size for one in sizes for size in one["per_task"]]),
+        "shared_bytes": sizes[0]["backbone"] if sizes else None,
+        "parameters": parameters[0] if parameters else None,
+    }
+
+
+def _largest(values: Sequence[float | None]) -> float | None:
+    """The largest; None where one is missing or not finite."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return max(known) if known and len(known) == len(values) else None
+
+
+def _as_text(runs: Sequence[Report], metric: str) -> dict[str, object]:
+    found = _as_numbers(runs)
+    per_task, shared, drift = found["bytes_per_task"]["mean"], found["shared_bytes"], found["max_logit_drift"]
+
+    def over(key: str, floatfmt: str) -> str:
+        return mean_std([run.get(key) for run in runs], floatfmt)
+
+    return {
+        f"average {metric}": over("average_accuracy", ".4f"),
+        "bwt": over("bwt_gem", ".4f"),
+        "max logit drift": None if drift is None else f"{drift:.3g}",
+        "bytes per task": None if per_task is None else human_bytes(round(per_task)),
+        "shared bytes": None if shared is None else human_bytes(shared),
+        "parameters": None if found["parameters"] is None else f"{found['parameters']:,}",
+        "latency, ms": over("latency_ms", ".2f"),
+        "seconds": over("seconds", ".1f"),
+    }
+
+
+def raw(reports: Reports, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """A row a method, seed and task, with the columns of ``RAW``; a run that failed has one row, with its error."""
+    return [
+        {"method": method, "seed": seed, **row}
+        for method, runs in reports.items()
+        for seed, run in zip(seeds, runs, strict=True)
+        for row in ([{"error": run["error"]}] if "error" in run else _of_tasks(run))
+    ]
+
+
+def _of_tasks(run: Report) -> list[dict[str, Any]]:
+    finished, sizes = run.get("finished", ()), (run.get("bytes") or {}).get("per_task", ())
+    added = dict(zip(finished, sizes, strict=False))
+    first, last = run.get("accuracy_when_learned", ()), run.get("accuracy_at_the_end", ())
+    return [
+        {
+            "task": task,
+            "place": place,
+            "when_learned": first[place] if place < len(first) else None,
+            "at_the_end": last[place] if place < len(last) else None,
+            "logit_drift": run.get("logit_drift", {}).get(task),
+            "bytes": added.get(task),
+            "seconds": run.get("seconds_per_task", {}).get(task),
+        }
+        for place, task in enumerate(run.get("tasks", ()))
+    ]
+
+
+def write(out: Path, reports: Reports, seeds: Sequence[int]) -> None:
+    """Write the table for people (Markdown, LaTeX) and for programs (JSON), and the raw numbers (CSV)."""
+    text = io.StringIO()
+    lines = csv.DictWriter(text, RAW)
+    lines.writeheader()
+    lines.writerows(raw(reports, seeds))
+    files: Mapping[str, str] = {
+        "table.md": markdown(rows(reports)) + "\n",
+        "table.tex": latex(rows(reports)) + "\n",
+        "table.json": json.dumps(numbers(reports), indent=2) + "\n",
+        "runs.csv": text.getvalue(),
+    }
+    for name, content in files.items():
+        write_file(out / name, content.encode("utf-8", "replace"))
+
+
+def as_table(reports: Reports) -> str:
+    """The table for a terminal."""
+    return table(rows(reports))

@@ -1,0 +1,1 @@
+"""One page about a run or a comparison: what its folder holds, as pictures with a table behind each."""
