@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "calling": set(),
     "version": set(),
     "lock": set(),
+    "disk": set(),
     "streams": {"parts.seeds"},
     "nets": {"parts.seeds"},
     "report": set(),
@@ -33,17 +34,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fits": {"sites", "parts"},
     "asking": LOW | {"bank", "probe", "streams", "report", "lock"},
     "loaded": LOW | {"bank", "probe", "streams", "asking"},
-    "export": LOW | {"bank", "probe", "streams", "report", "version", "asking", "loaded", "surgery"},
+    "export": LOW | {"disk", "bank", "probe", "streams", "report", "version", "asking", "loaded", "surgery"},
     "task": {"sites", "parts", "copies", "wiring", "fits"},
-    "bank": LOW | {"held", "probe", "lock"},
+    "bank": LOW | {"held", "probe", "lock", "disk"},
     "method": LOW | {"held", "probe"},
     "surgery": LOW | {"probe"},
     "mixed": LOW,
     "methods": LOW | {"method", "surgery"},
     "learning": LOW
-    | {"held", "probe", "lock", "version", "streams", "nets"}
+    | {"held", "probe", "lock", "disk", "version", "streams", "nets"}
     | {"report", "bank", "method", "methods", "surgery", "mixed", "asking", "loaded"},
-    "pages": LOW | {"version", "report", "bank", "learning"},
+    "pages": LOW | {"version", "report", "bank", "learning", "disk"},
 }
 """Floor -> what it may import besides itself; ``cli`` sees everything and is seen by nothing."""
 

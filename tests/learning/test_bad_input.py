@@ -174,7 +174,7 @@ def test_a_disk_that_fills_up_at_any_file(tmp_path: Path, whole: Path, monkeypat
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         with monkeypatch.context() as patch:
-            patch.setattr("polymask.bank.store.os.fsync", fsync)
+            patch.setattr("polymask.disk.os.fsync", fsync)
             said = complaint(tmp_path)
         if said is None:
             break

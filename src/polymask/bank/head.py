@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from polymask.bank.store import COMMIT, DamagedBank, hash_of, read_entry, write_file
+from polymask.bank.store import COMMIT, DamagedBank, hash_of, read_entry
+from polymask.disk import write_file
 
 FORMAT = 2
 State = dict[str, Any]

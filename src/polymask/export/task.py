@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from polymask.asking.named import find_task, listed, places_of
-from polymask.bank.store import write_file
+from polymask.disk import write_file
 from polymask.export.answer import Takes
 from polymask.export.as_onnx import require
 from polymask.export.fold import fold_norms

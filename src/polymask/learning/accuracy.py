@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from polymask.bank.store import write_file
+from polymask.disk import write_file
 from polymask.report.measured import COLUMNS, Measured, Rows
 
 

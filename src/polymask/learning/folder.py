@@ -15,7 +15,8 @@ import torch
 import yaml
 
 from polymask.bank.bank import Bank
-from polymask.bank.store import as_json, write_file
+from polymask.bank.store import as_json
+from polymask.disk import write_file
 from polymask.learning.config import NEUTRAL
 from polymask.lock import locked as hold
 

@@ -45,6 +45,8 @@ class LinearProbe(Method):
         head: the name of the head module; None: the last weight read before the output.
         seed: key of every random draw.
         backbone: "given": the model's weights as they are; "first-task": trained with the first task, then frozen.
+        norms: "frozen" with the network, or "private": a task trains norms of its own beside its head, the control for
+            masks whose norms are private.
     """
 
     name = "linear_probe"
@@ -59,12 +61,14 @@ class LinearProbe(Method):
         head: str | None = None,
         seed: int = 0,
         backbone: Literal["given", "first-task"] = "given",
+        norms: Literal["frozen", "private"] = "frozen",
     ) -> None:
         kind: Literal["first", "frozen"] = "first" if backbone == "first-task" else "frozen"
-        super().__init__(model, example, Policy(kind, kind, kind, kind), head=head, seed=seed)
+        policy = Policy(kind, kind, kind if norms == "frozen" else "private", kind)
+        super().__init__(model, example, policy, head=head, seed=seed)
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
-        """Nothing: the head trains without a gate."""
+        """Nothing: the head, and private norms, train without a gate."""
 
 
 class Independent(Method):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from polymask.bank.store import write_file
+from polymask.disk import write_file
 from polymask.learning.options import JOINT
 from polymask.pages import of_bank, of_cost, of_run
 from polymask.pages.comparison import comparison_page

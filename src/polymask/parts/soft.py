@@ -110,7 +110,7 @@ def repeat_groups(mask: Float[Tensor, ...], shape: Sequence[int]) -> Float[Tenso
 
 
 def _levels(bits: int) -> int:
-    return 2**bits - 1
+    return (1 << bits) - 1
 
 
 def _half(level: Tensor, bits: int) -> Tensor:

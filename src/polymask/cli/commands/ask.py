@@ -12,8 +12,8 @@ from pathlib import Path
 
 from polymask.asking.answers import Answer
 from polymask.asking.rows import FEW, TaskRow
-from polymask.bank.store import write_file
 from polymask.cli.values import UsageError
+from polymask.disk import write_file
 from polymask.loaded import Loaded, load
 from polymask.report.table import human_bytes, table
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
 from polymask.bank.probe import batch_of
-from polymask.bank.store import write_file
 from polymask.calling import as_read, call, leaves_of, tensors_of
+from polymask.disk import write_file
 
 FILE = "cost.json"
 ROWS, TIMES, SECONDS = 32, 20, 2.0

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from polymask.bank.store import write_file
+from polymask.disk import write_file
 from polymask.learning.results import named_score
 from polymask.report.table import human_bytes, latex, markdown, mean_std, table
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
-from polymask.bank.store import write_file
+from polymask.disk import write_file
 
 PROJECT = "polymask"
 """The project, or experiment, where the package's own environment variable names none."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from polymask.bank.store import write_file
+from polymask.disk import write_file
 from polymask.learning.log.loggers import FIGURES, IsPast, Logger, Make, finalize
 from polymask.learning.log.screen import Screen
 
