@@ -1,6 +1,6 @@
 """Write docs/methods/: a page a method, from its docstrings, its card, its options and its recipes.
 
-With ``--pictures`` every method is run on digits as its page says, and pictures of that run are drawn; minutes.
+With ``--pictures`` every method, or those named behind it, is run on digits as its page says, and the run is drawn.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def main(argv: list[str]) -> None:
     """Write all pages, and their pictures if asked."""
     for name in PAPERS:
         (DOCS / "methods" / f"{name}.md").write_text(page(name))
-        if "--pictures" in argv:
+    if argv[:1] == ["--pictures"]:
+        for name in argv[1:] or PAPERS:
             with tempfile.TemporaryDirectory() as folder:
                 draw(name, Path(folder) / name)
 
