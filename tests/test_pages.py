@@ -22,14 +22,17 @@ from polymask.bank.bank import Bank
 from polymask.bank.head import read_head
 from polymask.bank.reader import Reader as BankReader
 from polymask.cli.main import main
+from polymask.learning.by_name import run_named
 from polymask.learning.compare import compare
 from polymask.learning.learn import learn
 from polymask.learning.training import Training
+from polymask.loaded import load
 from polymask.nets import MLP
 from polymask.pages.records import read_masks
 from polymask.pages.run import read_run
 from polymask.pages.write import write_report
 from polymask.parts.pack import pack
+from polymask.report.labels import number
 from polymask.streams.images import digits
 
 ALONE = {"meta", "br", "link", "img", "input", "hr"}
@@ -385,3 +388,18 @@ def test_the_newer_of_rows_and_report_is_shown(finished: int, shown: str, tmp_pa
     run = read_run(folder)
     assert (run.values[0, 0] == 0.125) == (shown == "report")
     assert run.proved.sum() == (3 if shown == "rows" else 0)
+
+
+def test_a_task_that_was_removed_is_named_once_and_counts_no_more(tmp_path: Path) -> None:
+    run_named(method="wsn", stream="digits", training=Training(epochs=1, quiet=True), out=str(tmp_path / "run"))
+    held = load(tmp_path / "run")
+    gone = held.tasks[1]
+    held.remove(gone)
+    page = write_report(tmp_path / "run").read_text()
+    checked(tmp_path / "run" / "report.html")
+    assert page.count(gone) == 1
+    assert f"removed since: {gone}" in page
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    ends = dict(zip(results["tasks"], results["accuracy_at_the_end"], strict=True))
+    del ends[gone]
+    assert f"average accuracy {number(sum(ends.values()) / len(ends))}" in page

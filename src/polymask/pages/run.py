@@ -19,6 +19,7 @@ from polymask.learning.accuracy import fill
 from polymask.learning.folder import read_results
 from polymask.learning.options import JOINT
 from polymask.learning.results import named_score
+from polymask.pages.removed import results_without, rows_without
 from polymask.report.measured import Rows, read_rows
 
 Numbers = NDArray[np.float64]
@@ -58,6 +59,7 @@ class Run:
         epochs: the rows of ``epochs.csv``.
         reader: its bank, if there is one.
         entries: the entries of the bank's whole records.
+        removed: the tasks that were taken out; nothing else here speaks of them.
         problems: what could not be read, and why.
     """
 
@@ -70,6 +72,7 @@ class Run:
     epochs: Sequence[Epoch] = ()
     reader: Reader | None = None
     entries: Mapping[str, Entry] = field(default_factory=dict)
+    removed: Sequence[str] = ()
     problems: Sequence[str] = ()
 
     @property
@@ -155,6 +158,8 @@ def read_run(folder: Path) -> Run:
     rows = whole(lambda: read_rows(folder / "accuracy.csv"), no_rows, "accuracy.csv")
     epochs = whole(lambda: _read_epochs(folder / "epochs.csv"), no_epochs, "epochs.csv")
     reader = None if bank is None else whole(lambda: Reader(bank, read_head(bank)), None, "the bank")
+    gone = tuple(reader.head.removed) if reader else ()
+    results, rows = results_without(results, gone), rows_without(rows, gone)
     entries, damaged = reader.readable() if reader else ({}, {})
     problems += [str(error) for error in list(damaged.values())[:5]]
     learned = list(reader.head.records) if reader else []
@@ -168,7 +173,8 @@ def read_run(folder: Path) -> Run:
         values, proved = matrix
     elif not rows:
         values = whole(lambda: _ends(results, values), values, "results.json")
-    return Run(folder, tasks, values, proved, results, config, epochs, reader, entries, problems)
+    epochs = [row for row in epochs if row.task not in gone]
+    return Run(folder, tasks, values, proved, results, config, epochs, reader, entries, gone, problems)
 
 
 def references(run: Run) -> dict[str, Numbers]:

@@ -13,7 +13,7 @@ from polymask.pages.comparison import comparison_page
 from polymask.pages.run import Run, read_run, references
 from polymask.pages.runs import run_folders
 from polymask.pages.section import Page, Section, Table, as_number
-from polymask.report.labels import counted, number, printable
+from polymask.report.labels import counted, listed, number, printable
 from polymask.report.table import human_bytes
 from polymask.version import __version__
 
@@ -103,6 +103,10 @@ def _summary(run: Run) -> str:
         said = f"{printable(run.method)} has learned {len(done):,} of {counted(len(run.tasks), 'task')}, not all yet"
     if isinstance(average, int | float):
         said += f": average {metric} {number(average)} {'at the end' if run.ended else 'so far'}"
+    if run.removed:
+        few = [printable(task) for task in run.removed[:5]]
+        names = listed(few) if len(few) == len(run.removed) else counted(len(run.removed), "task")
+        said += f"; removed since: {names}"
     if drift == 0:
         return f"{said}. Nothing was forgotten: no logit of a finished task has changed by a bit."
     if isinstance(drift, int | float):
