@@ -272,6 +272,12 @@ def test_what_cannot_be_meant_is_said(run: Path, photos: Path, tmp_path: Path) -
     assert files(tmp_path) == []
 
 
+def test_a_file_is_not_named_as_another_format_is(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected a file \.safetensors for safetensors, found .*x\.onnx"):
+        export_task(run, "#1", tmp_path / "x.onnx", to="safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_onnx_the_extra_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(

@@ -353,3 +353,12 @@ class TestComposition:
         assert prepare(stream[0], seed=0).example().shape == (2, 3, 16, 16)
         with pytest.raises(ValueError, match="each data set is one task"):
             one_task(toy(), 3)
+
+
+def test_a_picture_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    (tmp_path / "dog").mkdir()
+    Image.effect_noise((30, 30), 90).save(tmp_path / "dog" / "cut.png")
+    whole = (tmp_path / "dog" / "cut.png").read_bytes()
+    (tmp_path / "dog" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut\.png cannot be read as an image"):
+        ImageFolder(tmp_path)[0]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.asking.answers import Answer, read_batches
+from polymask.asking.answers import Answer, Read, read_batches
 from polymask.asking.given import as_batch
 from polymask.asking.named import find_task, places_of
 from polymask.asking.removal import Freed, remove_from
@@ -120,15 +120,12 @@ class Loaded:
         name = self.find(task)
         record = self.bank.record(name)
         wanted = wanted_by(self.bank, record.meta)
+        self._network(name)  # without it no file could be answered
         for read in read_batches(files, wanted, batch_size):
             if read.problem is not None:
                 yield Answer(read.names[0], problem=str(read.problem))
-                continue
-            logits = self._run(record, wanted, read.batch)
-            check_classes(logits, name)
-            best = logits.float().softmax(-1).max(-1)
-            for file, share, place in zip(read.names, best.values.tolist(), best.indices.tolist(), strict=True):
-                yield Answer(file, name_of(place, record.meta.labels), share)
+            else:
+                yield from self._answered(record, wanted, read)
 
     def table(self, masks: bool | None = None) -> list[TaskRow]:
         """What is known of every task, in order of learning: see ``TaskRow``.
@@ -152,13 +149,34 @@ class Loaded:
         self._plain.pop(name, None)
         return remove_from(self.bank, name)
 
-    def _run(self, record: TaskRecord, wanted: Wanted, batch: Any) -> Tensor:
-        """The logits of a raw batch."""
-        task = record.meta.task
+    def _answered(self, record: TaskRecord, wanted: Wanted, read: Read) -> Iterator[Answer]:
+        """What a task says of inputs that were read together; one that the network refuses spoils no other."""
+        try:
+            logits = self._run(record, wanted, read.batch)
+            if len(logits) != len(read.names):
+                raise ValueError(f"expected an answer for each of {len(read.names)} rows, found {len(logits)}")
+        except ValueError as error:
+            if isinstance(read.batch, Tensor) and len(read.names) == len(read.batch) > 1:
+                for name, row in zip(read.names, read.batch, strict=True):
+                    yield from self._answered(record, wanted, Read([name], row[None]))
+            else:
+                yield from (Answer(name, problem=f"{name}: {error}") for name in read.names)
+            return
+        check_classes(logits, record.meta.task)
+        best = logits.float().softmax(-1).max(-1)
+        for file, share, place in zip(read.names, best.values.tolist(), best.indices.tolist(), strict=True):
+            yield Answer(file, name_of(place, record.meta.labels), share)
+
+    def _network(self, task: str) -> nn.Module:
         if task not in self._plain:
             # One network at a time: many tasks of a large one would not fit.
             self._plain = {task: self._build(task)}
-        plain = self._plain[task]
+        return self._plain[task]
+
+    def _run(self, record: TaskRecord, wanted: Wanted, batch: Any) -> Tensor:
+        """The logits of a raw batch."""
+        task = record.meta.task
+        plain = self._network(task)
         prepared = prepare_inputs(record, batch)
         try:
             logits = run_probe(plain, as_read(plain, prepared))
@@ -218,7 +236,11 @@ def bank_folder(folder: str | Path) -> Path:
     for place in (path / "bank", path):
         if (place / "bank.json").is_file():
             return place
-    raise FileNotFoundError(f"expected the folder of a run or a bank, found no bank.json in {path} or {path / 'bank'}")
+    inside = sorted(path.glob("*/bank/bank.json"))
+    hint = f": name one of the runs in it, such as {inside[0].parents[1]}" if inside else ""
+    raise FileNotFoundError(
+        f"expected the folder of a run or a bank, found no bank.json in {path} or {path / 'bank'}{hint}"
+    )
 
 
 def prepare_inputs(record: TaskRecord, x: Any) -> Any:

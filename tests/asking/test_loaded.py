@@ -125,6 +125,22 @@ def test_a_file_of_another_kind_says_what_is_wrong_with_it(made: Path, tmp_path:
         held.predict("one", tmp_path / "none")
 
 
+def test_what_the_network_refuses_is_an_answer_too_and_spoils_no_other(made: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros(3, np.float32))
+    np.save(tmp_path / "b.npy", np.zeros((0, 8, 8, 3), np.uint8))
+    small.picture((8, 8), True, 3).save(tmp_path / "c.png")
+    (tmp_path / "d.npy").write_text("hello")
+    *refused, empty, good, text = load(made / "run").answers("one", [tmp_path])
+    assert good.label == "day"
+    assert not good.problem
+    assert all("a.npz" in one.problem and "refuses" in one.problem for one in refused)
+    assert refused
+    assert "found an array without rows" in empty.problem
+    assert "b.npy" in empty.problem
+    assert "which are not loaded" in text.problem
+    assert "allow_pickle" not in text.problem
+
+
 def test_bytes_are_refused_by_a_task_that_has_learned_something_else(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
     x = 3 * torch.randn(16, 1, 4, 4)

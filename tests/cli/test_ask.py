@@ -159,8 +159,39 @@ def test_a_removed_task_is_gone_and_the_run_goes_on(run: Path, capsys: pytest.Ca
     assert main(["run", "--config", "run/config.yaml", "--out", "run", "--relearn", "photos"]) == 0
     assert load(run).places == {"scans": 2, "photos": 3}
     said(capsys, "remove", "run", "scans")
+    for command in (["remove", "run", "scans"], ["export", "run", "--task", "scans"]):
+        assert "found 'scans', which is removed" in said(capsys, *command, code=2)[1][0]
     said(capsys, "remove", "run", "photos")
     assert said(capsys, "tasks", "run")[0] == ["no task is finished in run; removed: scans, photos"]
+    assert said(capsys, "verify", "run")[0] == ["every file is whole; there is no finished task to verify"]
+    assert "found none in run/bank: removed are scans, photos" in said(capsys, "predict", "run", "run", code=2)[1][0]
+
+
+def test_a_bank_alone_says_what_a_removal_frees(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run / "bank", "elsewhere")
+    found = [said(capsys, "remove", where, "#1")[0][1] for where in ("elsewhere", "run")]
+    assert found[0] == found[1]
+    assert "entries of the network may learn again" in found[0]
+
+
+def test_a_folder_of_runs_says_which_are_in_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"such as {run}" in said(capsys, "tasks", str(run.parent), code=1)[1][0]
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_without_a_number(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    (said_so,) = said(capsys, "report", "run", code=1)[1]
+    assert said_so.startswith("polymask: error: expected to write ")
+
+
+def test_python_finds_the_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "polymask", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_at_a_terminal_it_is_asked_first(

@@ -91,6 +91,8 @@ def _read_named(path: Path, wanted: Wanted, size: int) -> Iterator[tuple[list[st
         alone = done == 0 and rows == 1
         yield [str(path)] if alone else [f"{path}[{done + row}]" for row in range(rows)], batch
         done += rows
+    if done == 0:
+        raise ValueError(f"expected one input or more in {path}, found an array without rows")
 
 
 def _fit(held: list[tuple[str, Tensor]], batch: Any, size: int) -> bool:

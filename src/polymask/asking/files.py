@@ -89,8 +89,10 @@ def read_arrays(path: Path, rows: int | None, example: int | None = None) -> Ite
         held = np.load(path, mmap_mode="r" if path.suffix.lower() == ".npy" else None, allow_pickle=False)
         named = held if isinstance(held, np.ndarray) else _unzipped(held)
     except (ValueError, OSError, EOFError, KeyError, BadZipFile) as error:
+        # numpy takes whatever it does not know for a pickle, and says how to load one unsafely.
+        found = "something else, or Python objects, which are not loaded" if "pickle" in str(error) else error
         raise ValueError(
-            f"expected arrays of numbers in {path}, as numpy.save and numpy.savez write them, found: {error}"
+            f"expected arrays of numbers in {path}, as numpy.save and numpy.savez write them, found: {found}"
         ) from error
     if isinstance(named, np.ndarray):
         if named.ndim == 0 or (example is not None and named.ndim <= example):

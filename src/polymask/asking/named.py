@@ -28,7 +28,7 @@ def find_task(bank: Bank, said: str) -> str:
         said: a task's name, or ``#3``, the third that was learned.
 
     Raises:
-        KeyError: if there is no such task; it says which there are, and of a place whose task was removed, that it was.
+        KeyError: if there is no such task; it says which there are, and of one that was removed, that it was.
 
     >>> import tempfile
     >>> from polymask.learning.learn import learn
@@ -44,6 +44,8 @@ def find_task(bank: Bank, said: str) -> str:
     if said in places:
         return said
     number = _PLACE.fullmatch(said)
+    if any(line["task"] == said for line in bank.outline["removed"]):
+        raise KeyError(f"expected one of the tasks {listed(places)}, found {said!r}, which is removed")
     if number is None:
         near = difflib.get_close_matches(said, places, 1, 0.65)
         hint = f": did you mean {near[0]!r}?" if near else ""

@@ -69,6 +69,8 @@ class Verification:
         changed = sum(bool(proof.notes) for proof in self.tasks.values())
         if not self.ok:
             return "NOT verified"
+        if not self.tasks:
+            return "every file is whole; there is no finished task to verify"
         if changed:
             return f"every file is whole, but {changed} of {len(self.tasks)} tasks changed, as their method may"
         return "verified: nothing was forgotten"

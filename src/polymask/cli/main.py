@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EXPECTED as error:
         if not _is_ours(error):
             raise
-        return _complain(f"error: {error.args[0] if isinstance(error, KeyError) else error}", FAILED)
+        return _complain(f"error: {_sentence(error)}", FAILED)
     finally:
         warnings.formatwarning, sys.path = before, path
 
@@ -103,6 +103,13 @@ def _complain(line: str, code: int) -> int:
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
     return f"polymask: warning: {message}\n"
+
+
+def _sentence(error: BaseException) -> object:
+    """What an error says: Python puts quotes around that of a KeyError, and a number before that of an OSError."""
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        return error.strerror
+    return error.args[0] if isinstance(error, KeyError) else error
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -188,7 +188,12 @@ def _path(bank: Path, task: str, out: str | Path | None, to: Format) -> Path:
     if out is None:
         return (bank.parent if bank.name == "bank" else bank) / "export" / file
     path = Path(out).expanduser()
-    return path / file if path.is_dir() or str(out).endswith("/") else path
+    if path.is_dir() or str(out).endswith("/"):
+        return path / file
+    if path.suffix != SUFFIX[to] and path.suffix in SUFFIX.values():
+        other = next(one for one, suffix in SUFFIX.items() if suffix == path.suffix)
+        raise ValueError(f"expected a file {SUFFIX[to]} for {to}, found {out}: name it so, or ask for {other}")
+    return path
 
 
 def _outputs(source: Source) -> str:

@@ -91,7 +91,7 @@ def extend(
         network = network_of(about["builder"], model)
         stack.enter_context(restored(network))
         network, _ = on_device(network, None, fabric)
-        learner, _ = open_learner(kind, network, batch, about["head"], earlier["seed"], about["options"], path)
+        learner, _ = open_learner(kind, network, batch, about["head"], earlier["seed"], about["options"], path / "bank")
         stack.enter_context(give_back(learner))
         removed = [name for name in bank.removed if name != task.name]
         results = earlier_results(path, learner, [task.name], objective.higher_is_better, removed)

@@ -160,7 +160,7 @@ def learn(
         example = feeds[tasks[0].name].example() if example is None else example
         stack.enter_context(restored(model))
         model, example = on_device(model, example, fabric)
-        learner, old = open_learner(kind, model, example, head, seed, options, path)
+        learner, old = open_learner(kind, model, example, head, seed, options, path and path / "bank")
         stack.enter_context(give_back(learner))
         fabric.barrier()
         bank = claim_bank(path, config, old, learner, builder, options) if path and fabric.is_global_zero else None

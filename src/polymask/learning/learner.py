@@ -101,10 +101,9 @@ def open_learner(
     head: str | None,
     seed: int,
     options: Mapping[str, Any],
-    out: Path | None,
+    place: Path | None,
 ) -> tuple[Method, Bank | None]:
-    """The learner: fresh, or as the bank in the run's folder left it; and that bank."""
-    place = None if out is None else out / "bank"
+    """The learner: fresh, or as the bank in a folder left it; and that bank."""
     old = Bank.open(place) if place is not None and (place / "bank.json").exists() else None
     base: dict[str, Tensor] = {}
     if old is not None and (old.tasks or old.removed):

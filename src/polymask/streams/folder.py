@@ -50,8 +50,11 @@ class ImageFolder(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self._files[index]
-        with open_image(path) as image:
-            pixels = to_pixels(image)
+        try:
+            with open_image(path) as image:
+                pixels = to_pixels(image)
+        except (OSError, SyntaxError) as error:  # Pillow reads the pixels late, and calls a broken PNG a wrong syntax
+            raise ValueError(f"{path} cannot be read as an image: {error}") from error
         return self.inputs.fit(pixels[None])[0], label
 
     def _look(self, inputs: Inputs) -> Inputs:

@@ -120,8 +120,11 @@ def the_task(held: Loaded, said: str | None) -> str:
     Raises:
         UsageError: if there is none, or it is not said which.
     """
+    if not held.tasks:
+        gone = f": removed are {short(list(held.bank.removed))}" if held.bank.removed else ""
+        raise UsageError(f"expected a finished task, found none in {held.bank.path}{gone}")
     if said is None and len(held.tasks) != 1:
-        known = short([f"#{place} {task}" for task, place in held.places.items()]) or "none yet"
+        known = short([f"#{place} {task}" for task, place in held.places.items()])
         raise UsageError(f"expected --task NAME, or --task '#3' in quotes, found none; there are {known}")
     try:
         return held.find(held.tasks[0] if said is None else said)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from polymask.cli.commands.ask import the_task
 from polymask.export.task import export_task
+from polymask.loaded import load
 
 
 def export(
@@ -41,8 +43,9 @@ def export(
         prune: take out the units that the task's masks shut.
         overwrite: replace a file that is there.
     """
+    name = the_task(load(dir), task)
     found = export_task(
-        dir, task, out, to=to, takes=takes, shape=shape, batch=batch, fold=fold, prune=prune, overwrite=overwrite
+        dir, name, out, to=to, takes=takes, shape=shape, batch=batch, fold=fold, prune=prune, overwrite=overwrite
     )
     say(str(found))
     return 0

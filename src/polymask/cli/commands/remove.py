@@ -65,10 +65,11 @@ def from_network(held: Loaded, name: str) -> str:
             warnings.simplefilter("ignore")
             batch, network = batch_of(path, about["probe"]), network_of(about["builder"], None)
             kind, head = method_class(_method_of(held)), about["head"]
-            learner, _ = open_learner(kind, network, batch, head, 0, about["options"], path.parent)
+            learner, _ = open_learner(kind, network, batch, head, 0, about["options"], path)
             found: Removed = learner.remove(name)
     except CANNOT as error:
-        return f"What of the network is free to learn is said when it learns again; here it cannot be made: {error}"
+        why = error.args[0] if isinstance(error, KeyError) else error
+        return f"What of the network is free to learn is said when it learns again; here it cannot be made: {why}"
     rest = f"reserved stay {found.reserved}" if found.reserved else "nothing of it stays reserved"
     return f"{found.freed or 'no'} entries of the network may learn again; {rest}"
 

@@ -34,14 +34,18 @@ def about_chance(
         recipes: phase -> how this run trained it.
         options: the method's own arguments.
     """
-    ways = ways_out(method, method.record(task), recipes, options)
+    score = f"{entry.split} accuracy {entry.value:.4g} on {entry.examples} examples"
     if entry.noise is not None and entry.noise >= 1:
-        ways = [f"more than {entry.examples} examples to measure it on, which cannot tell", *ways]
-    text = (
-        f"task {task!r} ended at chance: {entry.split} accuracy {entry.value:.4g} on {entry.examples} examples, where "
-        f"one constant answer gets {entry.chance:.4g} and noise reaches {entry.noise:.4g}. What may help: "
-        + "; ".join(ways)
-    )
+        text = (
+            f"task {task!r} cannot be told from chance: {score}, where one constant answer gets {entry.chance:.4g}: "
+            "these are too few for any score to tell. What may help: more examples to measure it on"
+        )
+    else:
+        text = (
+            f"task {task!r} ended at chance: {score}, where one constant answer gets {entry.chance:.4g} and noise "
+            f"reaches {entry.noise:.4g}. What may help: "
+            + "; ".join(ways_out(method, method.record(task), recipes, options))
+        )
     figures = {"split": entry.split, "score": entry.value, "chance": entry.chance, "noise": entry.noise}
     return {"task": task, "kind": "chance", **figures, "examples": entry.examples, "text": text}
 
