@@ -13,7 +13,7 @@ from polymask.pages.comparison import comparison_page
 from polymask.pages.run import Run, read_run, references
 from polymask.pages.runs import run_folders
 from polymask.pages.section import Page, Section, Table, as_number
-from polymask.report.labels import counted, number, printable
+from polymask.report.labels import counted, listed, number, printable, shortened
 from polymask.report.table import human_bytes
 from polymask.version import __version__
 
@@ -90,7 +90,7 @@ def run_page(run: Run) -> Page:
     ]
     stream = (run.results.get("stream") or {}).get("name") or run.config.get("stream") or ""
     title = f"{run.method} on {stream}" if stream else run.method
-    return Page(printable(str(title)), _summary(run), _figures(run), sections, run.problems)
+    return Page(printable(str(title)), _summary(run) + _removed(run), _figures(run), sections, run.problems)
 
 
 def _summary(run: Run) -> str:
@@ -108,6 +108,15 @@ def _summary(run: Run) -> str:
     if isinstance(drift, int | float):
         return f"{said}. The largest change of a logit of a finished task is {number(drift)}."
     return f"{said}."
+
+
+def _removed(run: Run) -> str:
+    """Which tasks of the report the bank no longer holds."""
+    head = run.reader.head if run.reader else None
+    gone = {line["task"] for line in head.about["removed"]} - head.records.keys() if head else set()
+    names = [shortened(task) for task in run.tasks if task in gone]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f" Removed since: {listed(names[:5])}{more}; the scores below are of before." if names else ""
 
 
 def _figures(run: Run) -> dict[str, str]:
