@@ -256,8 +256,24 @@ def test_a_bank_alone_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
     assert "No accuracy was measured yet" in text
     assert "How masks look" in text
     assert "by hand learned 3 tasks one after the other." in text
+    assert "there is no results.json that can be read" in text
+    assert "the run has not ended" not in text
     assert page.seen["svg"] == 5
     assert Bank.open(folder).verify().ok
+
+
+@pytest.mark.usefixtures("_unseen")
+def test_a_removed_task_is_said_to_be_so(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", TASKS)
+    bank = Bank.open(folder / "bank")
+    bank.remove(TASKS[0])
+    text = " ".join(checked(write_report(folder)).words)
+    assert f"Removed since: {TASKS[0]}." in text
+    for task in TASKS[1:]:
+        bank.remove(task)
+    text = " ".join(checked(write_report(folder)).words)
+    assert "The bank holds no task." in text
+    assert "There is no bank" not in text
 
 
 @pytest.mark.usefixtures("_unseen")
@@ -398,7 +414,7 @@ def test_a_task_that_was_removed_is_named_once_and_counts_no_more(tmp_path: Path
     page = write_report(tmp_path / "run").read_text()
     checked(tmp_path / "run" / "report.html")
     assert page.count(gone) == 1
-    assert f"removed since: {gone}" in page
+    assert f"Removed since: {gone}." in page
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     ends = dict(zip(results["tasks"], results["accuracy_at_the_end"], strict=True))
     del ends[gone]

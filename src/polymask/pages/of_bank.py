@@ -22,7 +22,8 @@ def masks(run: Run) -> list[Section]:
     """All that is said of masks, or why nothing is."""
     found = read_masks(run.reader, run.entries) if run.reader and run.entries else None
     if found is None:
-        why = "There is no bank." if run.reader is None else "The tasks in the bank have no masks."
+        why = "The tasks in the bank have no masks." if run.entries else "No finished task can be read from the bank."
+        why = "There is no bank." if run.reader is None else why
         return [Section("masks", "Masks", why)]
     lost = f" The records of {listed([shortened(one) for one in found.lost[:5]])} cannot be read." if found.lost else ""
     return [_capacity(found, lost), _density(found), _overlap(found), _images(found)]

@@ -85,7 +85,8 @@ def bytes_per_task(run: Run) -> Section:
         listed_sizes = dict(zip([run.tasks[place] for place in places], listed_sizes, strict=False))
     values = np.array([as_number(listed_sizes.get(task)) for task in run.tasks], np.float64)
     if not np.isfinite(values).any():
-        return Section("bytes", title, "There is no bank, and results.json says no bytes.")
+        why = "There is no bank, and results.json says no bytes." if run.reader is None else "The bank holds no task."
+        return Section("bytes", title, why)
     mean, shared = float(np.nanmean(values)), int(sizes.get("backbone", 0))
     sentence = (
         f"A task adds {human_bytes(round(mean))} in the mean, beside the {human_bytes(shared)} of the network that all "

@@ -157,9 +157,8 @@ def forgetting(run: Run) -> Section:
     drift = np.array([as_number(run.results.get("logit_drift", {}).get(task)) for task in run.tasks], np.float64)
     change = run.at_the_end - run.when_learned
     if not np.isfinite(drift).any() and not np.isfinite(change).any():
-        return Section(
-            "forgetting", title, "Neither a change of accuracy nor of logits is known: the run has not ended."
-        )
+        why = "the run has not ended" if run.results else "there is no results.json that can be read"
+        return Section("forgetting", title, f"Neither a change of accuracy nor of logits is known: {why}.")
     change, moved = bin_means(change, shown.groups), np.array([_largest(drift, one) for one in shown.groups])
     largest = _largest(drift, range(len(drift)))
     sentence = (

@@ -13,7 +13,7 @@ from polymask.pages.comparison import comparison_page
 from polymask.pages.run import Run, read_run, references
 from polymask.pages.runs import run_folders
 from polymask.pages.section import Page, Section, Table, as_number
-from polymask.report.labels import counted, listed, number, printable
+from polymask.report.labels import counted, listed, number, printable, shortened
 from polymask.report.table import human_bytes
 from polymask.version import __version__
 
@@ -90,7 +90,7 @@ def run_page(run: Run) -> Page:
     ]
     stream = (run.results.get("stream") or {}).get("name") or run.config.get("stream") or ""
     title = f"{run.method} on {stream}" if stream else run.method
-    return Page(printable(str(title)), _summary(run), _figures(run), sections, run.problems)
+    return Page(printable(str(title)), _summary(run) + _removed(run), _figures(run), sections, run.problems)
 
 
 def _summary(run: Run) -> str:
@@ -103,15 +103,18 @@ def _summary(run: Run) -> str:
         said = f"{printable(run.method)} has learned {len(done):,} of {counted(len(run.tasks), 'task')}, not all yet"
     if isinstance(average, int | float):
         said += f": average {metric} {number(average)} {'at the end' if run.ended else 'so far'}"
-    if run.removed:
-        few = [printable(task) for task in run.removed[:5]]
-        names = listed(few) if len(few) == len(run.removed) else counted(len(run.removed), "task")
-        said += f"; removed since: {names}"
     if drift == 0:
         return f"{said}. Nothing was forgotten: no logit of a finished task has changed by a bit."
     if isinstance(drift, int | float):
         return f"{said}. The largest change of a logit of a finished task is {number(drift)}."
     return f"{said}."
+
+
+def _removed(run: Run) -> str:
+    """Which tasks were taken out since; nothing else on the page speaks of them."""
+    names = [shortened(task) for task in run.removed]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f" Removed since: {listed(names[:5])}{more}." if names else ""
 
 
 def _figures(run: Run) -> dict[str, str]:
