@@ -82,7 +82,7 @@ def test_tasks_lists_what_was_learned(run: Path, capsys: pytest.CaptureFixture[s
     assert said(capsys, "tasks", "run/bank")[0][2].split()[4] == "-"
 
 
-@pytest.mark.filterwarnings("ignore:files that could not be read. 1")
+@pytest.mark.filterwarnings("ignore:inputs without an answer. 1")
 def test_predict_prints_a_line_for_each_file_or_writes_them(
     run: Path, made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

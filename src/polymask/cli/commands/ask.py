@@ -110,7 +110,7 @@ def predict(
         write_file(place, as_text(found, name, place.suffix).encode("utf-8", "surrogateescape"))
         say(f"{count - failed} answer{'s' * (count - failed != 1)} of task {name!r}: {place}")
     if failed:
-        warnings.warn(f"files that could not be read: {failed}", stacklevel=2)
+        warnings.warn(f"inputs without an answer: {failed}", stacklevel=2)
     return 1 if failed else 0
 
 
