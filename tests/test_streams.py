@@ -237,6 +237,14 @@ class TestFolder:
         with pytest.raises(ValueError, match=r"broken\.png cannot be read as an image"):
             ImageFolder(tmp_path)
 
+    def test_a_class_folder_without_an_image_is_warned_of(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, {"a": 1, "b": 1})
+        (tmp_path / "phone").mkdir()
+        (tmp_path / "phone" / "one.heic").write_text("no format of ours")
+        with pytest.warns(UserWarning, match=r"no image lies in 'phone', which is no class then; images end in \.\w+"):
+            found = ImageFolder(tmp_path)
+        assert len(found) == 2
+
     def test_sixteen_bits_are_refused(self, tmp_path: Path) -> None:
         (tmp_path / "a").mkdir()
         Image.new("I;16", (4, 4)).save(tmp_path / "a" / "deep.png")

@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -254,6 +255,16 @@ def test_a_folder_of_another_configuration(change: dict[str, Any], named: str, w
     with pytest.raises(ValueError, match=rf"this configuration, found another \({named}"):
         small.run("packnet", whole, **change)
     assert small.files(whole) == before
+
+
+def test_a_configuration_that_was_cut_short_is_said_to_be_so(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "cut")
+    (tmp_path / "cut" / "config.yaml").write_text((whole / "config.yaml").read_text()[:30])
+    with pytest.raises(ValueError, match=r"config\.yaml to say .* it is cut short\. Remove it, and"):
+        small.run("packnet", tmp_path / "cut")
+    (tmp_path / "cut" / "config.yaml").unlink()
+    small.run("packnet", tmp_path / "cut")
+    assert (tmp_path / "cut" / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
 
 
 def test_a_run_that_could_not_start_leaves_the_folder_free(tmp_path: Path) -> None:

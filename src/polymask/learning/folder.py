@@ -66,6 +66,11 @@ def check(folder: Path, config: Mapping[str, Any]) -> None:
         return
     old, new = _flat(yaml.safe_load(path.read_text())), _flat(yaml.safe_load(_rendered(config)))
     differing = [key for key in {**old, **new} if key not in NEUTRAL and old.get(key) != new.get(key)]
+    if 2 * len(new.keys() - old.keys()) > len(new):
+        raise ValueError(
+            f"expected {path} to say how the run is configured, found {len(old.keys() & new.keys())} of {len(new)} "
+            "options: it is cut short. Remove it, and the command that made the run writes it again"
+        )
     if differing:
         found = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in differing)
         raise ValueError(

@@ -34,7 +34,7 @@ def accuracy_matrix(run: Run) -> Section:
             f"Entries with a dot ({count:,}) are proved, since nothing that the task reads has changed; {measured:,} "
             "were measured."
             if count
-            else f"All {measured:,} entries were measured."
+            else "Every entry was measured."
         )
         + shown.note
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -91,6 +92,8 @@ def folder_task(
         name: of the task; None: the folder's own.
         inputs: size, channels, augmentation and normalisation.
 
+    A folder without an image is no class, and is warned of.
+
     Raises:
         FileNotFoundError: there is no such folder, or no class with an image.
     """
@@ -128,7 +131,14 @@ def class_folders(root: Path) -> dict[str, list[Path]]:
         for folder in sorted(root.iterdir())
         if folder.is_dir() and not folder.name.startswith(".")
     }
+    empty = [name for name, paths in found.items() if not paths]
     found = {name: paths for name, paths in found.items() if paths}
+    if found and empty:
+        named = ", ".join(map(repr, empty[:5])) + (" and others" if len(empty) > 5 else "")
+        warnings.warn(
+            f"{root}: no image lies in {named}, which is no class then; images end in {' '.join(SUFFIXES)}",
+            stacklevel=3,
+        )
     if not found:
         raise FileNotFoundError(
             f"{root} holds no class: expected a sub-folder for each, with images in it ({' '.join(SUFFIXES)})"
