@@ -346,6 +346,6 @@ def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.Capture
         assert words in said
     assert main(["export", str(run), "--task", "#2", "--to", "torch", "--out", out]) == 1
     assert "give --overwrite" in capsys.readouterr().err
-    assert main(["export", str(run), "--task", "#9"]) == 1
+    assert main(["export", str(run), "--task", "#9"]) == 2
     assert "#9, a place that no task has had" in capsys.readouterr().err
     assert main(["export", str(run), "--to", "tflite"]) == 2
