@@ -206,7 +206,7 @@ def test_what_is_known_of_tasks_and_a_number_is_never_given_twice(run: Path, mad
     assert load(run).places == {"one": 1, "two": 3}
     with pytest.raises(KeyError, match="found #2, whose task was removed"):
         load(run).find("#2")
-    with pytest.raises(KeyError, match="found 'tow': did you mean 'two'"):
+    with pytest.raises(KeyError, match="found 'tow': did you mean two"):
         load(run).find("tow")
 
 

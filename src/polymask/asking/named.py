@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Mapping
 
 from polymask.bank.bank import Bank
+from polymask.near import nearest
 
 _PLACE = re.compile(r"#0*([1-9][0-9]{0,17})")
 
@@ -47,9 +47,7 @@ def find_task(bank: Bank, said: str) -> str:
     if any(line["task"] == said for line in bank.outline["removed"]):
         raise KeyError(f"expected one of the tasks {listed(places)}, found {said!r}, which is removed")
     if number is None:
-        near = difflib.get_close_matches(said, places, 1, 0.65)
-        hint = f": did you mean {near[0]!r}?" if near else ""
-        raise KeyError(f"expected one of the tasks {listed(places)}, found {said!r}{hint}")
+        raise KeyError(f"expected one of the tasks {listed(places)}, found {said!r}{nearest(said, places)}")
     place = int(number[1])
     if found := [task for task, one in places.items() if one == place]:
         return found[0]

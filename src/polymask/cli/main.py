@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from polymask.cli.catalog import RUN_FILE, read
-from polymask.cli.options import nearest
 from polymask.cli.parsers import parser_of
 from polymask.cli.values import UsageError
 from polymask.learning.options import Refused
+from polymask.near import nearest
 from polymask.version import __version__
 
 COMMANDS: dict[str, Any] = read(RUN_FILE)["commands"]

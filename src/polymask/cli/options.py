@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import difflib
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 from polymask.cli.values import Options, UsageError, convert, from_words, in_words, read_file, takes_several, types_of
-
-
-def nearest(found: str, names: Iterable[str]) -> str:
-    """A question to append to an error, if a name is near.
-
-    >>> nearest("pakcnet", ["packnet", "piggyback"])
-    ': did you mean packnet?'
-    """
-    near = difflib.get_close_matches(found, list(names), 1, 0.65)
-    return f": did you mean {near[0]}?" if near else ""
+from polymask.near import nearest
 
 
 def flag(name: str) -> str:

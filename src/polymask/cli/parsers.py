@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from polymask.cli.catalog import METHODS_FILE, RUN_FILE, options_for, read
-from polymask.cli.options import Parser, nearest
+from polymask.cli.options import Parser
 from polymask.cli.values import UsageError, read_file
 from polymask.learning.options import JOINT
+from polymask.near import nearest
 
 HIDDEN = ("backbone", "dir")
 """Arguments that are no options of any command line, though a signature has them."""

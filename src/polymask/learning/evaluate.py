@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from polymask.calling import as_read, call, logits_of
 from polymask.learning.objective import Objective, accuracy, constant_answer
+from polymask.probe import run_probe
 from polymask.report.measured import Measured
 from polymask.streams.feed import Feed
 from polymask.streams.prepare import Feeds
@@ -52,3 +53,14 @@ def logits_of_split(model: nn.Module, batches: Iterator[tuple[Any, Tensor]]) -> 
         pairs = [(logits_of(call(model, as_read(model, x))).float(), y) for x, y in batches]
     model.train(was)
     return torch.cat([logits for logits, _ in pairs]), torch.cat([y for _, y in pairs])
+
+
+def check_inputs(model: nn.Module, task: str, example: Any) -> None:
+    """Raise a ``ValueError`` unless a network accepts a task's inputs."""
+    try:
+        run_probe(model, as_read(model, example))
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
+        raise ValueError(
+            f"expected inputs of task {task!r} that the network accepts, found such that it refuses ({error}): bring "
+            "them to its shape (--size and --channels; from Python inputs=Inputs(size=...)), or take another network"
+        ) from error

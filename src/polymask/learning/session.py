@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from polymask.bank.bank import Bank
-from polymask.calling import as_read
 from polymask.held import AlteredNetwork, find_altered, proof
 from polymask.learning import folder as files
 from polymask.learning.accuracy import append_row, write_rows
-from polymask.learning.evaluate import score
+from polymask.learning.evaluate import check_inputs, score
 from polymask.learning.figures.unwritten import Unwritten
 from polymask.learning.folder import Place
 from polymask.learning.log.chance import about_chance, at_chance
@@ -28,7 +27,6 @@ from polymask.learning.watch.drift import Drift
 from polymask.learning.watch.twin import Twin
 from polymask.method.contract import Method
 from polymask.method.learner import without_base
-from polymask.probe import run_probe
 from polymask.streams.prepare import Feeds
 from polymask.streams.stream import Task
 
@@ -133,7 +131,7 @@ class Session:
 
     def _learn(self, task: Task, journal: Journal) -> None:
         feeds, start = self.feed(task), time.perf_counter()
-        self._check_inputs(task, feeds)
+        check_inputs(self.method.model, task.name, feeds.example())
         begun, progress = self._resume(task, journal)
         for phase in self.method.phases[self.method.phases.index(begun) if begun else 0 :]:
             if phase != begun:
@@ -197,17 +195,6 @@ class Session:
             self._is_due,
             lambda progress: self._save(task.name, phase, progress),
         )
-
-    def _check_inputs(self, task: Task, feeds: Feeds) -> None:
-        model, example = self.method.model, feeds.example()
-        try:
-            run_probe(model, as_read(model, example))
-        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
-            raise ValueError(
-                f"expected inputs of task {task.name!r} that the network accepts, found such that it refuses "
-                f"({error}): bring them to its shape (--size and --channels; from Python inputs=Inputs(size=...)), or "
-                "take another network"
-            ) from error
 
     def _describe(self, task: str, feeds: Feeds) -> None:
         record = self.method.records[task]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
+
+from polymask.near import nearest
 
 Groups = str | Sequence[Sequence[str]]
 """Classes by name: ``[["cat", "dog"], ["car", "truck"]]``, or "cat,dog/car,truck", or the former as JSON."""
@@ -117,7 +118,5 @@ def _place(name: str, names: Sequence[str], data: str) -> int:
         return list(names).index(name)
     if name.isdecimal() and int(name) < len(names):
         return int(name)
-    near = difflib.get_close_matches(name, names, 1, 0.6)
     listed = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-    hint = f": did you mean {near[0]}?" if near else ""
-    raise ValueError(f"expected classes of {data!r} ({listed}) in --groups, found {name!r}{hint}")
+    raise ValueError(f"expected classes of {data!r} ({listed}) in --groups, found {name!r}{nearest(name, names)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polymask.near import nearest
 from polymask.parts.seeds import generator
 from polymask.streams.cache import cached_file, read_cached, write_cached
 from polymask.streams.classic import split
@@ -122,12 +122,11 @@ def folder_of(name: str, root: Path) -> Path:
     if folder.is_dir() and any(file.is_file() for file in folder.rglob("*")):
         return folder
     there = sorted(str(path.relative_to(root)) for path in root.glob("[!.]*/[!.]*") if path.is_dir())
-    near = difflib.get_close_matches(name, there, 1, 0.7)
     raise FileNotFoundError(
         f"no data set {name!r} under the data root: looked for files in {folder}; "
         + (f"{root} holds {there[:12]}" if root.is_dir() else f"there is no folder {root}")
         + (f" and {len(there) - 12} more" if len(there) > 12 else "")
-        + (f": did you mean {near[0]}?" if near else "")
+        + nearest(name, there)
     )
 
 
