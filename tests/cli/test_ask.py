@@ -110,7 +110,7 @@ def test_predict_prints_a_line_for_each_file_or_writes_them(
     [
         ("predict run a.png", 2, "expected --task NAME, or --task '#3' in quotes, found none; there are #1 photos, #2"),
         ("predict run a.png --task", 2, "expected one argument: in a shell '#' begins a comment, so write '#3'"),
-        ("predict run a.png --task photo", 2, "found 'photo': did you mean 'photos'?"),
+        ("predict run a.png --task photo", 2, "found 'photo': did you mean photos?"),
         ("predict run a.png --task '#7'", 2, "#7, a place that no task has had"),
         ("predict run a.png --task '#1' --out a.txt", 2, "expected a file .csv or .jsonl for --out, found a.txt"),
         ("predict run a.png --task '#1' --out no/a.csv", 2, "expected a file in a folder that is there"),
