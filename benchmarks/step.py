@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from _measure import THREADS, compare, machine, options, show, take_turns, threads
-from polymask import Method, PackNet, Piggyback, SupSup
+from polymask import APD, KSM, Method, PackNet, Piggyback, SupSup
 from polymask.nets import build_net
 
-TARGETS = {"PackNet, train": 1.08, "PackNet, retrain": 1.08, "Piggyback": 1.08}
+TARGETS = {"PackNet, train": 1.08, "PackNet, retrain": 1.08, "Piggyback": 1.08, "KSM": 1.10, "APD, 10th task": 1.35}
 PLAIN, FROZEN = "plain", "plain, norms frozen"
 
 
@@ -49,10 +49,22 @@ def masked_step(method: Method, x: Tensor, y: Tensor) -> Callable[[], None]:
     def step() -> None:
         method.on_step(0.5)
         optimizer.zero_grad()
-        F.cross_entropy(method.model(x), y).backward()
+        (F.cross_entropy(method.model(x), y) + method.penalty()).backward()
         optimizer.step()
 
     return step
+
+
+def tenth(method: Method, x: Tensor, y: Tensor) -> Method:
+    """A method in its tenth task, after nine of two steps."""
+    for task in range(9):
+        method.begin(str(task))
+        step = masked_step(method, x[:4], y[:4])
+        step()
+        step()
+        method.end(str(task))
+    method.begin("tenth")
+    return method
 
 
 def packnet(x: Tensor, y: Tensor, width: int, phase: str) -> Method:
@@ -82,6 +94,8 @@ def arms(batch: int, width: int) -> dict[str, Callable[[], None]]:
         "Piggyback": opened(Piggyback(network(width), x[:2])),
         "SupSup, exact top-k": opened(SupSup(network(width), x[:2], select="top-k", density=0.5)),
         "SupSup, threshold": opened(SupSup(network(width), x[:2], select="threshold")),
+        "KSM": opened(KSM(network(width), x[:2])),
+        "APD, 10th task": tenth(APD(network(width), x[:2]), x, y),
     }
     return {
         PLAIN: plain_step(x, y, width, frozen_norms=False),

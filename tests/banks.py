@@ -13,8 +13,9 @@ from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.lock import LOCK
 from polymask.nets.mlp import MLP
-from polymask.parts.pack import Packed, pack, pack_owners, sparsify, unpack
+from polymask.parts.pack import Packed, pack, pack_owners, unpack
 from polymask.parts.seeds import generator
+from polymask.parts.sparse import sparsify
 from polymask.sites.table import Role, Sites, attach, bake
 from polymask.task import Meta, TaskRecord, activate, reads
 

@@ -11,7 +11,8 @@ import torch
 from tests.banks import WEIGHTS, attached, make, record
 from torch import nn
 
-from polymask.parts.pack import Packed, Sparse, pack, pack_block, sparsify
+from polymask.parts.pack import Packed, pack, pack_block
+from polymask.parts.sparse import Sparse, sparsify
 from polymask.sites.table import Role, Sites, attach
 from polymask.task import Meta, TaskRecord, activate, check_fits, reads
 

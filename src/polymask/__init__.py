@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from polymask.method.card import Card, Recipe
     from polymask.method.contract import Method
     from polymask.methods import (
+        APD,
         HAT,
         KSM,
         METHODS,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from polymask.task import Meta, TaskRecord, activate, switch
 
 __all__ = [
+    "APD",
     "HAT",
     "KSM",
     "METHODS",
@@ -92,6 +94,7 @@ _ROOMS = {
     "method.contract": ("Method",),
     "methods": ("METHODS", "Finetune", "Independent", "LinearProbe"),
     "methods.adahat": ("AdaHAT",),
+    "methods.apd": ("APD",),
     "methods.exssnet": ("ExSSNeT",),
     "methods.hat": ("HAT",),
     "methods.ksm": ("KSM",),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from polymask.parts.pack import Packed, Sparse, unpack
+from polymask.parts.pack import Packed, unpack
+from polymask.parts.sparse import Sparse
 from polymask.sites.table import Sites
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def _delta(sites: Sites, record: TaskRecord, name: str, sparse: Sparse) -> str |
         return f"{tuple(index.shape)} places of {_short(index)} for values of shape {tuple(value.shape)}"
     if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < math.prod(read):
         return f"places from {int(index.min())} to {int(index.max())} among {math.prod(read)} entries"
-    return _number(value, w)
+    if value.dtype == torch.int8 and sparse.scale is not None:
+        value = value * torch.tensor(sparse.scale)
+    return _number(value, w) or (None if sparse.local is None else _delta(sites, record, name, sparse.local))
 
 
 def _private(sites: Sites, record: TaskRecord, name: str, value: Tensor) -> str | None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from polymask.copies.kept import refresh_caches
 from polymask.fits import misfit
 from polymask.parts.binarize import leading, select, select_into
-from polymask.parts.pack import Packed, Sparse, densify, unpack
+from polymask.parts.pack import Packed, unpack
+from polymask.parts.sparse import Sparse, densify
 from polymask.sites.slots import fill, has_rows
 from polymask.sites.table import BASE, HEAD, Sites
 from polymask.sites.trace import Place
@@ -176,7 +177,7 @@ def _fill(sites: Sites, mixture: Mixture) -> None:
         mask = _mix([(alpha, unpack(one.masks[name]) if name in one.masks else None) for alpha, one in mixture], 1.0)
         delta = _mix([(alpha, densify(one.deltas[name]) if name in one.deltas else None) for alpha, one in mixture])
         fill(weight, "mask", None if mask is None else mask.to(device))
-        fill(weight, "delta", None if delta is None else delta.to(device))
+        fill(weight, "delta", None if delta is None else delta.to(device, sites.tensor(name).dtype))
     for name in mixture[0][1].private:
         mixed = _mix([(alpha, one.private[name]) for alpha, one in mixture])
         assert mixed is not None
@@ -244,7 +245,7 @@ def _write_task(plain: nn.Module, sites: Sites, record: TaskRecord) -> None:
         else:
             select_into(w.data, base, mask)
         if name in record.deltas:
-            plain.get_parameter(name).add_(densify(record.deltas[name]).to(w.device))
+            plain.get_parameter(name).add_(densify(record.deltas[name]).to(w.device, w.dtype))
     for name, value in record.private.items():
         _write(plain, name, value)
     masks = unit_masks(sites, record)

@@ -37,6 +37,7 @@ VARIANTS: dict[str, type[Method]] = {
     "ssnet": variant(METHODS["exssnet"], exclusive=False),
     "transfer": variant(METHODS["supsup"], transfer=True, budget=1.0),
     "soft-hat": variant(METHODS["hat"], soft=True, s_max=4.0),
+    "exact-apd": variant(METHODS["apd"], form="exact"),
     "fresh-wsn": variant(METHODS["wsn"], scores="fresh"),
 }
 """Methods by another argument; by default on the small backbone alone."""

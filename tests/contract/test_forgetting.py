@@ -15,7 +15,8 @@ from polymask.method.contract import Method
 def check(method: Method, before: dict[str, Tensor], optimizer: str = "adamw") -> None:
     """Every task answers as it did: to the bit, within a float, or, where ``exact`` is None, it must not.
 
-    Under plain descent a method that slows used weights to a millionth may keep still; under Adam it cannot.
+    Under plain descent a method that slows used weights to a millionth may keep still; under Adam it cannot. One that
+    declares that it may drift, by little or nothing, is held to its own bound by its own tests.
     """
     drift = {task: (drive.logits(method, task) - was).abs().max().item() for task, was in before.items()}
     assert all(torch.isfinite(was).all() for was in before.values())
@@ -23,7 +24,7 @@ def check(method: Method, before: dict[str, Tensor], optimizer: str = "adamw") -
         off = [task for task, was in before.items() if not torch.equal(drive.logits(method, task), was)]
         assert not off, f"not bit-equal: {drift}"
     elif method.exact is None:
-        assert (method.slows and optimizer == "sgd") or max(drift.values()) > 1e-4, (
+        assert method.drifts or (method.slows and optimizer == "sgd") or max(drift.values()) > 1e-4, (
             f"declares that it forgets, but does not: {drift}"
         )
     else:

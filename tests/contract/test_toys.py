@@ -9,7 +9,8 @@ from tests.contract.toys import Anchored, Growing, UnitGates
 from torch import Tensor
 
 from polymask.parts.binarize import leading
-from polymask.parts.pack import densify, unpack
+from polymask.parts.pack import unpack
+from polymask.parts.sparse import densify
 from polymask.sites.table import bake
 from polymask.task import fingerprint
 

@@ -14,8 +14,9 @@ from polymask.calling import call, two_rows
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
 from polymask.parts.binarize import straight_through, threshold
-from polymask.parts.pack import Packed, Sparse, densify, pack, sparsify
+from polymask.parts.pack import Packed, pack
 from polymask.parts.seeds import generator
+from polymask.parts.sparse import Sparse, densify, sparsify
 from polymask.sites.roles import Policy, plan
 from polymask.sites.slots import Scores
 from polymask.sites.table import unsharded

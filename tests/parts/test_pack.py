@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from polymask.parts.pack import code_bits, densify, owners, pack, pack_block, pack_owners, sparsify, unpack
+from polymask.parts.pack import code_bits, owners, pack, pack_block, pack_owners, unpack
+from polymask.parts.sparse import densify, sparsify
 
 unhurried = settings(deadline=None, max_examples=60)
 shapes = st.lists(st.integers(0, 6), max_size=4).map(tuple)

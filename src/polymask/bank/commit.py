@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polymask.bank import compare
 from polymask.bank.base import base_digest, describe_base, table_of, values_of, write_base
-from polymask.bank.entry import Entry, merge_planes, same_content, seal, to_entry
+from polymask.bank.entry import Entry, merge_planes, same_content, seal, shared_files, to_entry
 from polymask.bank.head import Head
 from polymask.bank.nest import flatten_state
 from polymask.bank.planes import has_owners, read_planes, write_planes
@@ -228,7 +228,10 @@ def _write(reader: Reader, draft: Draft, copied: Sites | None, batch: Any, final
     folder, proof, logits = reader.path, None, None
     if draft.tensors:
         write_tensors(folder, draft.tensors, draft.entry["tensors"])
-    if copied is not None:
+    for digest, tensors in shared_files(draft.record).items():
+        write_tensors(folder, tensors, digest)
+    if copied is not None and not (draft.before is not None and draft.record.meta.exact is None):
+        # What may forget, and is reissued with every task, is proved as it was learned and no more.
         activate(copied, draft.record)
         if final:
             strip(copied.model, effective)

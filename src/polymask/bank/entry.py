@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from polymask.bank.store import DamagedBank, as_json, digest_of, hash_of
-from polymask.parts.pack import Packed, Sparse, owners, pack, unpack
+from polymask.parts.pack import Packed, owners, pack, unpack
+from polymask.parts.sparse import from_tensors, to_tensors
 from polymask.task import Meta, TaskRecord
 
 Entry = dict[str, Any]
 Codes = tuple[int, int]
 """The smallest and the largest code that a mask on a plane of owners reads."""
+_PARTS = ("index", "bits", "value")
 _META = [field.name for field in fields(Meta) if field.name != "task"]
 
 
@@ -36,21 +38,45 @@ def to_entry(record: TaskRecord) -> tuple[Entry, dict[str, Tensor]]:
         else:
             masks[name] |= {"bits": packed.bits} | ({"plane": list(packed.plane)} if packed.plane else {})
             tensors[f"mask/{name}"] = packed.payload
+    deltas: dict[str, Any] = {}
     for name, sparse in record.deltas.items():
-        tensors |= {f"delta/{name}/index": sparse.index, f"delta/{name}/value": sparse.value}
+        deltas[name], kept = to_tensors(sparse)
+        if sparse.local is not None:
+            local, shared = to_tensors(sparse.local)
+            deltas[name]["local"] = {**local, "file": digest_of(shared)}
+        elif deltas[name] == {"shape": list(sparse.shape), "codec": "index"}:
+            # As every version has written it.
+            deltas[name] = list(sparse.shape)
+        tensors |= {f"delta/{name}/{part}": value for part, value in kept.items()}
     entry: Entry = {
         "task": task,
         "meta": as_json({key: getattr(record.meta, key) for key in _META}, f"meta data of task {task!r}"),
         "masks": masks,
-        "deltas": {name: list(sparse.shape) for name, sparse in record.deltas.items()},
+        "deltas": deltas,
         "private": list(record.private),
         "reads": dict(record.reads),
     }
     return entry, tensors
 
 
-def from_entry(entry: Entry, tensors: Mapping[str, Tensor], planes: Mapping[str, Packed]) -> TaskRecord:
-    """The record of an entry, its file's tensors and the shared planes."""
+def shared_files(record: TaskRecord) -> dict[str, dict[str, Tensor]]:
+    """The files of what a record's corrections share with those of others: digest -> tensors."""
+    kept = [to_tensors(sparse.local)[1] for sparse in record.deltas.values() if sparse.local is not None]
+    return {digest_of(tensors): tensors for tensors in kept}
+
+
+def shared_digests(entry: Entry) -> list[str]:
+    """The digests of the files that an entry's corrections share with those of others."""
+    return [one["local"]["file"] for one in entry["deltas"].values() if isinstance(one, dict) and "local" in one]
+
+
+def from_entry(
+    entry: Entry,
+    tensors: Mapping[str, Tensor],
+    planes: Mapping[str, Packed],
+    shared: Mapping[str, Mapping[str, Tensor]],
+) -> TaskRecord:
+    """The record of an entry, its file's tensors, the shared planes and the files of shared corrections."""
     masks = {}
     for name, mask in entry["masks"].items():
         if mask["codec"] == "owners":
@@ -60,10 +86,12 @@ def from_entry(entry: Entry, tensors: Mapping[str, Tensor], planes: Mapping[str,
             plane = tuple(mask["plane"]) if "plane" in mask else None
             shape, bits, level = tuple(mask["shape"]), mask["bits"], mask["level"]
             masks[name] = Packed(mask["codec"], shape, payload, bits, level, plane=plane)
-    deltas = {
-        name: Sparse(tuple(shape), tensors[f"delta/{name}/index"], tensors[f"delta/{name}/value"])
-        for name, shape in entry["deltas"].items()
-    }
+    deltas = {}
+    for name, about in entry["deltas"].items():
+        about = {"shape": about, "codec": "index"} if isinstance(about, list) else about
+        kept = {part: tensors[key] for part in _PARTS if (key := f"delta/{name}/{part}") in tensors}
+        local = about.get("local")
+        deltas[name] = from_tensors(about, kept, local and from_tensors(local, shared[local["file"]]))
     meta = {**entry["meta"], "labels": tuple(entry["meta"]["labels"])}
     private = {name: tensors[f"private/{name}"] for name in entry["private"]}
     return TaskRecord(masks, deltas, private, dict(entry["reads"]), Meta(task=entry["task"], **meta))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from polymask.bank.entry import Entry, check, from_entry
+from polymask.bank.entry import Entry, check, from_entry, shared_digests
 from polymask.bank.head import State
 from polymask.bank.store import path_of, read_tensors, size_of, write_tensors
 from polymask.parts.pack import Packed
@@ -24,7 +24,8 @@ def read_record(folder: Path, owners: State, entry: Entry) -> TaskRecord:
     check(entry)
     tensors = read_tensors(folder, entry["tensors"]) if entry["tensors"] else {}
     shared = any(mask["codec"] == "owners" for mask in entry["masks"].values())
-    return from_entry(entry, tensors, read_planes(folder, owners) if shared else {})
+    locals_ = {digest: read_tensors(folder, digest) for digest in shared_digests(entry)}
+    return from_entry(entry, tensors, read_planes(folder, owners) if shared else {}, locals_)
 
 
 def read_planes(folder: Path, owners: State) -> dict[str, Packed]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from polymask.bank.entry import Entry
+from polymask.bank.entry import Entry, shared_digests
 from polymask.bank.head import State
 
 
@@ -17,7 +17,12 @@ def files_of(about: State) -> set[str]:
 
 def files_of_entry(entry: Entry) -> set[str]:
     """The digests of an entry's files, its own too."""
-    return {file for file in (entry["file"], entry["tensors"], *map(_logits, proofs_of(entry))) if file}
+    return {entry["file"], *tensors_of(entry), *map(_logits, proofs_of(entry))}
+
+
+def tensors_of(entry: Entry) -> list[str]:
+    """The digests of the files of an entry's tensors, those that it shares with others too."""
+    return [file for file in (entry["tensors"], *shared_digests(entry)) if file]
 
 
 def proofs_of(entry: Entry) -> list[Mapping[str, Any]]:

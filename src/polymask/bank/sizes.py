@@ -7,7 +7,7 @@ from typing import Any
 
 from polymask.bank import store
 from polymask.bank.reader import Reader
-from polymask.bank.release import proofs_of
+from polymask.bank.release import proofs_of, tensors_of
 
 
 def sizes_of(reader: Reader) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def sizes_of(reader: Reader) -> dict[str, Any]:
 
     about, (entries, _) = reader.head.about, reader.readable()
     added, files = about["owners"]["added"], {line.entry for line in reader.head.records.values()}
-    own = {task: size(entries[task]["tensors"]) if task in entries else 0 for task in reader.head.records}
+    own = {task: sum(map(size, tensors_of(entries[task]))) if task in entries else 0 for task in reader.head.records}
     return {
         "backbone": size(about["base"]["digest"]),
         "per_task": {task: count + added.get(task, 0) for task, count in own.items()},

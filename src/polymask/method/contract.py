@@ -16,7 +16,8 @@ from polymask.method.answer import draw_probe
 from polymask.method.card import Card, Recipe
 from polymask.method.checks import check_begin, check_end, expect_open, refuse_wrapped, warn_unmoved
 from polymask.method.removal import Removed, remove
-from polymask.parts.pack import Packed, Sparse, pack
+from polymask.parts.pack import Packed, pack
+from polymask.parts.sparse import Sparse
 from polymask.sites.roles import Plan, Policy, plan
 from polymask.sites.slots import Scores
 from polymask.sites.table import Kind, Sites, attach
@@ -36,8 +37,9 @@ class Method(ABC):
     opens. ``_prepare``, ``_close``, ``on_step`` and ``penalty`` are empty until a method needs them. What it shares
     between tasks lives in ``state``, replaced and never changed in place, so that it can be taken back. What it does
     differently it declares: ``anneals`` (needs ``on_step``), ``reopens`` (finished names may begin again), ``grows``
-    (layers get wider), ``slows`` (used weights still move, by a small factor), ``soft`` (masks on units stay real),
-    ``roomier`` (what leaves a task more of a layer, in words; ``{option}`` is one's value in the run).
+    (layers get wider), ``slows`` (used weights still move, by a small factor), ``drifts`` (finished tasks may move, or
+    not at all), ``soft`` (masks on units stay real), ``roomier`` (what leaves a task more of a layer, in words;
+    ``{option}`` is one's value in the run).
 
     Args:
         model: any module; sites are attached to it in place.
@@ -55,6 +57,7 @@ class Method(ABC):
     reopens: ClassVar[bool] = False
     grows: bool = False
     slows: ClassVar[bool] = False
+    drifts: bool = False
     soft: bool = False
     roomier: ClassVar[str] = "more weights for the task"
 
@@ -145,8 +148,9 @@ class Method(ABC):
             tensor = self.sites.tensor(name)
             if isinstance(tensor, nn.Parameter) and (name in self.sites.opened or role.kind in self.learning):
                 yield name, tensor
-        for name, scores in self.scores.items():
-            yield f"{name}.scores", scores
+        for name, source in self.sources.items():
+            for own, parameter in source.named_parameters():
+                yield f"{name}.{own}", parameter
 
     @property
     def learning(self) -> tuple[Kind, ...]:
@@ -369,7 +373,7 @@ class Method(ABC):
         return {}
 
     def _reissue(self) -> dict[str, TaskRecord]:
-        """Records of older tasks that are to be expressed anew."""
+        """Records that are to be expressed anew, of older tasks or of the one that ends; what began is still noted."""
         return {}
 
     def _taken(self) -> Mapping[str, Tensor]:
@@ -381,10 +385,15 @@ class Method(ABC):
         return ""
 
     @property
+    def sources(self) -> dict[str, Scores]:
+        """Site name -> what makes its mask in this phase."""
+        every = self.sites.every().items()
+        return {name: site.source for name, site in every if isinstance(site.source, Scores)}
+
+    @property
     def scores(self) -> dict[str, nn.Parameter]:
         """Site name -> the scores that train in this phase."""
-        every = self.sites.every().items()
-        return {name: site.source.scores for name, site in every if isinstance(site.source, Scores)}
+        return {name: source.scores for name, source in self.sources.items()}
 
     def give_scores(self, name: str, scores: Scores) -> None:
         """Let a site's mask come from scores that train with this phase."""

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from polymask.copies.kept import refresh_caches
 from polymask.method.heads import fresh_head, width_of
-from polymask.parts.pack import Packed, Sparse, unpack
+from polymask.parts.pack import Packed, unpack
+from polymask.parts.sparse import Sparse
 from polymask.task import Meta, TaskRecord, entries, fingerprints
 
 if TYPE_CHECKING:

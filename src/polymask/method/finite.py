@@ -55,8 +55,9 @@ def _trained(method: Method) -> Iterable[tuple[str, Tensor | None, Tensor]]:
     for name in sorted(method.sites.opened):
         if not method.sites.tensor(name).detach().sum().isfinite():
             yield name, method.sites.weights[name].kept, method.sites.base(name)
-    for name, scores in method.scores.items():
-        yield f"{name}.scores", None, scores
+    for name, source in method.sources.items():
+        for own, parameter in source.named_parameters():
+            yield f"{name}.{own}", None, parameter
 
 
 def _spoiled(was: Tensor | None, now: Tensor) -> bool:

@@ -58,7 +58,8 @@ def fold_task(method: Method, task: str) -> dict[str, TaskRecord]:
     snapshot.clear_sources(sites)
     method.count += task not in method.records
     before, method.records = method.records, {**method.records, task: record}
-    issued = {**method._reissue(), task: record}
+    again = method._reissue()
+    issued = {**again, task: again.get(task, record)}
     method.records.update(issued)
     activate(sites, method.records[task])
     held = guard.held_after(method, before, issued, {task: read})
@@ -82,6 +83,7 @@ def before_fold(method: Method) -> Fold:
     }
     private = {name: sites.tensor(name).detach().clone() for name in sites.names("private")}
     learner = {name: getattr(method, name) for name in LEARNER}
+    learner["state"] = {key: dict(value) for key, value in method.state.items()}
     return Fold(homes, kept, slots, private, set(sites.opened), learner)
 
 

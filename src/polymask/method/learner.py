@@ -25,7 +25,7 @@ def learner_state(method: Method) -> dict[str, Any]:
     for name, site in sites.every().items():
         held: dict[str, Tensor] = {slot: getattr(site, slot) for slot in SLOTS if getattr(site, slot, None) is not None}
         if isinstance(site.source, Scores):
-            held["scores"] = site.source.scores.detach()
+            held |= {own: value.detach() for own, value in site.source.state_dict().items()}
         slots[name] = held
     return {
         "task": method.task,
@@ -127,8 +127,9 @@ def on_devices(sites: Sites, value: Any, device: torch.device, named: bool = Fal
 def _put_slots(site: WeightSite | FeatureSite, held: Mapping[str, Tensor]) -> None:
     for slot in SLOTS if isinstance(site, WeightSite) else ("mask",):
         fill(site, slot, held.get(slot))
-    if isinstance(site.source, Scores) and "scores" in held:
-        site.source.scores.copy_(held["scores"])
+    if isinstance(site.source, Scores):
+        for own, value in site.source.state_dict().items():
+            value.copy_(held[own])
 
 
 def without_base(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from polymask.method.contract import Method
 from polymask.methods.adahat import AdaHAT
+from polymask.methods.apd import APD
 from polymask.methods.baselines import Finetune, Independent, LinearProbe
 from polymask.methods.exssnet import ExSSNeT
 from polymask.methods.hat import HAT
@@ -24,12 +25,14 @@ METHODS: dict[str, type[Method]] = {
     "tfm": TFM,
     "hat": HAT,
     "adahat": AdaHAT,
+    "apd": APD,
     "finetune": Finetune,
     "linear_probe": LinearProbe,
     "independent": Independent,
 }
 
 __all__ = [
+    "APD",
     "HAT",
     "KSM",
     "METHODS",

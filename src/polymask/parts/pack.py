@@ -1,4 +1,4 @@
-"""Masks as bytes and back: one bit an entry, or one owner code for masks that are nested or disjoint; sparse values.
+"""Masks as bytes and back: one bit an entry, or one owner code for masks that are nested or disjoint.
 
 The format needs no framework: entry ``i`` (C order) of a bit mask is bit ``i % 8``, least significant first, of byte
 ``i // 8``. A mask of -1, 0 and 1 is two such masks one after the other: the entries that are not 0, and those that are
@@ -51,15 +51,6 @@ class Packed:
     def nbytes(self) -> int:
         """The payload's size in bytes."""
         return self.payload.numel() * self.payload.element_size()
-
-
-@dataclass(frozen=True)
-class Sparse:
-    """A sparse tensor: ``value`` at the flat (C order) ``index``, 0 elsewhere."""
-
-    shape: tuple[int, ...]
-    index: Tensor
-    value: Tensor
 
 
 def code_bits(largest: int) -> int:
@@ -192,25 +183,6 @@ def owners(packed: Packed) -> UInt8[Tensor, " *_"]:
     codes = sum(_to_mask(plane, shape).to(torch.uint8) << bit for bit, plane in enumerate(planes))
     assert isinstance(codes, Tensor)
     return codes
-
-
-def sparsify(dense: Tensor) -> Sparse:
-    """The non-zero entries of a tensor.
-
-    >>> densify(sparsify(torch.tensor([[0.0, 2.0], [0.0, 0.0]])))
-    tensor([[0., 2.],
-            [0., 0.]])
-    """
-    flat = dense.detach().cpu().flatten()
-    index = flat.nonzero().squeeze(1)
-    return Sparse(tuple(dense.shape), index.to(torch.int32), flat[index].clone())
-
-
-def densify(sparse: Sparse) -> Tensor:
-    """The dense tensor of a sparse one."""
-    flat = torch.zeros(math.prod(sparse.shape), dtype=sparse.value.dtype)
-    flat[sparse.index.long()] = sparse.value
-    return flat.view(sparse.shape)
 
 
 def _block(packed: Packed) -> Tensor:

@@ -97,14 +97,10 @@ def own_keys(module: nn.Module, state: dict[str, Any], prefix: str, _meta: Any) 
             collected.pop(f"{prefix}parametrizations.{leaf}.original")
             with torch.no_grad():
                 state[prefix + leaf] = held(module, leaf).detach()
-            scores = collected.pop(f"{prefix}parametrizations.{leaf}.0.source.scores", None)
-            if scores is not None:
-                state[f"{prefix}{leaf}.scores"] = scores
+            _move(collected, f"{prefix}parametrizations.{leaf}.0.source.", state, f"{prefix}{leaf}.")
         elif prefix + leaf in collected:
             state[prefix + leaf] = collected.pop(prefix + leaf)
-    scores = collected.pop(f"{prefix}units.source.scores", None)
-    if scores is not None:
-        state[f"{prefix}scores"] = scores
+    _move(collected, f"{prefix}units.source.", state, prefix)
     state.update(collected)
 
 
@@ -127,10 +123,21 @@ def from_own_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_rest:
                 # Where the gate is open, ``kept`` is what an abandoned task goes back to.
                 learns = site.gate if site.gate.dtype == torch.bool else torch.zeros_like(site.gate, dtype=torch.bool)
                 site.kept.copy_(torch.where(learns, site.kept, value.to(site.kept)))
-            if site.source is not None and f"{prefix}{leaf}.scores" in state:
-                state[f"{prefix}parametrizations.{leaf}.0.source.scores"] = state.pop(f"{prefix}{leaf}.scores")
-    if f"{prefix}scores" in state and isinstance(module._modules.get("units"), FeatureSite):
-        state[f"{prefix}units.source.scores"] = state.pop(f"{prefix}scores")
+            _take(state, f"{prefix}{leaf}.", f"{prefix}parametrizations.{leaf}.0.source.", site.source)
+    units = module._modules.get("units")
+    if isinstance(units, FeatureSite):
+        _take(state, prefix, f"{prefix}units.source.", units.source)
+
+
+def _move(collected: dict[str, Any], old: str, state: dict[str, Any], new: str) -> None:
+    for key in [key for key in collected if key.startswith(old)]:
+        state[new + key.removeprefix(old)] = collected.pop(key)
+
+
+def _take(state: dict[str, Any], old: str, new: str, source: nn.Module | None) -> None:
+    for own in source.state_dict() if source is not None else ():
+        if old + own in state:
+            state[new + own] = state.pop(old + own)
 
 
 def _keep_frozen(module: nn.Module, trace: Trace, state: dict[str, Any], prefix: str) -> None:

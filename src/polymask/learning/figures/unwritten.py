@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from polymask.bank.base import values_of
-from polymask.bank.entry import to_entry
+from polymask.bank.entry import shared_files, to_entry
 from polymask.bank.store import digest_of, to_bytes
 from polymask.sites.table import Sites
 from polymask.task import TaskRecord
@@ -39,9 +39,9 @@ class Unwritten:
         self._backbone = len(to_bytes(base)) if base else 0
         for record in records:
             task, (_, tensors) = record.meta.task, to_entry(record)
-            digest = digest_of(tensors)
-            first = self._seen.setdefault(digest, task)
-            self._own[task] = len(to_bytes(tensors)) if tensors and first == task else 0
+            files = {digest_of(tensors): tensors, **shared_files(record)}
+            mine = [tensors for digest, tensors in files.items() if self._seen.setdefault(digest, task) == task]
+            self._own[task] = sum(len(to_bytes(tensors)) for tensors in mine if tensors)
             self._planes |= {name: one.payload for name, one in record.masks.items() if one.codec == "owners"}
         if self._planes and records:
             last = records[-1].meta.task

@@ -1,0 +1,113 @@
+"""Additive corrections: thresholds, groups by inner products, what a group shares, and the bytes of a sparse tensor."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from polymask.parts.additive import correction, groups_of, prune, read_corrected, soft_threshold
+from polymask.parts.consolidate import consolidate
+from polymask.parts.sparse import densify, from_tensors, rounded, sparsify, to_tensors
+
+
+def draw(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def sparse_tensor(density: float, seed: int = 0, n: int = 1000) -> Tensor:
+    return torch.randn(n, generator=draw(seed)) * (torch.rand(n, generator=draw(seed + 99)) < density)
+
+
+@pytest.mark.parametrize("by", [0.3, torch.tensor(0.3)], ids=["number", "tensor"])
+def test_the_proximal_step_minimises_what_it_is_the_step_of(by: Tensor | float) -> None:
+    x = torch.linspace(-1, 1, 41, dtype=torch.float64)
+    tau = soft_threshold(x, by)
+    cost = lambda t: 0.5 * (t - x).square() + 0.3 * t.abs()  # noqa: E731
+    for other in (tau + 1e-3, tau - 1e-3, torch.zeros_like(x)):
+        assert bool((cost(tau) <= cost(other) + 1e-12).all())
+
+
+def test_complex_corrections_keep_their_angle() -> None:
+    tau = soft_threshold(torch.tensor([3 + 4j, 0.1j]), 1.0)
+    assert torch.allclose(tau, torch.tensor([2.4 + 3.2j, 0j]))
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+@pytest.mark.parametrize(("density", "codec"), [(0.001, "index"), (0.2, "bitmap"), (0.999, "dense")])
+def test_a_sparse_tensor_takes_the_codec_of_the_fewest_bytes_and_comes_back(
+    bits: int, density: float, codec: str
+) -> None:
+    tau = sparse_tensor(density)
+    tau[0] = 2.0
+    found = sparsify(tau, bits)
+    about, kept = to_tensors(found)
+    count, width = found.value.numel(), bits // 8
+    sizes = {"index": count * (4 + width), "bitmap": math.ceil(1000 / 8) + count * width, "dense": 1000 * width}
+    assert about["codec"] == codec == min(sizes, key=lambda name: sizes[name])
+    assert sum(t.numel() * t.element_size() for t in kept.values()) == sizes[codec]
+    assert torch.equal(densify(from_tensors(about, kept)), rounded(tau, bits))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_rounding_twice_is_rounding_once_up_to_its_step(bits: int) -> None:
+    tau = prune(sparse_tensor(0.5), 0.1)
+    assert (rounded(tau, bits) - tau).abs().max() <= tau.abs().max() * (0.51 / 127 if bits == 8 else 2**-10)
+    assert torch.equal(densify(sparsify(tau, bits)), correction(sparse_tensor(0.5), 0.1, bits))
+    assert torch.equal(rounded(torch.zeros(3), bits), torch.zeros(3))
+
+
+def test_the_gradients_of_a_corrected_weight() -> None:
+    shapes = [(5, 4), (5, 1), (5, 4)]
+    w, m, tau = (torch.randn(s, generator=draw(k), dtype=torch.float64).requires_grad_() for k, s in enumerate(shapes))
+    assert torch.autograd.gradcheck(lambda w, m, tau: read_corrected(w, m, tau, None, 0.0), (w, m, tau))
+    rate = torch.rand(5, 1, dtype=torch.float64, generator=draw(7))
+    slow = torch.autograd.grad(read_corrected(w, m, tau, rate, 0.5).sum(), (w, tau))
+    assert torch.equal(slow[0], (m * rate).expand_as(w))
+    assert torch.equal(slow[1], torch.ones_like(tau)), "what is pruned can grow again"
+
+
+def test_groups_by_inner_products_are_those_of_the_points() -> None:
+    points = torch.cat([torch.randn(4, 6, generator=draw(k)).double() / 20 + 3 * k for k in range(3)])
+    assert groups_of(points @ points.T, 3, [[0, 1]], draw()) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert groups_of(points @ points.T, 3, [[0, 1]], draw(5)) == groups_of(points @ points.T, 3, [[0, 1]], draw(5))
+
+
+def test_groups_of_equal_points_are_fewer_and_of_few_points_no_more_than_these() -> None:
+    assert groups_of(torch.ones(4, 4).double(), 3, [], draw()) == [[0, 1, 2, 3]]
+    assert groups_of(torch.eye(2).double(), 5, [], draw()) == [[0], [1]]
+    assert groups_of(torch.zeros(1, 1).double(), 2, [], draw()) == [[0]]
+
+
+@pytest.mark.parametrize("beta", [-1.0, 0.0, 0.2])
+def test_merging_moves_an_entry_by_half_of_beta_at_most_and_not_at_all_beyond_it(beta: float) -> None:
+    taus = [sparse_tensor(0.5, seed=k) / 5 for k in range(4)]
+    found = consolidate([sparsify(tau) for tau in taus], 1, beta, 0.0, draw())
+    gap = torch.stack(taus).amax(0) - torch.stack(taus).amin(0)
+    for tau, sparse in zip(taus, found, strict=True):
+        moved = (densify(sparse) - tau).abs()
+        assert float(moved.max()) <= max(beta, 0) / 2 + 1e-6
+        assert bool((moved[gap > beta] == 0).all())
+        if sparse.local is not None:
+            assert bool((densify(sparsify(densify(sparse)))[gap <= beta] == densify(sparse.local)[gap <= beta]).all())
+    assert (found[0].local is None) == (beta <= 0), "these agree nowhere to the bit, and below 0 nothing is merged"
+
+
+def test_equal_corrections_leave_nothing_of_their_own_and_pruning_stays_in_its_bound() -> None:
+    tau = sparsify(sparse_tensor(0.3))
+    found = consolidate([tau, tau, tau], 1, 0.1, 0.0, draw())
+    assert all(sparse.index.numel() == 0 and sparse.local is found[0].local for sparse in found)
+    assert all(torch.equal(densify(sparse), densify(tau)) for sparse in found)
+    taus = [sparse_tensor(0.5, seed=k) / 5 for k in range(3)]
+    for before, sparse in zip(taus, consolidate([sparsify(t) for t in taus], 1, 0.2, 0.05, draw()), strict=True):
+        assert float((densify(sparse) - before).abs().max()) <= 0.2 / 2 + 0.05 + 1e-6
+
+
+def test_a_lone_member_takes_what_it_shared_as_its_own() -> None:
+    one, two = sparse_tensor(0.3, seed=1), sparse_tensor(0.3, seed=2)
+    pair = consolidate([sparsify(one), sparsify(one)], 1, 0.1, 0.0, draw())
+    apart = consolidate([pair[0], sparsify(10 * two)], 2, 0.1, 0.0, draw())
+    assert [sparse.local for sparse in apart] == [None, None]
+    assert torch.equal(densify(apart[0]), one)
