@@ -33,6 +33,8 @@ TASKS: dict[str, list[int]] = {
     "wsn-cifar100": 10 * [10],
     "wsn-cifar100-superclass": 20 * [5],
     "wsn-tinyimagenet": 40 * [5],
+    "apd-cifar100": 10 * [10],
+    "apd-cifar100-superclass": 20 * [5],
     "hat-cifar": [*5 * [2], *5 * [20]],
     "hat-eight-datasets": [10, 100, 100, 10, 10, 10, 10, 43],
 }
@@ -203,6 +205,8 @@ FEW = ["--tasks", "[[0, 1, 2], [3, 4]]"]
         ("supsup-cifar100", FEW),
         pytest.param("wsn-cifar100", [*FEW, "--net", '{"hidden": 64}'], marks=pytest.mark.full),
         pytest.param("wsn-cifar100-superclass", FEW, marks=pytest.mark.full),
+        pytest.param("apd-cifar100", [*FEW, "--consolidate", "2"], marks=pytest.mark.full),
+        pytest.param("apd-cifar100-superclass", FEW, marks=pytest.mark.full),
     ],
 )
 def test_learns_from_data_of_the_same_form(name: str, more: list[str], root: Path) -> None:
@@ -220,6 +224,15 @@ def test_learns_from_data_of_the_same_form(name: str, more: list[str], root: Pat
         written[key] for key in ("lr", "schedule", "batch_size")
     )
     assert main(["verify", "run"]) == 0
+
+
+def test_a_scrambled_image_is_its_planes_read_as_pixels() -> None:
+    script = runpy.run_path(str(FOLDER / "cifar100_scrambled.py"))
+    image = Image.new("RGB", (32, 32), (1, 2, 3))
+    found = script["scrambled"](image).tobytes()
+    assert found == 1024 * b"\1" + 1024 * b"\2" + 1024 * b"\3"
+    script["write"](Path("scrambled/train"), [(image, 7), (image, 7), (image, 30)])
+    assert [len(list(Path("scrambled/train", label).iterdir())) for label in ("07", "30")] == [2, 1]
 
 
 def test_omniglot_is_written_as_a_folder_of_images() -> None:

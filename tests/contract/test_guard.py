@@ -450,6 +450,31 @@ def test_a_failing_close_is_undone() -> None:
     assert "0.bias" in dict(method.named_parameters())
 
 
+@pytest.mark.parametrize("name", ["packnet", "hat", "adahat", "exssnet", "apd"])
+def test_an_end_that_failed_half_way_can_be_called_again(name: str) -> None:
+    """What a method has noted of the task by then is taken back, or it would count twice."""
+    (method, _, todo), (whole, _, _) = start(name), start(name)
+    for one in (method, whole):
+        drive.learn(one, todo[:1])
+        for phase in one.phases:
+            drive.begin(one, todo[1], phase)
+            drive.train(one, todo[1], drive.sgd()(one), range(2))
+
+    def fail(hard: dict[str, Tensor]) -> Any:
+        raise MemoryError
+
+    method._deltas = fail  # type: ignore[method-assign]
+    with pytest.raises(MemoryError):
+        method.end("b")
+    del method._deltas
+    method.end("b")
+    whole.end("b")
+    assert list(method.state) == list(whole.state)
+    for key, found in method.state.items():
+        assert all(torch.equal(value, whole.state[key][name]) for name, value in found.items())
+    assert all(torch.equal(drive.logits(method, task), drive.logits(whole, task)) for task in "ab")
+
+
 def no_comparison(monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     real = guard.enforce
 
