@@ -132,14 +132,20 @@ def test_the_page_shows_the_disparity_and_its_noise(folder: Path) -> None:
     assert "On which task" in text
 
 
-def test_a_damaged_plan_is_a_sentence_on_the_page(folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_plan_is_a_sentence_on_the_page(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Pictures are put together and not drawn.
+    empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **how: file.write(empty))
     shutil.copytree(folder / "ksm-0", tmp_path / "ksm-0")
-    assert "What the order" not in write_report(tmp_path).read_text()
-    for damage in ('{"orders": [[0, 1', '{"orders": [[0, 0], [1, 0]], "seeds": [0]}', "[]", '{"orders": 3}'):
+    for damage in ('{"orders": [[0, 0], [1, 0]], "seeds": [0]}', "[]", '{"orders": 3}', '{"orders": [[0, 1'):
         (tmp_path / "orders.json").write_text(damage)
-        text = write_report(tmp_path).read_text()
-        assert "expected orders and seeds in orders.json, found it cut short or changed" in text
-        assert "What the order" not in text
+        with pytest.raises(ValueError, match=r"in orders.json, found it cut short or changed"):
+            read_plan(tmp_path)
+    text = write_report(tmp_path).read_text()
+    assert "expected orders and seeds in orders.json, found it cut short or changed" in text
+    assert "What the order" not in text
     Plan(((0, 1, 2), (2, 1, 0)), (0,)).write(tmp_path)
     assert "No method has ended under all orders yet." in write_report(tmp_path).read_text()
 
