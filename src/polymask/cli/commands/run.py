@@ -77,6 +77,8 @@ def compare(
     files = "table.md, .tex and .json, runs.csv" + ("" if robust is None else ", orders.csv and .json")
     say(f"\n{as_table(reports, robust)}\nFiles: {out} ({files}, and a folder for each run)")
     say(f"As a page: polymask report {out}")
+    if robust is not None and (count := len(seeds)) > 1:
+        say(f"The noise floor is of single seeds; of a mean over {count} it is about {count**0.5:.1f} times smaller.")
     unknown = [method for method, found in (robust or {}).items() if not found.finals or not found.by_seed]
     if unknown:
         say(f"Without AOPD or its noise floor: {', '.join(unknown)}. A run failed, or has other tasks than the rest.")
