@@ -123,6 +123,17 @@ def test_the_table_is_of_the_first_order_and_of_the_seeds_that_were_asked_for(fo
     }
 
 
+def test_seeds_of_the_floor_count_once_a_comparison_asks_for_them(tmp_path: Path) -> None:
+    for name in ("hat-0", "hat-1", "hat-1-order-1", "my-0-5", "hat-0-order-1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").touch()
+    Plan(((0, 1), (1, 0)), (0,)).write(tmp_path)
+    found = lambda: {method: [one.name for one in places] for method, places in run_folders(tmp_path).items()}  # noqa: E731
+    assert found() == {"hat": ["hat-0"], "my-0": ["my-0-5"]}
+    (tmp_path / "table.json").write_text(json.dumps([{"method": "hat", "seeds": [0, 1]}]))
+    assert found() == {"hat": ["hat-0", "hat-1"], "my-0": ["my-0-5"]}
+
+
 def test_the_page_shows_the_disparity_and_its_noise(folder: Path) -> None:
     text = write_report(folder, folder / "page.html").read_text()
     found = read(folder)["finetune"]
@@ -229,7 +240,7 @@ def test_the_orders_of_apd_are_five_of_ten_tasks() -> None:
 @pytest.mark.parametrize(
     ("asked", "tasks", "own", "said"),
     [
-        (1, 3, (), "expected at least 2 orders, found orders=1: one order has no disparity"),
+        (1, 3, (), "expected at least 2 orders, found orders=1: ask for more, or leave it out"),
         (7, 3, (), "expected at most 6 orders, all that 3 tasks have, found orders=7: ask for fewer"),
         (2, 1, (), "expected a stream of two tasks or more for several orders, found one of a single task"),
         ("apb", 10, (), "expected a number of orders, their places or a paper's name, found 'apb': did you mean apd"),

@@ -59,9 +59,9 @@ def compare(
         methods: names of methods, or package.module:Class for one's own; joint is one, too; without it all.
         seeds: one run each.
         out: the folder of the comparison.
-        orders: how many orders of the tasks to run: the stream's own and drawn ones, the same for all; or apd, the five
-            of that paper for ten tasks; or the orders themselves, [[0, 1, 2], [2, 0, 1]]. The table then says how far
-            the final score of a task depends on the order (AOPD, MOPD), and on the seed alone.
+        orders: how many orders of the tasks to run, the stream's own and drawn ones, the same for all; or apd, the five
+            of Yoon et al. 2020 for ten tasks; or the orders themselves, [[0, 1, 2], [2, 0, 1]]. The table then says how
+            far the final score of a task depends on the order (AOPD, MOPD), and on the seed alone (noise floor).
         values: what all runs share, and under each method's name its own options.
 
     Example:

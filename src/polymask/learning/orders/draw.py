@@ -68,7 +68,7 @@ def orders_of(asked: int | str | Sequence[Sequence[int]], tasks: int, own: Seque
 def _drawn(count: int, own: Order) -> tuple[Order, ...]:
     tasks = len(own)
     if count < 2:
-        raise Refused(f"expected at least 2 orders, found orders={count}: one order has no disparity")
+        raise Refused(f"expected at least 2 orders, found orders={count}: ask for more, or leave it out")
     if count > math.factorial(tasks):
         most = math.factorial(tasks)
         raise Refused(
@@ -83,7 +83,7 @@ def _drawn(count: int, own: Order) -> tuple[Order, ...]:
 
 def _checked(orders: Sequence[Order], tasks: int) -> tuple[Order, ...]:
     if len(orders) < 2:
-        raise Refused(f"expected at least 2 orders, found {len(orders)}: one order has no disparity")
+        raise Refused(f"expected at least 2 orders, found {len(orders)}: give more, or leave it out")
     for place, order in enumerate(orders):
         if sorted(order) != list(range(tasks)):
             raise Refused(f"expected orders of the places 0..{tasks - 1}, each once, found {list(order)}")

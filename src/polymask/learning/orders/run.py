@@ -93,15 +93,13 @@ def announce(plan: Plan, methods: Sequence[str], place: Path) -> list[str]:
     extra = len(plan.runs) - len(plan.seeds) * len(plan.orders)
     every = [(method, order, seed) for method in ordered for order, seed in plan.runs]
     every += [(JOINT, 0, seed) for seed in plan.seeds if JOINT in methods]
+    times = round(len(every) / (len(methods) * len(plan.seeds)), 1)
     done = sum(_is_finished(place / run_folder(method, seed, order)) for method, order, seed in every)
-    lines = [
-        f"{counted(len(ordered), 'method')} under {len(plan.orders)} orders with {counted(len(plan.seeds), 'seed')}"
-        + (f", and under the first order with {counted(extra, 'seed')} more for the noise floor" if extra else "")
-        + (", and joint training, which has no order" if JOINT in methods else "")
-        + f": {counted(len(every), 'run')}, {len(every) / (len(methods) * len(plan.seeds)):.2g} times a comparison of "
-        f"one order; {done} finished already."
-    ]
-    return [*lines, *(f"Order {place}: {' '.join(map(str, order))}" for place, order in enumerate(plan.orders))]
+    line = f"{counted(len(ordered), 'method')} under {len(plan.orders)} orders with {counted(len(plan.seeds), 'seed')}"
+    line += f", and under the first order with {counted(extra, 'seed')} more for the noise floor" if extra else ""
+    line += ", and joint training, which has no order" if JOINT in methods else ""
+    line += f": {counted(len(every), 'run')}, {times:g} times a comparison of one order; {done} finished already."
+    return [line, *(f"Order {place}: {' '.join(map(str, order))}" for place, order in enumerate(plan.orders))]
 
 
 def _to_come(plan: Plan, place: Path, runs: Mapping[str, Mapping[tuple[int, int], Report]]) -> str:
