@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mixed": LOW,
     "methods": LOW | {"method", "surgery"},
     "learning": LOW
-    | {"held", "probe", "lock", "disk", "version", "streams", "nets"}
+    | {"held", "probe", "lock", "disk", "near", "version", "streams", "nets"}
     | {"report", "bank", "method", "methods", "surgery", "mixed", "asking", "loaded"},
     "pages": LOW | {"version", "report", "bank", "learning", "disk"},
 }

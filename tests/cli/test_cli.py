@@ -207,6 +207,12 @@ def test_a_damaged_bank_is_not_verified(capsys: pytest.CaptureFixture[str]) -> N
         ("verify", "the following arguments are required: dir"),
         ("roles --method joint", "no method 'joint': there are packnet, "),
         ("compare --methods packnet supsup --norms private", "expected one of --packnet.norms, --supsup.norms, found "),
+        ("run --orders 3", "unknown option --orders: --orders is an option of polymask compare"),
+        ("compare --orders adp", "expected a whole number or a list or one of 'apd' for --orders, found adp"),
+        ("compare --orders apd", "expected a stream of 10 tasks for orders='apd', found 5 tasks: make the stream as"),
+        ("compare --orders 1", "expected at least 2 orders, found orders=1: ask for more, or leave it out"),
+        ("compare --orders [[0,1],[1,1]] --tasks 2", "expected orders of the places 0..1, each once, found [1, 1]"),
+        ("compare --orders 2 --tasks 1", "expected a stream of two tasks or more for several orders, found one of a"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line_with_the_nearest_name(

@@ -11,7 +11,7 @@ from polymask.learning.figures.cost import cost_of_run
 from polymask.learning.figures.table import Report, Reports, write
 from polymask.learning.learner import method_class
 from polymask.learning.loop import NotFinite
-from polymask.learning.options import JOINT, folder_name
+from polymask.learning.options import JOINT, run_folder
 from polymask.learning.results import Forgot, named_score
 
 
@@ -49,19 +49,27 @@ def compare(
     reports: Reports = {method: [] for method in methods}
     for seed in seeds:
         for method in methods:
-            kind = None if method == JOINT else method_class(method)
-            own = weights if weights is not None and can_start_from(kind, weights) else None
-            chosen = {**({"prefixes": "last"} if kind is None else {}), **(options or {}).get(method, {})}
-            place = Path(out) / f"{folder_name(method)}-{seed}"
-            try:
-                report = run_named(method, seed=seed, out=str(place), weights=own, options=chosen, **same)
+            place = Path(out) / run_folder(method, seed)
+            report = learn_one(method, seed, place, weights, (options or {}).get(method, {}), same)
+            if "error" not in report:
                 report = {**report, **cost_of_run(place)}
-            except (NotFinite, Forgot) as error:
-                report = {"error": str(error), "seconds": None}
             reports[method].append(report)
             say(f"{method}, seed {seed}: {outcome(report)}")
     write(Path(out), reports, seeds)
     return reports
+
+
+def learn_one(
+    method: str, seed: int, place: Path, weights: str | None, options: Mapping[str, Any], same: Mapping[str, Any]
+) -> Report:
+    """One run of a comparison; of one that fails, why: under "error"."""
+    kind = None if method == JOINT else method_class(method)
+    own = weights if weights is not None and can_start_from(kind, weights) else None
+    chosen = {**({"prefixes": "last"} if kind is None else {}), **options}
+    try:
+        return run_named(method, seed=seed, out=str(place), weights=own, options=chosen, **same)
+    except (NotFinite, Forgot) as error:
+        return {"error": str(error), "seconds": None}
 
 
 def outcome(report: Report) -> str:

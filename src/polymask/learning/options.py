@@ -16,7 +16,7 @@ JOINT = "joint"
 
 
 class Refused(ValueError):  # noqa: N818 - the name says what is wrong
-    """A method does not take its options, or the network."""
+    """A method does not take its options, or the network, or a stream the orders that are asked for."""
 
 
 def options_of(kind: type[Method]) -> dict[str, Any]:
@@ -37,3 +37,12 @@ def folder_name(method: str) -> str:
     ('packnet', 'my.module-Mine')
     """
     return method.replace(":", "-")
+
+
+def run_folder(method: str, seed: int, order: int = 0) -> str:
+    """A run's folder in that of a comparison.
+
+    >>> run_folder("packnet", 0), run_folder("packnet", 0, order=2)
+    ('packnet-0', 'packnet-0-order-2')
+    """
+    return f"{folder_name(method)}-{seed}" + (f"-order-{order}" if order else "")

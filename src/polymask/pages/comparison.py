@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from polymask.pages import of_methods, of_methods_by_task
+from polymask.learning.orders.robustness import Robust
+from polymask.pages import of_methods, of_methods_by_task, of_orders
 from polymask.pages.run import read_run
-from polymask.pages.runs import Runs, mean_over, values_over
+from polymask.pages.runs import Runs, mean_over, plan_of, robustness, values_over
 from polymask.pages.section import Page
 from polymask.report.labels import counted, listed, number, printable
 
@@ -24,8 +25,11 @@ def comparison_page(folder: Path, places: Mapping[str, Sequence[Path]]) -> Page:
     streams = {str((run.results.get("stream") or {}).get("name", "a stream")) for run in every if run.results}
     notes = [f"{run.folder.name}: {problem}" for run in every for problem in run.problems]
     notes += [f"{run.folder.name} has not ended." for run in every if not run.ended]
+    plan = plan_of(folder, notes)
+    robust = {} if plan is None else robustness(folder, plan, list(runs))
     title = f"{counted(len(runs), 'method')} on {printable(listed(sorted(streams)) or 'a stream')}"
     figures = {"methods": str(len(runs)), "seeds": str(seeds), "tasks": f"{len(tasks):,}"}
+    figures |= {} if plan is None else {"orders": str(len(plan.orders))}
     sections = [
         of_methods.methods_table(runs, metric),
         of_methods.accuracy_spread(runs, metric),
@@ -34,9 +38,10 @@ def comparison_page(folder: Path, places: Mapping[str, Sequence[Path]]) -> Page:
         of_methods_by_task.matrices_side_by_side(runs, metric),
         of_methods_by_task.average_so_far(runs, metric, tasks),
         of_methods_by_task.final_by_task(runs, metric, tasks),
+        *([] if plan is None else of_orders.order_sections(plan, robust, metric, tasks)),
         of_methods_by_task.one_mask_each(runs),
     ]
-    return Page(title, _summary(runs, metric), figures, sections, notes)
+    return Page(title, _summary(runs, metric) + _on_orders(robust), figures, sections, notes)
 
 
 def _summary(runs: Runs, metric: str) -> str:
@@ -52,3 +57,9 @@ def _summary(runs: Runs, metric: str) -> str:
     said += [f"Not a bit of a finished task's logits moved under {printable(listed(still))}."] if still else []
     said += [f"Logits moved under {printable(listed(moved))}."] if moved else []
     return " ".join(said)
+
+
+def _on_orders(robust: Robust) -> str:
+    """Which methods do not feel the order of tasks; nothing if there is one order."""
+    none = [method for method, found in robust.items() if found.mopd == 0]
+    return f" The order of tasks changes nothing under {printable(listed(none))}." if none else ""

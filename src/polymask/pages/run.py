@@ -179,9 +179,9 @@ def read_run(folder: Path) -> Run:
 
 def references(run: Run) -> dict[str, Numbers]:
     """The final metric on every task of the runs beside this one that it is measured against, (T,) each."""
-    found = {}
+    found, order = {}, "".join(run.folder.name.partition("-order-")[1:])
     for name in REFERENCES:
-        place = run.folder.parent / f"{name}-{run.results.get('seed')}"
+        place = run.folder.parent / f"{name}-{run.results.get('seed')}{order}"
         if name != run.method and (place / "results.json").exists():
             other = read_run(place)
             if other.tasks == run.tasks and other.metric == run.metric:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from polymask.cli.catalog import RUN_FILE, read
 from polymask.cli.parsers import groups
@@ -12,6 +12,7 @@ from polymask.learning.by_name import run_named
 from polymask.learning.compare import compare as run_all
 from polymask.learning.figures.table import as_table
 from polymask.learning.options import JOINT
+from polymask.learning.orders.run import compare_orders
 from polymask.learning.results import named_score
 from polymask.learning.training import Training
 from polymask.methods import METHODS
@@ -44,18 +45,23 @@ def compare(
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
     out: str = "runs/compare",
+    orders: int | Sequence[Sequence[int]] | Literal["apd"] | None = None,
     **values: Any,
 ) -> int:
-    """Several methods and seeds on one stream, one table.
+    """Several methods and seeds on one stream, one table; with --orders under several orders of its tasks.
 
     Examples:
         polymask compare --methods packnet supsup joint --seeds 0 1 2
+        polymask compare --methods packnet ksm finetune --seeds 0 1 2 --orders 5
 
     Args:
         say: called with every line.
         methods: names of methods, or package.module:Class for one's own; joint is one, too; without it all.
         seeds: one run each.
         out: the folder of the comparison.
+        orders: how many orders of the tasks to run, the stream's own and drawn ones, the same for all; or apd, the five
+            of Yoon et al. 2020 for ten tasks; or the orders themselves, [[0, 1, 2], [2, 0, 1]]. The table then says how
+            far the final score of a task depends on the order (AOPD, MOPD), and on the seed alone (noise floor).
         values: what all runs share, and under each method's name its own options.
 
     Example:
@@ -63,10 +69,21 @@ def compare(
     """
     methods = methods or [*METHODS, JOINT]
     options = {method: values.pop(group) for method, group in groups(methods).items()}
-    reports = run_all(methods, seeds, out, options=options, say=say, **arguments(values))
-    say(f"\n{as_table(reports)}\nFiles: {out} (table.md, .tex and .json, runs.csv, and a folder for each run)")
+    shared: dict[str, Any] = {"options": options, "say": say, **arguments(values)}
+    if orders is None:
+        reports, robust = run_all(methods, seeds, out, **shared), None
+    else:
+        reports, robust = compare_orders(methods, seeds, out, orders, **shared)
+    files = "table.md, .tex and .json, runs.csv" + ("" if robust is None else ", orders.csv and .json")
+    say(f"\n{as_table(reports, robust)}\nFiles: {out} ({files}, and a folder for each run)")
     say(f"As a page: polymask report {out}")
-    return 1 if any("error" in report for runs in reports.values() for report in runs) else 0
+    if robust is not None and (count := len(seeds)) > 1:
+        say(f"The noise floor is of single seeds; of a mean over {count} it is about {count**0.5:.1f} times smaller.")
+    unknown = [method for method, found in (robust or {}).items() if not found.finals or not found.by_seed]
+    if unknown:
+        say(f"Without AOPD or its noise floor: {', '.join(unknown)}. A run failed, or has other tasks than the rest.")
+    failed = any("error" in report for runs in reports.values() for report in runs)
+    return 1 if failed or unknown else 0
 
 
 def arguments(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from polymask.disk import write_file
+from polymask.learning.orders.robustness import Robust, as_csv, as_numbers, as_text, by_task
 from polymask.learning.results import named_score
 from polymask.report.table import human_bytes, latex, markdown, mean_std, table
 
@@ -19,21 +20,27 @@ Report = dict[str, Any]
 Reports = dict[str, list[Report]]
 
 RAW = ("method", "seed", "task", "place", "when_learned", "at_the_end", "logit_drift", "bytes", "seconds", "error")
-"""The columns of ``runs.csv``."""
+"""The columns of ``runs.csv``; under several orders "order" comes behind the seed."""
+
+FEW = 20
+"""Tasks up to which the disparity of each is shown on a terminal; ``orders.csv`` has that of any number."""
 
 
-def rows(reports: Reports) -> list[dict[str, object]]:
+def rows(reports: Reports, robust: Robust | None = None) -> list[dict[str, object]]:
     """The rows of the table: the metric after the last task over seeds, forgetting, bytes, cost and time.
+
+    Under several orders these are of the first one, and beside them stands what the order changes.
 
     >>> run = {"metric": "accuracy", "average_accuracy": 0.5, "bwt_gem": 0.0, "max_logit_drift": 0.0, "seconds": 2.0}
     >>> rows({"hat": [{**run, "bytes": {"backbone": 4000, "per_task": [100, 300]}}]})[0]["bytes per task"]
     '200 B'
     """
     metric = _metric(reports)
-    return [{"method": method, **_as_text(runs, metric)} for method, runs in reports.items()]
+    more = {} if robust is None else {method: as_text(robust.get(method)) for method in reports}
+    return [{"method": method, **_as_text(runs, metric), **more.get(method, {})} for method, runs in reports.items()]
 
 
-def numbers(reports: Reports) -> list[dict[str, Any]]:
+def numbers(reports: Reports, robust: Robust | None = None) -> list[dict[str, Any]]:
     """The same as numbers, for ``table.json``: mean, sample standard deviation and count of what varies.
 
     A mean is null where a run has no number: one over the runs that happen to be there is another mean.
@@ -43,7 +50,11 @@ def numbers(reports: Reports) -> list[dict[str, Any]]:
     {'mean': 0.5, 'std': 0.3535533905932738, 'n': 2}
     """
     metric = _metric(reports)
-    return [{"method": method, "metric": metric, **_as_numbers(runs)} for method, runs in reports.items()]
+    more = {} if robust is None else {method: as_numbers(robust.get(method)) for method in reports}
+    return [
+        {"method": method, "metric": metric, **_as_numbers(runs), **more.get(method, {})}
+        for method, runs in reports.items()
+    ]
 
 
 def spread(values: Sequence[float | None]) -> dict[str, float | int | None]:
@@ -110,8 +121,12 @@ def raw(reports: Reports, seeds: Sequence[int]) -> list[dict[str, Any]]:
         {"method": method, "seed": seed, **row}
         for method, runs in reports.items()
         for seed, run in zip(seeds, runs, strict=True)
-        for row in ([{"error": run["error"]}] if "error" in run else _of_tasks(run))
+        for row in _of_run(run)
     ]
+
+
+def _of_run(run: Report) -> list[dict[str, Any]]:
+    return [{"error": run["error"]}] if "error" in run else _of_tasks(run)
 
 
 def _of_tasks(run: Report) -> list[dict[str, Any]]:
@@ -134,20 +149,60 @@ def _of_tasks(run: Report) -> list[dict[str, Any]]:
 
 def write(out: Path, reports: Reports, seeds: Sequence[int]) -> None:
     """Write the table for people (Markdown, LaTeX) and for programs (JSON), and the raw numbers (CSV)."""
-    text = io.StringIO()
-    lines = csv.DictWriter(text, RAW)
-    lines.writeheader()
-    lines.writerows(raw(reports, seeds))
-    files: Mapping[str, str] = {
-        "table.md": markdown(rows(reports)) + "\n",
-        "table.tex": latex(rows(reports)) + "\n",
-        "table.json": json.dumps(numbers(reports), indent=2) + "\n",
-        "runs.csv": text.getvalue(),
+    _write_files(out, _tables(reports, seeds) | {"runs.csv": _as_csv(RAW, raw(reports, seeds))})
+
+
+def write_orders(
+    out: Path,
+    reports: Reports,
+    seeds: Sequence[int],
+    robust: Robust,
+    runs: Mapping[str, Mapping[tuple[int, int], Report]],
+) -> None:
+    """The same for a comparison under several orders, and ``orders.csv``, the final scores task by task.
+
+    Args:
+        out: the folder of the comparison.
+        reports: of the first order, which the table is of.
+        seeds: what it is averaged over.
+        robust: what the order changes.
+        runs: method -> the reports of all its runs by (order, seed).
+    """
+    every = [
+        {"method": method, "seed": seed, "order": order, **row}
+        for method, found in runs.items()
+        for (order, seed), run in found.items()
+        for row in _of_run(run)
+    ]
+    count = 1 + max(order for found in runs.values() for order, _ in found)
+    files = {"runs.csv": _as_csv((*RAW[:2], "order", *RAW[2:]), every), "orders.csv": as_csv(robust, count)}
+    _write_files(out, _tables(reports, seeds, robust) | files)
+
+
+def _tables(reports: Reports, seeds: Sequence[int], robust: Robust | None = None) -> dict[str, str]:
+    found = [{**row, "seeds": list(seeds)} for row in numbers(reports, robust)]
+    return {
+        "table.md": markdown(rows(reports, robust)) + "\n",
+        "table.tex": latex(rows(reports, robust)) + "\n",
+        "table.json": json.dumps(found, indent=2) + "\n",
     }
+
+
+def _as_csv(columns: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _write_files(out: Path, files: Mapping[str, str]) -> None:
     for name, content in files.items():
         write_file(out / name, content.encode("utf-8", "replace"))
 
 
-def as_table(reports: Reports) -> str:
-    """The table for a terminal."""
-    return table(rows(reports))
+def as_table(reports: Reports, robust: Robust | None = None) -> str:
+    """The table for a terminal; under several orders and of few tasks with a second one, the disparity of each."""
+    each = by_task(robust or {})
+    more = f"\n\nOPD of each task:\n{table(each, floatfmt='.4f')}" if 0 < len(each) <= FEW else ""
+    return table(rows(reports, robust)) + more
