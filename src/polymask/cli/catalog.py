@@ -95,12 +95,14 @@ def _row(name: str, card: Mapping[str, Any], size: int) -> dict[str, object]:
         "scenarios": " ".join(card["scenarios"]),
         "stores per task, besides its head": card["stores"],
         "bytes per task": human_bytes(size),
-        "exact": "yes"
-        if card["exact"] is True
-        else "no: it forgets"
-        if card["exact"] is None
-        else f"to {card['exact']}",
+        "exact": _exactness(card),
     }
+
+
+def _exactness(card: Mapping[str, Any]) -> str:
+    if card["exact"] is None:
+        return "no: it drifts" if card["drifts"] else "no: it forgets"
+    return "yes" if card["exact"] is True else f"to {card['exact']}"
 
 
 BLOCKS = {"methods": methods_table, "options": options_table, "recipes": recipes_table}

@@ -45,4 +45,4 @@ def entry(kind: type[Method]) -> dict[str, Any]:
     """A method's entry in the catalogue: its card, recipes and options, and the bytes that a task takes."""
     recipes = {phase: dict(vars(kind.recipes[phase])) for phase in kind.phases}
     own, size = options_in(kind, CONTRACT), bytes_per_task(kind)
-    return {"card": dict(vars(kind.card)), "recipes": recipes, "options": own, "bytes": size}
+    return {"card": {**vars(kind.card), "drifts": kind.drifts}, "recipes": recipes, "options": own, "bytes": size}

@@ -69,6 +69,8 @@ def learn_joint(
 
     >>> from polymask.nets import MLP
     >>> from polymask.streams.images import digits
+    >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> report = learn_joint(MLP(64, (32,), 2), digits(5)[:2], training=Training(epochs=3))
     >>> report["average_accuracy"] > 0.9, report["accuracy"][0][1]
     (True, None)
