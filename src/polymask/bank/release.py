@@ -17,7 +17,7 @@ def files_of(about: State) -> set[str]:
 
 def files_of_entry(entry: Entry) -> set[str]:
     """The digests of an entry's files, its own too."""
-    return {entry["file"], *tensors_of(entry), *map(_logits, proofs_of(entry))}
+    return {entry["file"], *tensors_of(entry), *(proof["logits"] for proof in proofs_of(entry))}
 
 
 def tensors_of(entry: Entry) -> list[str]:
@@ -41,8 +41,3 @@ def files_to_free(was: State, about: State, entries: Iterable[Entry] = (), gone:
     """
     keep = files_of(about).union(*map(files_of_entry, entries))
     return files_of(was).union(*map(files_of_entry, gone)) - keep
-
-
-def _logits(proof: Mapping[str, Any]) -> str:
-    found: str = proof["logits"]
-    return found

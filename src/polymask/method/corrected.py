@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.parts.additive import prune, read_corrected, soft_threshold
+from polymask.parts.binarize import select
 from polymask.parts.pack import unpack
 from polymask.parts.sparse import Sparse, densify, sparsify
 from polymask.sites.slots import Scores
@@ -43,7 +44,7 @@ class Corrected(Scores):
         bits: int,
         past: Sequence[Past] = (),
     ) -> None:
-        super().__init__(v, read_corrected, torch.sigmoid)
+        super().__init__(v, select, torch.sigmoid)
         self.tau = nn.Parameter(tau)
         self.threshold, self.bits = threshold, bits
         self.register_buffer("seen", _sample(tau))
@@ -63,14 +64,17 @@ class Corrected(Scores):
     def pairs(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
         """``v`` and ``tau`` of the open task, then of finished ones that train too."""
         yield self.scores, self.tau
-        for one in self.past:
-            assert isinstance(one, Past)
+        for one in self.finished():
             yield one.scores, one.tau
+
+    def finished(self) -> list[Past]:
+        """The finished tasks that train too, in order of learning."""
+        return [one for one in self.past if isinstance(one, Past)]
 
     @torch.no_grad()
     def draw_to_zero(self, shrink: float) -> None:
         """Draw corrections to 0 by ``shrink`` times what the last step moved them on average."""
-        for tau, seen in ((self.tau, self.seen), *((one.tau, one.seen) for one in self.past)):
+        for tau, seen in ((self.tau, self.seen), *((one.tau, one.seen) for one in self.finished())):
             by = shrink * float((_sample(unsharded(tau)) - seen).abs().mean())
             tau.copy_(soft_threshold(tau, by))
             seen.copy_(_sample(unsharded(tau)))
@@ -89,7 +93,7 @@ class Corrected(Scores):
         sigma = sigma if self.rate is None else _scaled(sigma, self.rate)
         share = 1 / (1 + 2 * lambda2)
         found = sigma.real.new_zeros(())
-        for one in self.past:
+        for one in self.finished():
             gate = torch.sigmoid(_scaled(unsharded(one.scores), share)).to(sigma.dtype)
             tau = _scaled(unsharded(one.tau), share)
             read = read_corrected(sigma, gate, tau, None, self.threshold, self.bits)

@@ -50,7 +50,7 @@ class _Read(torch.autograd.Function):
         ctx.save_for_backward(w, m, rate)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
         w, m, rate = ctx.saved_tensors
         scale = m if rate is None else m * rate
         to_w = g * scale if ctx.needs_input_grad[0] else None
@@ -88,7 +88,7 @@ def read_corrected(
     >>> y, tau.grad
     (tensor([[1., 1.]], grad_fn=<_ReadBackward>), tensor([[1., 1.]]))
     """
-    found: Tensor = _Read.apply(w, m, tau, rate, threshold, bits)
+    found: Tensor = _Read.apply(w, m, tau, rate, threshold, bits)  # type: ignore[no-untyped-call]
     return found
 
 
