@@ -20,7 +20,7 @@ PARTS: dict[str, tuple[tuple[str, ...], int]] = {
     "methods": (("tests/methods/", "tests/parts/"), 1),
     "learning": (("tests/learning/", "tests/cli/"), 1),
     "removal": (("tests/test_removal.py",), 2),
-    "rest": (("",), 2),
+    "rest": (("",), 3),
 }
 """Name -> how the ids of its tests begin, and in how many it is cut. The first that fits a test has it, and the last
 fits all, so that no test is in none or in two."""
