@@ -91,7 +91,7 @@ def steps_of(out: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param(m, marks=pytest.mark.full if m == "supsup" else ()) for m in small.METHODS]
+    "method", [pytest.param(m, marks=() if m in ("packnet", "tfm") else pytest.mark.full) for m in small.METHODS]
 )
 def test_interrupted_in_every_epoch(method: str, tmp_path: Path, home: Path) -> None:
     expected, out, stops = never_stopped(method, home), tmp_path / "run", 0
@@ -156,7 +156,7 @@ def test_killed_in_the_middle_of_epochs(method: str, tmp_path: Path, home: Path)
     ("function", "method"),
     [
         ("replace", "packnet"),
-        ("unlink", "finetune"),
+        pytest.param("unlink", "finetune", marks=pytest.mark.full),
         pytest.param("replace", "finetune", marks=pytest.mark.full),
         pytest.param("unlink", "packnet", marks=pytest.mark.full),
     ],
@@ -170,7 +170,7 @@ def test_killed_between_any_two_files(method: str, function: str, tmp_path: Path
     small.assert_same(out, expected)
 
 
-@pytest.mark.parametrize("task", ["one", "two", "three"])
+@pytest.mark.parametrize("task", ["one", pytest.param("two", marks=pytest.mark.full), "three"])
 def test_killed_between_the_commit_and_the_results(
     task: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +236,7 @@ def in_phase(out: Path, task: str, phase: str) -> bool:
     return (saved.get("task"), saved.get("phase")) == (task, phase)
 
 
+@pytest.mark.full
 def test_a_fresh_interpreter_is_killed_while_it_retrains(tmp_path: Path, home: Path) -> None:
     out = tmp_path / "run"
     kill_when(start("packnet", out, 0.02), lambda: in_phase(out, "two", "retrain"))
