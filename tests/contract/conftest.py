@@ -81,7 +81,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
     By default a ``case`` takes pairs instead of the product: a method meets every optimizer once and every kind of
     network once, a large one if it is among the few. A ``pair`` takes the small backbone and for a fifth of the methods
-    a quick one, which goes round from test to test. A ``pair`` or ``one`` takes the few always, the other methods in every second test and the variants in every sixth.
+    a quick one, which goes round from test to test. A ``pair`` or ``one`` takes the few always, the other methods in
+    every second test and the variants in every sixth.
     """
     methods, nets, optimizers = [*EVERY, *VARIANTS], list(BACKBONES), list(drive.OPTIMIZERS)
     start = zlib.crc32(metafunc.function.__name__.encode())
