@@ -27,7 +27,9 @@ def lines(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("method", small.METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=() if m in ("packnet", "finetune") else pytest.mark.full) for m in small.METHODS]
+)
 def test_what_is_proved_is_what_would_have_been_measured(method: str, tmp_path: Path) -> None:
     new = small.run(method, tmp_path / "new").report
     everything = small.run(method, tmp_path / "all", training=replace(small.FAST, measure="all")).report
