@@ -47,7 +47,7 @@ def test_a_run_in_two_parts_writes_the_same_marks(tmp_path: Path) -> None:
     whole = small.run("piggyback", tmp_path / "whole").report
 
     with pytest.raises(KeyboardInterrupt):
-        small.run("piggyback", tmp_path / "parts", objective=Objective(loss=small.Once(20, small.stop)))
+        small.run_saved("piggyback", tmp_path / "parts", objective=Objective(loss=small.Once(20, small.stop)))
     assert len(lines(tmp_path / "parts")) == 2
     parts = small.run("piggyback", tmp_path / "parts").report
     assert (parts["accuracy"], parts["source"]) == (whole["accuracy"], whole["source"])

@@ -1,4 +1,4 @@
-"""What only one method promises is asked in pairs: by default each optimizer, or density, meets one backbone in turn."""
+"""What only one method promises is asked in pairs: by default each optimizer or density meets a backbone in turn."""
 
 from __future__ import annotations
 
