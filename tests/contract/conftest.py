@@ -82,14 +82,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     By default a ``case`` takes pairs instead of the product: a method meets every optimizer once and every kind of
     network once, a large one if it is among the few. A ``pair`` takes the small backbone and for a fifth of the methods
     a quick one, which goes round from test to test. A ``pair`` or ``one`` takes the few always, the other methods in
-    every second test and the variants in every sixth.
+    every third test and the variants in every sixth.
     """
     methods, nets, optimizers = [*EVERY, *VARIANTS], list(BACKBONES), list(drive.OPTIMIZERS)
     start = zlib.crc32(metafunc.function.__name__.encode())
     few = metafunc.definition.get_closest_marker("few")
     always = FEW if few is None or not few.args else few.args
     taken = {
-        m for i, m in enumerate(methods) if m in always or (not few and (i + start) % (2 if m in EVERY else 6) == 0)
+        m for i, m in enumerate(methods) if m in always or (not few and (i + start) % (3 if m in EVERY else 6) == 0)
     }
     chosen = []
     if "case" in metafunc.fixturenames:
