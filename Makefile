@@ -10,7 +10,7 @@ TORCHVISION := $(shell grep '^torchvision==' constraints.txt)
 # One thread a process: two test processes share the cores instead of fighting over them, and sums keep one order.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # The parts of all tests, each of which takes some minutes; tests/choice.py says what is in them.
-PARTS := forgetting-1 forgetting-2 forgetting-3 resume-1 resume-2 resume-3 baking-1 baking-2 units-1 units-2 activation-1 activation-2 models-1 models-2 compile-1 compile-2 verbs contract methods learning removal-1 removal-2 rest-1 rest-2
+PARTS := forgetting-1 forgetting-2 forgetting-3 resume-1 resume-2 resume-3 baking-1 baking-2 units-1 units-2 activation-1 activation-2 models-1 models-2 compile-1 compile-2 verbs contract methods learning removal-1 removal-2 rest-1 rest-2 rest-3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import gc
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +19,9 @@ from xdist.scheduler import LoadScopeScheduling
 
 # tests/test_guides.py runs them, command by command and in an empty folder.
 collect_ignore_glob = ["docs/guides/*", "docs/site/*"]
+
+# To look for garbage again and again while everything is imported is a third of the time that collecting takes.
+gc.disable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,6 +43,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     scheduler = LoadScopeScheduling(config, log)
     scheduler._split_scope = scope_of  # type: ignore[method-assign]
     return scheduler
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What was imported stays to the end: no search for garbage goes through it."""
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

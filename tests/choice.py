@@ -20,7 +20,7 @@ PARTS: dict[str, tuple[tuple[str, ...], int]] = {
     "methods": (("tests/methods/", "tests/parts/"), 1),
     "learning": (("tests/learning/", "tests/cli/"), 1),
     "removal": (("tests/test_removal.py",), 2),
-    "rest": (("",), 2),
+    "rest": (("",), 3),
 }
 """Name -> how the ids of its tests begin, and in how many it is cut. The first that fits a test has it, and the last
 fits all, so that no test is in none or in two."""
@@ -38,7 +38,9 @@ TOGETHER = (
     "tests/learning/test_orders.py",  # compares the same tasks under two orders
     "tests/learning/test_resume.py",  # compares with runs that were never stopped
     "tests/test_export.py",  # wakes the exporters of torch and ONNX
+    "tests/test_pages.py",  # compares methods, for pages of them
     "tests/test_protocols.py",  # writes data sets
+    "tests/test_surgery.py",  # asks one large network where it grows
     "tests/test_wiring.py",  # asks each network who feeds whom
 )
 """Files that make something dear once, so that a single one of the processes of ``pytest -n`` runs them."""

@@ -21,7 +21,7 @@ from polymask.parts.binarize import top_k
 from polymask.streams import digits
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-ON_GPU = replace(small.FAST, device="cuda")
+ON_GPU = replace(small.SAVED, device="cuda")
 PROTECTED = [name for name, method in METHODS.items() if method.card.exact is True]
 
 

@@ -36,7 +36,17 @@ def test_a_methods_page_is_what_its_class_says_now(name: str) -> None:
     assert "paper" in page(name).partition("## What")[0]
 
 
-@pytest.mark.parametrize("guide", sorted(path.stem for path in (DOCS / "guides").glob("*.md")))
+LONG = ("compare", "hand-over")
+"""Guides that learn with many methods, or export: what they call has tests of its own."""
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [
+        pytest.param(path.stem, marks=pytest.mark.full if path.stem in LONG else ())
+        for path in sorted((DOCS / "guides").glob("*.md"))
+    ],
+)
 def test_a_guide_runs_from_an_empty_folder(
     guide: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from polymask.report import metrics as m
 
-unhurried = settings(deadline=None)
+unhurried = settings(deadline=None, max_examples=50)
 scores = st.floats(0, 100, allow_subnormal=False)
 square = st.integers(2, 6).flatmap(lambda n: st.lists(st.lists(scores, min_size=n, max_size=n), min_size=n, max_size=n))
 rectangle = st.integers(2, 5).flatmap(

@@ -202,7 +202,7 @@ FEW = ["--tasks", "[[0, 1, 2], [3, 4]]"]
         pytest.param(
             "ksm", ["--model", "convnet", "--weights", "random", "--size", "16", "16"], marks=pytest.mark.full
         ),
-        ("supsup-cifar100", FEW),
+        pytest.param("supsup-cifar100", FEW, marks=pytest.mark.full),
         pytest.param("wsn-cifar100", [*FEW, "--net", '{"hidden": 64}'], marks=pytest.mark.full),
         pytest.param("wsn-cifar100-superclass", FEW, marks=pytest.mark.full),
         pytest.param("apd-cifar100", [*FEW, "--consolidate", "2"], marks=pytest.mark.full),

@@ -48,7 +48,7 @@ def bert(kind: str, example: str) -> tuple[nn.Module, dict[str, Any]]:
     return transformers.BertForSequenceClassification(config), {"input_ids": tokens, **masks[example]}
 
 
-@pytest.mark.parametrize("kind", ["eager", "sdpa"])
+@pytest.mark.parametrize("kind", ["eager", pytest.param("sdpa", marks=pytest.mark.full)])
 @pytest.mark.parametrize(
     "example", [*(pytest.param(e, marks=pytest.mark.full) for e in ("no mask", "unpadded")), "padded"]
 )

@@ -96,7 +96,10 @@ def fully(wiring: Wiring) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("name", "head", "floor"), [("resnet18", "fc", 20), ("mobilenetv2_100", "classifier", 36)])
+@pytest.mark.parametrize(
+    ("name", "head", "floor"),
+    [("resnet18", "fc", 20), pytest.param("mobilenetv2_100", "classifier", 36, marks=pytest.mark.full)],
+)
 def test_floors_on_small_networks(name: str, head: str, floor: int) -> None:
     found, wiring = counts(name, 32, head)
     assert found >= floor

@@ -81,16 +81,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for ``case`` runs on the product, for ``pair`` on method x backbone, for ``one`` on methods.
 
     By default a ``case`` takes pairs instead of the product: a method meets every optimizer once and every kind of
-    network once, a large one if it is among the few. A ``pair`` takes the small backbone, for a fifth of the methods a
-    quick one and in every third test for one method a large one, which go round from test to test. A ``pair`` or
-    ``one`` takes the few always, the other methods in every second test and the variants in every sixth.
+    network once, a large one if it is among the few. A ``pair`` takes the small backbone and for a fifth of the methods
+    a quick one, which goes round from test to test. A ``pair`` or ``one`` takes the few always, the other methods in
+    every third test and the variants in every sixth.
     """
     methods, nets, optimizers = [*EVERY, *VARIANTS], list(BACKBONES), list(drive.OPTIMIZERS)
     start = zlib.crc32(metafunc.function.__name__.encode())
     few = metafunc.definition.get_closest_marker("few")
     always = FEW if few is None or not few.args else few.args
     taken = {
-        m for i, m in enumerate(methods) if m in always or (not few and (i + start) % (2 if m in EVERY else 6) == 0)
+        m for i, m in enumerate(methods) if m in always or (not few and (i + start) % (3 if m in EVERY else 6) == 0)
     }
     chosen = []
     if "case" in metafunc.fixturenames:
@@ -102,8 +102,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     elif "pair" in metafunc.fixturenames:
         for (i, m), b in product(enumerate(methods), nets):
             quick = (start + i) % 5 == 0 and b == QUICK[(start + i) % len(QUICK)]
-            large = (start + i) % len(EVERY) == start % 3 == 0 and b == LARGE[start % len(LARGE)]
-            turn = m in EVERY and not few and (quick or large)
+            turn = m in EVERY and not few and quick
             chosen.append(_param("pair", m, b, DEFAULT, turn or (m in taken and b == SMALL)))
     elif "one" in metafunc.fixturenames:
         chosen = [_param("one", m, SMALL, DEFAULT, m in taken) for m in methods]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import traceback
+import warnings
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -28,6 +29,7 @@ Phase = Callable[[Method, drive.Task], None]
 def work(rank: int, names: list[str], folder: str) -> None:
     """Learn with methods under every strategy; what happened lies in ``folder`` then, one file a process."""
     torch.set_num_threads(1)
+    warnings.simplefilter("default")  # what torch's wrappers warn of is no error here
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
     found: dict[tuple[str, str], Any] = {}
     for (strategy, phase), name in product(STRATEGIES.items(), names):

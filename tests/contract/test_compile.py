@@ -38,7 +38,7 @@ def compiled(model: nn.Module, backend: str) -> tuple[Callable, CompileCounterWi
     return torch.compile(model, backend=counter, fullgraph=True), counter
 
 
-@pytest.mark.few("packnet", "hat", "tfm")
+@pytest.mark.few("hat", "tfm")
 def test_all_tasks_share_a_graph(pair: Case) -> None:
     method, tasks = pair.make()
     drive.learn(method, tasks, pair.user())
@@ -51,7 +51,7 @@ def test_all_tasks_share_a_graph(pair: Case) -> None:
         torch.testing.assert_close(answer, drive.logits(method, name))
 
 
-@pytest.mark.few("packnet", "tfm")
+@pytest.mark.few("tfm")
 def test_each_width_of_the_head_has_a_graph(one: Case) -> None:
     method, _ = one.make()
     tasks = drive.tasks(method.example, 4, (3, 5))
@@ -75,7 +75,7 @@ def answer_in_turn(method: drive.Method, model: Callable, names: str) -> tuple[d
     return answers, layouts
 
 
-@pytest.mark.few("packnet", "hat")
+@pytest.mark.few("hat")
 def test_training_compiles_whole(one: Case) -> None:
     compiled_method, tasks = one.make()
     eager_method, _ = one.make()

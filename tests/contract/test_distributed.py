@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing
-from tests.contract import drive, processes
+from tests.contract import drive, processes, zoo
 from tests.contract.conftest import EVERY, FEW
 
 
@@ -18,7 +18,11 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     here = [item for item in request.session.items if item.path == request.path]
     names = list(dict.fromkeys(item.callspec.params["name"] for item in here))  # type: ignore[attr-defined]
     folder = tmp_path_factory.mktemp("distributed")
-    torch.multiprocessing.spawn(processes.work, (names, str(folder)), nprocs=processes.PROCESSES)
+    # A copy of this process has imported everything already; a GPU's state cannot be copied.
+    how = "fork" if zoo.DEVICE.type == "cpu" else "spawn"
+    torch.multiprocessing.start_processes(
+        processes.work, (names, str(folder)), nprocs=processes.PROCESSES, start_method=how
+    )
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(processes.PROCESSES)]
 
 

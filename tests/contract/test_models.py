@@ -221,7 +221,7 @@ def test_the_encoders_fast_path_is_taken_and_right(one: Case, monkeypatch: pytes
         torch.testing.assert_close(slow.detach(), fast)
 
 
-@pytest.mark.few("packnet", "hat")
+@pytest.mark.few("packnet")
 def test_tied_weights_stay_tied(one: Case) -> None:
     method, tasks = drive.make(one.method, "tied_bert")
     embedding = method.model.get_input_embeddings()
@@ -246,7 +246,7 @@ def test_tied_weights_stay_tied(one: Case) -> None:
     assert embedding.weight is decoder.weight
 
 
-@pytest.mark.few("packnet", "hat", "piggyback")
+@pytest.mark.few("packnet", "hat")
 @pytest.mark.filterwarnings("ignore:no free weight is left")
 def test_a_masked_tied_weight_is_one_site(one: Case) -> None:
     from tests.contract.test_activation import masking

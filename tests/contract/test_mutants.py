@@ -117,8 +117,15 @@ def without_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "refuse_detached", lambda *_: None)
 
 
-@pytest.mark.parametrize("optimizer", list(drive.OPTIMIZERS))
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def trial(mutant: Mutant, optimizer: str) -> Any:
+    """By default a mutant that every optimizer shows is shown by the simplest and by the worst."""
+    often = mutant.caught != EVERY or optimizer in ("sgd", "adversary")
+    return pytest.param(mutant, optimizer, id=f"{mutant.name}-{optimizer}", marks=() if often else pytest.mark.full)
+
+
+@pytest.mark.parametrize(
+    ("mutant", "optimizer"), [trial(mutant, name) for mutant in MUTANTS for name in drive.OPTIMIZERS]
+)
 def test_no_task_is_forgotten_notices(mutant: Mutant, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(mutant.method, mutant.backbone, optimizer)
     mutant.patch(monkeypatch)

@@ -150,7 +150,7 @@ def test_a_head_is_as_wide_as_the_task_asks(one: Case) -> None:
         drive.learn(method, [drive.Task("narrow", method.example, 3)])
 
 
-@pytest.mark.few("packnet", "hat")
+@pytest.mark.few("packnet")
 def test_a_tied_head_is_never_resized(one: Case) -> None:
     method, tasks = drive.make(one.method, "tied_bert")
     with pytest.raises(ValueError, match="tied"):

@@ -32,7 +32,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return F.cross_entropy(logits, y)
 
     with pytest.raises(KeyboardInterrupt):
-        small.run("packnet", out, objective=Objective(loss=loss))
+        small.run_saved("packnet", out, objective=Objective(loss=loss))
     assert Bank.open(out / "bank").tasks == ("one",)
     return out
 
@@ -41,7 +41,7 @@ def refuses(out: Path) -> None:
     """Say what is good and how to go on, and touch nothing."""
     before = small.files(out / "bank")
     with pytest.raises(folder.DamagedCheckpoint, match=r"the finished tasks in bank/ are whole: delete checkpoint\.pt"):
-        small.run("packnet", out)
+        small.run_saved("packnet", out)
     assert small.files(out / "bank") == before
 
 
@@ -68,7 +68,7 @@ def test_a_damaged_checkpoint_is_deleted_by_the_user_and_the_task_learned_anew(t
     (out / "checkpoint.pt").write_bytes(data[: len(data) // 2])
     refuses(out)
     (out / "checkpoint.pt").unlink()
-    small.run("packnet", out)
+    small.run_saved("packnet", out)
     assert Bank.open(out / "bank").verify(small.net()).ok
     assert small.results(out)["max_logit_drift"] == 0
 

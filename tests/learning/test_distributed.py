@@ -28,7 +28,7 @@ from polymask.learning.objective import Objective
 from polymask.methods import METHODS
 
 REPOSITORY = Path(__file__).parents[2]
-TWO = replace(small.FAST, devices=2, device="cpu", batch_size=32)
+TWO = replace(small.SAVED, devices=2, device="cpu", batch_size=32)
 
 
 def told(run: Learned) -> dict[str, Any]:

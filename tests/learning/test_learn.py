@@ -254,7 +254,7 @@ def test_clipping_bounds_a_step() -> None:
     assert moved == pytest.approx(0.1 * 1e-2, rel=1e-2)
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "16-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", pytest.param("bf16-true", marks=pytest.mark.full), "16-true"])
 def test_precisions_on_a_cpu(precision: Any, tmp_path: Path) -> None:
     x = small.blobs("one", 3, 8)[0]
     # Adam's epsilon of 1e-8 is 0 in float16.

@@ -148,7 +148,7 @@ def scalars(folder: Path) -> dict[str, list[int]]:
 
 
 def test_fabrics_own_loggers_go_on_in_the_same_log_after_a_stop(tmp_path: Path) -> None:
-    training = replace(small.FAST, logger="csv,tensorboard")
+    training = replace(small.SAVED, logger="csv,tensorboard")
     small.run("packnet", tmp_path / "whole", training=training)
     for stop in (small.stop, lambda loss: loss * float("nan")):
         with pytest.raises((KeyboardInterrupt, ArithmeticError)):
@@ -246,7 +246,7 @@ def test_a_logger_of_another_package_goes_on_in_its_run(
     package: str, failed: object, done: object, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     (kept,) = request.getfixturevalue(package)
-    stream, training = [replace(small.task("one"), name="a+b/one")], replace(small.FAST, logger=package)
+    stream, training = [replace(small.task("one"), name="a+b/one")], replace(small.SAVED, logger=package)
     with pytest.raises(KeyboardInterrupt):
         small.run("finetune", tmp_path, stream, training=training, objective=Objective(loss=small.Once(6, small.stop)))
     (run,) = kept.runs.values()

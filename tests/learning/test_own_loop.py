@@ -172,7 +172,7 @@ def test_one_more_task_later_without_the_old_data(method: str, tmp_path: Path) -
     [
         pytest.param("packnet", OPTIONS["packnet"], marks=pytest.mark.full),
         ("packnet", {"tasks": 1, "grow": 2}),
-        ("tfm", OPTIONS["tfm"]),
+        pytest.param("tfm", OPTIONS["tfm"], marks=pytest.mark.full),
     ],
 )
 def test_one_more_task_is_learned_as_if_it_had_been_in_the_stream(

@@ -61,7 +61,7 @@ def patched(name: str, n: int, method: str, out: Path) -> None:
     """A run that is killed just before its n-th call of a function of paths; to be used in a process of its own."""
     trap = At(n, kill, getattr(Path, name))
     setattr(Path, name, lambda *args, **more: trap(*args, **more))
-    small.run(method, out)
+    small.run_saved(method, out)
 
 
 def survives(work: Callable[[], object]) -> bool:
@@ -76,7 +76,7 @@ def survives(work: Callable[[], object]) -> bool:
 @cache
 def never_stopped(method: str, home: Path) -> Path:
     """The folder of a run that was not stopped."""
-    small.run(method, home / method)
+    small.run_saved(method, home / method)
     return home / method
 
 
@@ -91,7 +91,7 @@ def steps_of(out: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param(m, marks=pytest.mark.full if m == "supsup" else ()) for m in small.METHODS]
+    "method", [pytest.param(m, marks=() if m in ("packnet", "tfm") else pytest.mark.full) for m in small.METHODS]
 )
 def test_interrupted_in_every_epoch(method: str, tmp_path: Path, home: Path) -> None:
     expected, out, stops = never_stopped(method, home), tmp_path / "run", 0
@@ -99,7 +99,7 @@ def test_interrupted_in_every_epoch(method: str, tmp_path: Path, home: Path) -> 
         # Whatever ran before in this process has no say.
         torch.manual_seed(stops)
         try:
-            small.run(method, out, objective=Objective(loss=At(EPOCH + 2, interrupt)))
+            small.run_saved(method, out, objective=Objective(loss=At(EPOCH + 2, interrupt)))
         except KeyboardInterrupt:
             stops += 1
             continue
@@ -112,13 +112,15 @@ def test_interrupted_in_every_epoch(method: str, tmp_path: Path, home: Path) -> 
 @pytest.mark.parametrize("more", [{"accumulate": 3, "clip": 1.0}, {"schedule": "plateau", "optimizer": "adam"}])
 def test_in_the_middle_of_an_epoch_nothing_is_lost(more: dict[str, Any], tmp_path: Path) -> None:
     """Gradients that are summed, the optimizer's moments, the schedule, dropout, the loss that the journal notes."""
-    training = replace(small.FAST, **more)
-    small.run("piggyback", tmp_path / "whole", training=training)
+    training = replace(small.SAVED, **more)
+    small.run_saved("piggyback", tmp_path / "whole", training=training)
     middles = 0
     for _ in range(40):
         torch.manual_seed(middles)
         try:
-            small.run("piggyback", tmp_path / "parts", training=training, objective=Objective(loss=At(4, interrupt)))
+            small.run_saved(
+                "piggyback", tmp_path / "parts", training=training, objective=Objective(loss=At(4, interrupt))
+            )
         except KeyboardInterrupt:
             saved = folder.load_checkpoint(tmp_path / "parts", torch.device("cpu"))
             middles += saved is not None and bool(saved["progress"]["begun"])
@@ -130,14 +132,14 @@ def test_in_the_middle_of_an_epoch_nothing_is_lost(more: dict[str, Any], tmp_pat
 
 def test_a_step_that_is_lost_is_not_saved_over_one_that_is_not(tmp_path: Path) -> None:
     """A loss that is NaN in the middle of an epoch: the same command goes on from the step before it."""
-    small.run("piggyback", tmp_path / "whole")
+    small.run_saved("piggyback", tmp_path / "whole")
     nan = Objective(loss=small.Once(EPOCH + 3, lambda loss: loss * float("nan")))
     with pytest.raises(NotFinite, match="found a loss of nan in epoch 1"):
-        small.run("piggyback", tmp_path / "run", objective=nan)
+        small.run_saved("piggyback", tmp_path / "run", objective=nan)
     saved = folder.load_checkpoint(tmp_path / "run", torch.device("cpu"))
     assert saved is not None
     assert (saved["progress"]["epoch"], saved["progress"]["begun"]["batches"]) == (1, 2)
-    small.run("piggyback", tmp_path / "run")
+    small.run_saved("piggyback", tmp_path / "run")
     small.assert_same(tmp_path / "run", tmp_path / "whole")
 
 
@@ -146,7 +148,7 @@ def test_a_step_that_is_lost_is_not_saved_over_one_that_is_not(tmp_path: Path) -
 )
 def test_killed_in_the_middle_of_epochs(method: str, tmp_path: Path, home: Path) -> None:
     expected, out, kills = never_stopped(method, home), tmp_path / "run", 0
-    while not survives(partial(small.run, method, out, objective=Objective(loss=At(2 * EPOCH + 3, kill)))):
+    while not survives(partial(small.run_saved, method, out, objective=Objective(loss=At(2 * EPOCH + 3, kill)))):
         kills += 1
     assert kills == (steps_of(expected) - 1) // (2 * EPOCH + 2)
     small.assert_same(out, expected)
@@ -156,7 +158,7 @@ def test_killed_in_the_middle_of_epochs(method: str, tmp_path: Path, home: Path)
     ("function", "method"),
     [
         ("replace", "packnet"),
-        ("unlink", "finetune"),
+        pytest.param("unlink", "finetune", marks=pytest.mark.full),
         pytest.param("replace", "finetune", marks=pytest.mark.full),
         pytest.param("unlink", "packnet", marks=pytest.mark.full),
     ],
@@ -170,7 +172,7 @@ def test_killed_between_any_two_files(method: str, function: str, tmp_path: Path
     small.assert_same(out, expected)
 
 
-@pytest.mark.parametrize("task", ["one", "two", "three"])
+@pytest.mark.parametrize("task", ["one", pytest.param("two", marks=pytest.mark.full), "three"])
 def test_killed_between_the_commit_and_the_results(
     task: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,10 +185,10 @@ def test_killed_between_the_commit_and_the_results(
 
     with monkeypatch.context() as patch:
         patch.setattr(Bank, "commit", stop)
-        assert not survives(partial(small.run, "packnet", out))
+        assert not survives(partial(small.run_saved, "packnet", out))
     assert Bank.open(out / "bank").tasks[-1] == task
     assert task not in small.results(out)["finished"] if (out / "results.json").exists() else task == "one"
-    small.run("packnet", out)
+    small.run_saved("packnet", out)
     small.assert_same(out, expected)
 
 
@@ -200,9 +202,9 @@ def test_killed_while_the_last_commit_tidies_up(tmp_path: Path, home: Path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "free", stop)
-        assert not survives(partial(small.run, "packnet", out))
+        assert not survives(partial(small.run_saved, "packnet", out))
     assert len(small.files(out / "bank")) > len(small.files(expected / "bank"))
-    small.run("packnet", out)
+    small.run_saved("packnet", out)
     small.assert_same(out, expected)
 
 
@@ -212,7 +214,7 @@ def start(method: str, out: Path, pause: float) -> subprocess.Popen[bytes]:
         "import sys, time; from pathlib import Path; from torch.nn import functional as F\n"
         "from polymask.learning.objective import Objective; from tests.learning import small\n"
         f"slow = lambda logits, y: time.sleep({pause}) or F.cross_entropy(logits, y)\n"
-        "small.run(sys.argv[1], Path(sys.argv[2]), objective=Objective(loss=slow))"
+        "small.run_saved(sys.argv[1], Path(sys.argv[2]), objective=Objective(loss=slow))"
     )
     told = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-c", code, method, str(out)], cwd=REPOSITORY, env=told)
@@ -236,10 +238,11 @@ def in_phase(out: Path, task: str, phase: str) -> bool:
     return (saved.get("task"), saved.get("phase")) == (task, phase)
 
 
+@pytest.mark.full
 def test_a_fresh_interpreter_is_killed_while_it_retrains(tmp_path: Path, home: Path) -> None:
     out = tmp_path / "run"
     kill_when(start("packnet", out, 0.02), lambda: in_phase(out, "two", "retrain"))
-    small.run("packnet", out)
+    small.run_saved("packnet", out)
     small.assert_same(out, never_stopped("packnet", home))
 
 
@@ -268,7 +271,7 @@ def test_a_checkpoint_is_written_when_its_time_has_come(tmp_path: Path, monkeypa
 
     monkeypatch.setattr("polymask.learning.folder.save_checkpoint", note)
     training = Training(epochs=4, batch_size=16, save_every=55)
-    small.run("packnet", tmp_path / "run", [small.task("one")], training=training)
+    small.run_saved("packnet", tmp_path / "run", [small.task("one")], training=training)
     # It looks at the clock when it starts, after every step but an epoch's last, after every epoch, and when it has
     # written: of the looks, ten seconds apart, the fifth is the first that comes late enough, then every sixth.
     phases, epochs = ("train", "retrain"), range(4)

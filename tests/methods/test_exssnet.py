@@ -116,7 +116,7 @@ def test_the_related_task_is_found_and_its_mask_comes_back() -> None:
     for name, data in tasks.items():
         for phase in method.phases:
             method.begin(name, phase, outputs=10, batches=batches_of(data))
-            descend(method.model, data, adam(1e-3, 1e-2)(method), epochs=4, key=name)
+            descend(method.model, data, adam(1e-3, 1e-2)(method), epochs=2, key=name)
         method.end(name)
     for name, data in tasks.items():
         method.begin(f"{name} again", "mask", outputs=10, batches=batches_of(data))

@@ -124,7 +124,7 @@ def test_every_weight_is_visible_while_a_task_trains() -> None:
     assert torch.equal(method.model[0](x), plain(x))
 
 
-@pytest.mark.parametrize("backbone", ["mlp_bn", "timm_resnet"])
+@pytest.mark.parametrize("backbone", ["mlp_bn", pytest.param("timm_resnet", marks=pytest.mark.full)])
 def test_biases_and_norms_are_constant_after_the_first_task(backbone: str) -> None:
     method, todo = drive.make(PackNet, backbone)
     names = method.sites.names("first")

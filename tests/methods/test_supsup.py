@@ -197,7 +197,7 @@ def test_supermasks_of_a_random_network_learn_permuted_digits(hyper: dict[str, A
     method = SupSup(mlp(64, 300, 100, 50), torch.zeros(1, 64), **hyper)
     for task, data in tasks.items():
         make = partial(torch.optim.RMSprop, lr=1e-3)
-        fit(method, task, data, lambda method, make=make: make(method.parameters()), epochs=12)
+        fit(method, task, data, lambda method, make=make: make(method.parameters()), epochs=6)
     found = accuracies(method, tasks)
     assert mean(found) > least, found
 
