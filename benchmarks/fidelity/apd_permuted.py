@@ -49,6 +49,8 @@ TARGET = Target(
     all_below("fine-tuning", "no anchor"), tuple(ARMS),
 )  # fmt: skip
 
+TARGETS = [TARGET]
+
 
 def run(name: str, order: int, seed: int) -> dict[str, Any]:
     """One run's final accuracies by task, in points, and its capacity; an earlier call's is used."""

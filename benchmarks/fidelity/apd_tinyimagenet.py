@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
-from _row import WORK, OutOfTimeError, limited, options
+from _row import WORK, OutOfTimeError, Target, Values, _where, limited, options, write
 
 sys.path.insert(0, str(Path(__file__).parent))
 from polymask import Bank, Training, learn, write_report
@@ -37,6 +38,20 @@ ORDERED = [
 FREE = ["ksm", "piggyback", "independent"]
 """Arms that no order of tasks reaches: their backbone is given, or they share nothing."""
 OPTIONS: dict[str, dict[str, Any]] = {"packnet": {"tasks": 10}, "piggyback": {"norms": "private"}}
+
+
+SETTING = "10 tasks of 10 of the first 100 classes of Tiny ImageNet in 3 orders, convnet 32-64-128, Adam"
+REDUCED = "images of 32 x 32, 5 epochs, one seed; KSM and Piggyback over the other 100 classes"
+
+
+def below_finetune(values: Values) -> bool:
+    return all(mean(values[f"apd, {key}"]) < mean(values[f"finetune, {key}"]) for key in ("AOPD", "MOPD"))
+
+
+TARGETS = [
+    Target("apd-tinyimagenet", "APD", SETTING, "AOPD and MOPD below fine-tuning; all else is reported", "specified",
+           below_finetune, reduced=REDUCED)
+]  # fmt: skip
 
 
 def pretrained(data_root: str) -> str:
@@ -90,9 +105,11 @@ def main() -> None:
                          "active parameters": active, "kB": size / 1000,
                          "AOPD": 0.0 if figures is None else 100 * figures.aopd,
                          "MOPD": 0.0 if figures is None else 100 * figures.mopd})  # fmt: skip
-    print("Tiny ImageNet, reduced: classes 0..99 in 10 tasks, 32 x 32, 5 epochs, 3 orders, one seed")
+    print(f"Tiny ImageNet: {SETTING}; {REDUCED}")
     print(table(rows, floatfmt=".2f"))
     print(write_report(OUT / "ordered"))
+    values = {f"{row['method']}, {key}": [float(str(row[key]))] for row in rows for key in row if key != "method"}
+    write(TARGETS[0], values, [0], {_where("cpu")})
 
 
 if __name__ == "__main__":
