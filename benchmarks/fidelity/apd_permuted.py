@@ -20,13 +20,15 @@ from polymask.report.metrics import aopd, mopd
 from polymask.streams import make_stream
 
 ORDERS = ((0, 1, 2, 3, 4, 5), (3, 5, 1, 0, 4, 2), (4, 2, 0, 5, 3, 1))
+SPARSE = {"shrink": 1.5}
+"""Chosen on rotated digits: four tasks came to 229 % at 91.9 % accuracy; the default of 1 came to 311 % at 93.4 %."""
 ARMS: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "lambda2 100": ("apd", {}),
-    "lambda2 1": ("apd", {"lambda2": 1.0}),
-    "lambda2 0.01": ("apd", {"lambda2": 0.01}),
-    "exact": ("apd", {"form": "exact"}),
-    "no anchor": ("apd", {"form": "fixed", "lambda2": 0.0}),
-    "consolidated": ("apd", {"consolidate": 3}),
+    "lambda2 100": ("apd", SPARSE),
+    "lambda2 1": ("apd", {**SPARSE, "lambda2": 1.0}),
+    "lambda2 0.01": ("apd", {**SPARSE, "lambda2": 0.01}),
+    "exact": ("apd", {**SPARSE, "form": "exact"}),
+    "no anchor": ("apd", {**SPARSE, "form": "fixed", "lambda2": 0.0}),
+    "consolidated": ("apd", {**SPARSE, "consolidate": 3}),
     "fine-tuning": ("finetune", {}),
 }
 SETTING = "6 permuted-digit tasks in 3 orders, MLP 64-100-100, 15 epochs of Adam along a cosine"

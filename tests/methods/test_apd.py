@@ -66,6 +66,12 @@ def weights(method: APD) -> dict[str, dict[str, Tensor]]:
     return {task: {n: method.plain(task).get_parameter(n).detach().clone() for n in names} for task in method.records}
 
 
+@torch.no_grad()
+def trained(method: APD) -> dict[str, Tensor]:
+    """The weights as the open task reads them."""
+    return {name: method.sites.weights[name](method.sites.tensor(name)).clone() for name in method.sites.weights}
+
+
 def test_a_weight_is_the_shared_one_under_a_gate_a_unit_plus_the_correction() -> None:
     method = learn(make(), "ab")
     shapes = {name: tuple(one.shape) for name, one in method.record("a").masks.items()}
@@ -129,6 +135,36 @@ def test_the_anchor_and_its_gradient_are_0_where_a_task_begins(form: str) -> Non
     assert max(map(float, gradients)) < 1e-6
 
 
+def test_an_input_that_never_speaks_does_not_hide_how_far_a_correction_moved() -> None:
+    net = nn.Sequential(nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 3))
+    method = APD(net, torch.zeros(2, 256))
+    method.begin("a")
+    method.on_step(0.0)
+    source = method.sources["0.weight"]
+    assert isinstance(source, Corrected)
+    with torch.no_grad():
+        source.tau[:, 1::2] = 0.5
+    method.on_step(0.5)
+    assert source.tau[0, 1].item() == pytest.approx(0.25, rel=0.1), "drawn by the mean move of all entries"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions_end_consolidate_and_train_jointly(dtype: torch.dtype) -> None:
+    for hyper in ({"consolidate": 2, "groups": 1}, {"form": "joint"}):
+        method = APD(conv_net().to(dtype), torch.zeros(2, 3, 6, 6, dtype=dtype), init=20.0, **hyper)
+        for task in "ab":
+            method.begin(task)
+            optimizer = torch.optim.SGD(method.parameters(), lr=0.01)
+            for _ in range(2):
+                method.on_step(0.5)
+                optimizer.zero_grad()
+                (method.model(X.to(dtype)).float().square().mean() + method.penalty()).backward()
+                optimizer.step()
+            method.end(task)
+        assert method.active()["capacity"] >= 1
+        assert all(bool(method.plain(task)(X.to(dtype)).isfinite().all()) for task in "ab")
+
+
 def test_the_anchor_is_the_formula() -> None:
     method = learn(make(lambda2=3.0), "ab")
     method.begin("c")
@@ -160,11 +196,10 @@ def test_what_follows_the_shared_weight_costs_the_joint_penalty_nothing() -> Non
     "hyper", [{}, {"consolidate": 2, "groups": 1}, {"form": "exact", "consolidate": 2, "groups": 1}, {"lambda2": 0.01}]
 )
 def test_no_weight_of_a_finished_task_moves_beyond_the_bound(hyper: dict[str, Any]) -> None:
-    method = learn(make(**hyper), "a", steps=20, lr=5e-3)
-    total = dict.fromkeys("abcde", 0.0)
-    for task in "bcde":
+    method, total = make(**hyper), dict.fromkeys("abcde", 0.0)
+    for task in "abcde":
         train(method, task, steps=20, lr=5e-3)
-        before = weights(method)
+        before = {**weights(method), task: trained(method)}
         method.end(task)
         now, moved = weights(method), method.moved()
         for old, were in before.items():
@@ -312,6 +347,8 @@ def test_capacity_falls_with_the_threshold() -> None:
         ({"lambda2": 0.0}, "form='fixed' with lambda2=0"),
         ({"lambda2": 0.0, "form": "joint"}, "form='fixed'"),
         ({"bits": 4}, "8, 16 or 32 bits"),
+        ({"form": "close"}, "a form of closed, exact, fixed, joint"),
+        ({"sparsity": "l1"}, "a sparsity of proximal, subgradient"),
         ({"consolidate": -1}, "0: never"),
         ({"groups": 0}, "groups of at least 1"),
     ],

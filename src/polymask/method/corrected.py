@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import gcd
 
 import torch
 from torch import Tensor, nn
@@ -133,7 +134,8 @@ def theta_of(record: TaskRecord, name: str, sigma: Tensor) -> Tensor:
 def past_of(record: TaskRecord, name: str, sigma: Tensor) -> Past:
     """A finished task that is to train on."""
     own, m = densify(replace(record.deltas[name], local=None)), gate_of(record, name, sigma)
-    return Past(torch.logit(m, 1e-6), own, sigma.cpu() * m + own)
+    v = torch.logit(m, torch.finfo(m.dtype).eps)
+    return Past(v, own, sigma.cpu() * m + own)
 
 
 def followed(
@@ -166,7 +168,11 @@ def largest_move(was: tuple[TaskRecord, Tensor], now: tuple[TaskRecord, Tensor],
 
 def _sample(tau: Tensor) -> Tensor:
     flat = tau.detach().flatten()
-    return flat[:: max(1, flat.numel() // SAMPLE)].clone()
+    stride = max(1, flat.numel() // SAMPLE)
+    # With a divisor in common it would meet the same few columns in every row, which an input may never reach.
+    while gcd(stride, flat.numel()) > 1:
+        stride += 1
+    return flat[::stride].clone()
 
 
 def _scaled(x: Tensor, rate: Tensor | float) -> Tensor:

@@ -129,7 +129,8 @@ def _put_slots(site: WeightSite | FeatureSite, held: Mapping[str, Tensor]) -> No
         fill(site, slot, held.get(slot))
     if isinstance(site.source, Scores):
         for own, value in site.source.state_dict().items():
-            value.copy_(held[own])
+            if own in held:
+                value.copy_(held[own])
 
 
 def without_base(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ from polymask.sites.table import unsharded
 from polymask.task import TaskRecord, entries, fingerprints
 
 Form = Literal["closed", "exact", "fixed", "joint"]
+Sparsity = Literal["proximal", "subgradient"]
 
 
 class APD(Method):
@@ -114,8 +115,8 @@ class APD(Method):
         form: Form = "closed",
         lambda1: float = 4e-4,
         lambda2: float = 100.0,
-        shrink: float = 1.5,
-        sparsity: Literal["proximal", "subgradient"] = "proximal",
+        shrink: float = 1.0,
+        sparsity: Sparsity = "proximal",
         init: float = 0.0,
         bits: int = 32,
         consolidate: int = 0,
@@ -125,6 +126,9 @@ class APD(Method):
         biases: Biases = "private",
         masked: Sequence[str] | None = None,
     ) -> None:
+        if form not in get_args(Form) or sparsity not in get_args(Sparsity):
+            forms, kinds = ", ".join(get_args(Form)), ", ".join(get_args(Sparsity))
+            raise ValueError(f"expected a form of {forms} and a sparsity of {kinds}, found {form!r} and {sparsity!r}")
         if min(lambda1, lambda2, shrink) < 0:
             raise ValueError(
                 f"expected lambda1, lambda2 and shrink of at least 0, found {lambda1}, {lambda2}, {shrink}"
@@ -240,11 +244,14 @@ class APD(Method):
         """Add up how far every earlier task's weights have moved: the largest move now, and since it was learned."""
         found: dict[str, Tensor] = {}
         for task, old in self.records.items() if self.exact is not True else ():
-            if task == self.task:
-                found[task] = torch.zeros(2)
-                continue
+            # The task that ends was trained on the shared weight as it is; consolidation alone can move it.
+            new = task == self.task
             moves = [
-                largest_move((old, self._sigma_before(name)), (records[task], self.sites.base(name)), name)
+                largest_move(
+                    (old, self.sites.base(name) if new else self._sigma_before(name)),
+                    (records[task], self.sites.base(name)),
+                    name,
+                )
                 for name in self.sites.weights
             ]
             last = torch.stack(moves).max()

@@ -110,7 +110,8 @@ def count_active(deltas: Iterable[Mapping[str, Sparse]]) -> int:
 
 def fingerprint_of(sparse: Sparse) -> bytes:
     """What tells a sparse tensor from others of its shape: its places and values."""
-    return sparse.index.numpy().tobytes() + sparse.value.numpy().tobytes()
+    parts = (sparse.index, sparse.value.contiguous())
+    return repr(sparse.scale).encode() + b"".join(part.view(torch.uint8).numpy().tobytes() for part in parts)
 
 
 def to_tensors(sparse: Sparse) -> tuple[dict[str, Any], dict[str, Tensor]]:
