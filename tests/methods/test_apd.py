@@ -344,6 +344,8 @@ def test_capacity_falls_with_the_threshold() -> None:
     ("wrong", "words"),
     [
         ({"lambda1": -1.0}, "at least 0"),
+        ({"lambda1": float("nan")}, "finite lambda1"),
+        ({"lambda2": float("inf")}, "finite lambda1"),
         ({"lambda2": 0.0}, "form='fixed' with lambda2=0"),
         ({"lambda2": 0.0, "form": "joint"}, "form='fixed'"),
         ({"bits": 4}, "8, 16 or 32 bits"),

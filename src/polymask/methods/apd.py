@@ -129,10 +129,9 @@ class APD(Method):
         if form not in get_args(Form) or sparsity not in get_args(Sparsity):
             forms, kinds = ", ".join(get_args(Form)), ", ".join(get_args(Sparsity))
             raise ValueError(f"expected a form of {forms} and a sparsity of {kinds}, found {form!r} and {sparsity!r}")
-        if min(lambda1, lambda2, shrink) < 0:
-            raise ValueError(
-                f"expected lambda1, lambda2 and shrink of at least 0, found {lambda1}, {lambda2}, {shrink}"
-            )
+        if not all(0 <= number < math.inf for number in (lambda1, lambda2, shrink)):
+            found = f"{lambda1}, {lambda2} and {shrink}"
+            raise ValueError(f"expected finite lambda1, lambda2 and shrink of at least 0, found {found}")
         if not lambda2 and form in ("closed", "joint"):
             raise ValueError(
                 f"expected lambda2 above 0, by which earlier corrections follow in the form {form!r}, found 0: for no "
