@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymask import Bank
+from polymask.bank.store import DamagedBank
 from polymask.method.corrected import Corrected
 from polymask.methods import APD
 from polymask.parts.pack import unpack
@@ -150,7 +151,7 @@ def test_an_input_that_never_speaks_does_not_hide_how_far_a_correction_moved() -
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_precisions_end_consolidate_and_train_jointly(dtype: torch.dtype) -> None:
-    for hyper in ({"consolidate": 2, "groups": 1}, {"form": "joint"}):
+    for hyper in ({"consolidate": 2, "clusters": 1}, {"form": "joint"}):
         method = APD(conv_net().to(dtype), torch.zeros(2, 3, 6, 6, dtype=dtype), init=20.0, **hyper)
         for task in "ab":
             method.begin(task)
@@ -193,7 +194,8 @@ def test_what_follows_the_shared_weight_costs_the_joint_penalty_nothing() -> Non
 
 
 @pytest.mark.parametrize(
-    "hyper", [{}, {"consolidate": 2, "groups": 1}, {"form": "exact", "consolidate": 2, "groups": 1}, {"lambda2": 0.01}]
+    "hyper",
+    [{}, {"consolidate": 2, "clusters": 1}, {"form": "exact", "consolidate": 2, "clusters": 1}, {"lambda2": 0.01}],
 )
 def test_no_weight_of_a_finished_task_moves_beyond_the_bound(hyper: dict[str, Any]) -> None:
     method, total = make(**hyper), dict.fromkeys("abcde", 0.0)
@@ -267,7 +269,7 @@ def commit(method: APD, bank: Bank, tasks: str, **how: Any) -> None:
 
 
 def test_what_several_tasks_share_is_stored_once(tmp_path: Path) -> None:
-    method = make(consolidate=3, groups=1, beta=1.0)
+    method = make(consolidate=3, clusters=1, beta=1.0)
     commit(method, make_bank(tmp_path, method), "abc", steps=4)
     assert len({id(record.deltas["0.weight"].local) for record in method.records.values()}) == 1
     found = Bank.open(tmp_path / "bank")
@@ -352,12 +354,63 @@ def test_capacity_falls_with_the_threshold() -> None:
         ({"form": "close"}, "a form of closed, exact, fixed, joint"),
         ({"sparsity": "l1"}, "a sparsity of proximal, subgradient"),
         ({"consolidate": -1}, "0: never"),
-        ({"groups": 0}, "groups of at least 1"),
+        ({"clusters": 0}, "clusters of at least 1"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make(**wrong)
+
+
+def test_complex_weights_are_refused_where_corrections_are_rounded_or_merged() -> None:
+    class Wave(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 6, dtype=torch.complex64)
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.inner(x.to(torch.complex64)).abs())
+
+    for wrong in ({"bits": 8}, {"consolidate": 2}):
+        with pytest.raises(ValueError, match=r"'inner\.weight', which is complex: leave bits at 32"):
+            APD(Wave(), torch.zeros(2, 4), **wrong)
+    assert APD(Wave(), torch.zeros(2, 4)).sites.weights.keys() == {"inner.weight"}
+
+
+@pytest.mark.parametrize("hyper", [{"biases": "masked"}, {"norms": "masked"}], ids=str)
+def test_vectors_can_be_decomposed_too(hyper: dict[str, Any]) -> None:
+    method = learn(make(**hyper), "ab", steps=2)
+    shapes = [mask.shape for mask in method.record("a").masks.values() if len(mask.shape) == 1]
+    assert shapes
+    assert all(shape != (1,) for shape in shapes)
+
+
+def test_the_last_task_can_be_removed() -> None:
+    method = learn(make(), "a")
+    assert method.remove("a").freed == sum(method.sites.tensor(name).numel() for name in method.sites.weights)
+    assert not method.records
+    learn(method, "a")
+
+
+def test_one_flipped_byte_of_what_tasks_share_stops_only_these_and_they_can_be_removed(tmp_path: Path) -> None:
+    method = make(consolidate=2, clusters=1, beta=1.0)
+    bank = make_bank(tmp_path, method)
+    commit(method, bank, "abc")
+    entry = bank.about["records"][0]
+    file = bank.path / f"{entry['deltas']['0.weight']['local']['file']}.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    for task in "ab":
+        with pytest.raises(DamagedBank, match=f"task '{task}' shares it with others"):
+            Bank.open(bank.path).plain(task, base=conv_net())
+    assert torch.equal(Bank.open(bank.path).plain("c", base=conv_net())(X), logits(method, "c"))
+    Bank.open(bank.path).remove("a")
+    Bank.open(bank.path).remove("b")
+    found = Bank.open(bank.path)
+    assert found.verify(base=conv_net()).ok
+    assert not file.exists()
 
 
 def test_without_on_step_nothing_would_be_sparse_and_end_says_so() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polymask.parts.additive import correction, groups_of, prune, read_corrected, soft_threshold
 from polymask.parts.consolidate import consolidate
-from polymask.parts.sparse import densify, from_tensors, rounded, sparsify, to_tensors
+from polymask.parts.sparse import count_active, densify, from_tensors, rounded, sparsify, to_tensors
 
 
 def draw(seed: int = 0) -> torch.Generator:
@@ -57,6 +57,14 @@ def test_rounding_twice_is_rounding_once_up_to_its_step(bits: int) -> None:
     assert (rounded(tau, bits) - tau).abs().max() <= tau.abs().max() * (0.51 / 127 if bits == 8 else 2**-10)
     assert torch.equal(densify(sparsify(tau, bits)), correction(sparse_tensor(0.5), 0.1, bits))
     assert torch.equal(rounded(torch.zeros(3), bits), torch.zeros(3))
+
+
+def test_what_rounds_to_nothing_is_not_kept_and_another_scale_is_another_tensor() -> None:
+    tau = torch.full((48,), 2e-4)
+    tau[0] = 1.0
+    assert sparsify(tau, 8).index.tolist() == [0]
+    one, two = (sparsify(torch.tensor([0.0, x]), 8) for x in (1.0, 0.25))
+    assert count_active([{"w": sparsify(tau, local=one)}, {"w": sparsify(tau, local=two)}]) == 2 * 48 + 2
 
 
 def test_the_gradients_of_a_corrected_weight() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from polymask.bank.entry import Entry, check, from_entry, shared_digests
 from polymask.bank.head import State
-from polymask.bank.store import path_of, read_tensors, size_of, write_tensors
+from polymask.bank.store import DamagedBank, path_of, read_tensors, size_of, write_tensors
 from polymask.parts.pack import Packed
 from polymask.task import TaskRecord
 
@@ -24,7 +24,10 @@ def read_record(folder: Path, owners: State, entry: Entry) -> TaskRecord:
     check(entry)
     tensors = read_tensors(folder, entry["tensors"]) if entry["tensors"] else {}
     shared = any(mask["codec"] == "owners" for mask in entry["masks"].values())
-    locals_ = {digest: read_tensors(folder, digest) for digest in shared_digests(entry)}
+    try:
+        locals_ = {digest: read_tensors(folder, digest) for digest in shared_digests(entry)}
+    except DamagedBank as error:
+        raise type(error)(f"{error}; task {entry['task']!r} shares it with others") from error
     return from_entry(entry, tensors, read_planes(folder, owners) if shared else {}, locals_)
 
 

@@ -8,6 +8,7 @@ from polymask.bank.entry import merge_planes
 from polymask.bank.head import Head
 from polymask.bank.planes import read_planes, write_planes
 from polymask.bank.reader import Reader
+from polymask.bank.store import DamagedBank
 from polymask.bank.union import Union, write_union
 
 
@@ -37,5 +38,7 @@ def _held(reader: Reader, tasks: list[str]) -> str | None:
     """The file of what the others read; None where the next commit has to write it, on the user's backbone."""
     if not tasks or reader.head.about["base"]["kind"] != "stored":
         return None
-    union = Union(reader.read_by(tasks), reader.union().loose)
-    return write_union(reader.path, union)
+    try:
+        return write_union(reader.path, Union(reader.read_by(tasks), reader.union().loose))
+    except DamagedBank:  # a file that several share
+        return None

@@ -59,8 +59,13 @@ class Corrected(Scores):
 
     def forward(self, w: Tensor) -> Tensor:
         """The weight as the open task reads it."""
-        gate = torch.sigmoid(self.scores).to(w.dtype)
+        gate = self.gate_of(self.scores).to(w.real.dtype)
         return read_corrected(w, gate, self.tau, self.rate, self.threshold, self.bits)
+
+    @staticmethod
+    def gate_of(v: Tensor) -> Tensor:
+        """``sigmoid(v)`` in the precision in which a gate is stored."""
+        return torch.sigmoid(v).float()
 
     def pairs(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
         """``v`` and ``tau`` of the open task, then of finished ones that train too."""
@@ -95,7 +100,7 @@ class Corrected(Scores):
         share = 1 / (1 + 2 * lambda2)
         found = sigma.real.new_zeros(())
         for one in self.finished():
-            gate = torch.sigmoid(_scaled(unsharded(one.scores), share)).to(sigma.dtype)
+            gate = self.gate_of(_scaled(unsharded(one.scores), share)).to(sigma.real.dtype)
             tau = _scaled(unsharded(one.tau), share)
             read = read_corrected(sigma, gate, tau, None, self.threshold, self.bits)
             found = found + (one.target - read).abs().square().sum()
@@ -155,9 +160,12 @@ def followed(
         bits: of a value.
     """
     local = record.deltas[name].local
-    rest = theta_of(record, name, before) - now.cpu() * gate_of(record, name, now)
+    # Half precision rounds a difference of weights to more than is pruned.
+    wide = torch.promote_types(now.dtype, torch.float32)
+    rest = theta_of(record, name, before.to(wide)) - now.cpu().to(wide) * gate_of(record, name, now).to(wide)
     rest = rest if local is None else rest - densify(local)
-    return sparsify(prune(soft_threshold(rest, lambda1 / (2 * lambda2)), lambda1), bits, local)
+    tau = prune(soft_threshold(rest, lambda1 / (2 * lambda2)), lambda1)
+    return sparsify(tau.to(now.dtype), bits, local)
 
 
 def largest_move(was: tuple[TaskRecord, Tensor], now: tuple[TaskRecord, Tensor], name: str) -> Tensor:

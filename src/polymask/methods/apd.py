@@ -71,7 +71,7 @@ class APD(Method):
         bits: 8, 16 or 32, of a value of ``tau``; the forward reads them so from the start.
         consolidate: after every so many tasks, corrections that agree are merged into one that they share: APD(2),
             the paper's 5; 0: never.
-        groups: into how many groups, for ``consolidate`` tasks.
+        clusters: into how many groups, for ``consolidate`` tasks; the paper's 2.
         beta: how far the entries of a group may lie apart to be merged.
         norms: what becomes of norms.
         biases: likewise of biases.
@@ -120,7 +120,7 @@ class APD(Method):
         init: float = 0.0,
         bits: int = 32,
         consolidate: int = 0,
-        groups: int = 2,
+        clusters: int = 2,
         beta: float = 1e-2,
         norms: Norms = "private",
         biases: Biases = "private",
@@ -139,17 +139,24 @@ class APD(Method):
             )
         if bits not in (8, 16, 32):
             raise ValueError(f"expected 8, 16 or 32 bits for a value of a correction, found {bits}")
-        if consolidate < 0 or groups < 1:
-            raise ValueError(
-                f"expected consolidate of at least 0 (0: never) and groups of at least 1, found {consolidate}, {groups}"
-            )
+        if consolidate < 0 or clusters < 1:
+            found = f"{consolidate} and {clusters}"
+            raise ValueError(f"expected consolidate of at least 0 (0: never) and clusters of at least 1, found {found}")
         self.form, self.lambda1, self.lambda2, self.shrink, self.sparsity = form, lambda1, lambda2, shrink, sparsity
-        self.mean, self.bits, self.every, self.groups, self.beta = init, bits, consolidate, groups, beta
+        self.mean, self.bits, self.every, self.clusters, self.beta = init, bits, consolidate, clusters, beta
         self._trained: dict[str, list[tuple[Tensor, Tensor]]] = {}
         super().__init__(model, example, Policy("masked", "first", norms, biases, masked=masked), head=head, seed=seed)
         self.anneals = sparsity == "proximal" and shrink > 0
         if form == "exact" and not consolidate:
             self.exact, self.drifts = True, False
+
+    def _prepare(self) -> None:
+        wave = [name for name in self.sites.weights if self.sites.base(name).is_complex()]
+        if wave and (self.bits < 32 or self.every):
+            raise ValueError(
+                f"expected real weights for corrections that are rounded or consolidated, found {wave[0]!r}, which is "
+                "complex: leave bits at 32 and consolidate at 0, or leave it out of masked="
+            )
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
         anchors = self._anchors()
@@ -187,7 +194,7 @@ class APD(Method):
             freeze(self)
         # Sites let go of what trained before records of earlier tasks are expressed anew.
         self._trained = {
-            name: [(torch.sigmoid(v), prune(tau, self.lambda1)) for v, tau in source.pairs()]
+            name: [(source.gate_of(v), prune(tau, self.lambda1)) for v, tau in source.pairs()]
             for name, source in self._corrected().items()
         }
         return super()._close(hard)
@@ -225,7 +232,7 @@ class APD(Method):
         deltas: dict[str, dict[str, Sparse]] = {task: {} for task in records}
         for name in self.sites.weights:
             draw = generator(self.seed, name, str(self.count), "groups")
-            old, count = [one.deltas[name] for one in records.values()], -(-self.groups * len(records) // self.every)
+            old, count = [one.deltas[name] for one in records.values()], -(-self.clusters * len(records) // self.every)
             new = consolidate(old, count, self.beta, self.lambda1, draw, self.bits)
             for task, sparse in zip(records, new, strict=True):
                 deltas[task][name] = sparse
@@ -269,7 +276,9 @@ class APD(Method):
     def _taken(self) -> Mapping[str, Tensor]:
         if self.form == "exact":
             return {}
-        return {name: anchor.expand_as(self.sites.tensor(name)) for name, anchor in self._anchors().items()}
+        found, bases = self._anchors(), {name: self.sites.base(name) for name in self.sites.weights}
+        # Of a complex weight, too, a real number an entry; 0 where no task is left that reads it.
+        return {name: found.get(name, base.real.new_zeros(())).expand(base.shape) for name, base in bases.items()}
 
     def moved(self) -> dict[str, tuple[float, float]]:
         """How far finished tasks have moved.
@@ -331,5 +340,6 @@ class APD(Method):
     def _per_unit(self, name: str) -> list[int]:
         """The shape of a weight's gates: one a unit, along the axis of the layer's outputs."""
         module = self.sites.model.get_submodule(name.rpartition(".")[0])
-        axis = 1 if getattr(module, "transposed", False) else 0
-        return [size if place == axis else 1 for place, size in enumerate(self.sites.tensor(name).shape)]
+        shape = self.sites.tensor(name).shape
+        axis = 1 if getattr(module, "transposed", False) and len(shape) > 1 else 0
+        return [size if place == axis else 1 for place, size in enumerate(shape)]

@@ -57,7 +57,8 @@ class _Read(torch.autograd.Function):
         to_m = None
         if ctx.needs_input_grad[1]:
             along = [axis for axis in range(w.ndim) if m.shape[axis] == 1]
-            to_m = (g * w.conj()).sum(along, keepdim=True)
+            to_m = g * w.conj()
+            to_m = to_m.sum(along, keepdim=True) if along else to_m
             to_m = to_m.real if to_m.is_complex() else to_m
         return to_w, to_m, g, None, None, None
 

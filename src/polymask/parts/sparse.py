@@ -38,7 +38,7 @@ def sparsify(dense: Tensor, bits: int = 32, local: Sparse | None = None) -> Spar
     """The non-zero entries of a tensor.
 
     Args:
-        dense: real; below 32 bits it must be what ``rounded`` gives.
+        dense: real, below 32 bits; it is rounded as ``rounded`` does.
         bits: 8, 16 or 32 (as they are), of a value.
         local: what it shares with others.
 
@@ -47,13 +47,14 @@ def sparsify(dense: Tensor, bits: int = 32, local: Sparse | None = None) -> Spar
             [0., 0.]])
     """
     flat = dense.detach().cpu().flatten()
-    index = flat.nonzero().squeeze(1)
-    value, scale = flat[index].clone(), None
+    scale = float(scale_of(flat)) if bits == 8 else None
     if bits == 16:
-        value = value.half()
-    elif bits == 8:
-        scale = float(scale_of(value))
-        value = torch.round(value.float() / scale).to(torch.int8)
+        flat = flat.half()
+    elif scale is not None:
+        flat = torch.round(flat.float() / scale).to(torch.int8)
+    # What rounds to 0 is not kept.
+    index = flat.nonzero().squeeze(1)
+    value = flat[index].clone()
     return Sparse(tuple(dense.shape), index.to(torch.int32), value, scale, local)
 
 
