@@ -16,6 +16,7 @@ from polymask.parts.sparse import from_tensors, to_tensors
 from polymask.task import Meta, TaskRecord
 
 Entry = dict[str, Any]
+Tensors = Mapping[str, Tensor]
 Codes = tuple[int, int]
 """The smallest and the largest code that a mask on a plane of owners reads."""
 _PARTS = ("index", "bits", "value")
@@ -71,10 +72,7 @@ def shared_digests(entry: Entry) -> list[str]:
 
 
 def from_entry(
-    entry: Entry,
-    tensors: Mapping[str, Tensor],
-    planes: Mapping[str, Packed],
-    shared: Mapping[str, Mapping[str, Tensor]],
+    entry: Entry, tensors: Tensors, planes: Mapping[str, Packed], shared: Mapping[str, Tensors]
 ) -> TaskRecord:
     """The record of an entry, its file's tensors, the shared planes and the files of shared corrections."""
     masks = {}
