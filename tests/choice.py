@@ -40,7 +40,6 @@ TOGETHER = (
     "tests/test_export.py",  # wakes the exporters of torch and ONNX
     "tests/test_pages.py",  # compares methods, for pages of them
     "tests/test_protocols.py",  # writes data sets
-    "tests/test_surgery.py",  # asks one large network where it grows
     "tests/test_wiring.py",  # asks each network who feeds whom
 )
 """Files that make something dear once, so that a single one of the processes of ``pytest -n`` runs them."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import jaxtyping
 import pytest
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def declare_torchvision_ops() -> torch.library.Library | None:
@@ -16,6 +18,8 @@ def declare_torchvision_ops() -> torch.library.Library | None:
     Its compiled kernels cannot load there, and its import then asks for two operators by name. Declared
     without a kernel, they let the import pass; calling one still raises, and no network here calls one.
     """
+    import torch
+
     try:
         importlib.import_module("torchvision")
     except ModuleNotFoundError:
@@ -43,6 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
+    import torch
+
     threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
     torch.set_num_threads(1)
     torch.default_generator.manual_seed(0)
@@ -60,6 +66,8 @@ methods' options, and of every method while it trains and is baked. So does ever
 @pytest.fixture(autouse=True)
 def _shapes(request: pytest.FixtureRequest) -> Iterator[None]:
     """By default shapes are checked where they are told apart, not again and again by whole runs."""
+    import jaxtyping
+
     seen_elsewhere = not request.node.nodeid.startswith(SHAPED)
     jaxtyping.config.update("jaxtyping_disable", seen_elsewhere and request.config.option.markexpr == "not full")
     yield

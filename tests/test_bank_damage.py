@@ -147,12 +147,19 @@ class Died(BaseException):
     """A process that was killed."""
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), Died()])
-def test_whatever_fails_leaves_the_last_good_state(tmp_path: Path, error: BaseException) -> None:
+@pytest.mark.parametrize(
+    ("error", "every"),
+    [
+        pytest.param(OSError(errno.ENOSPC, "No space left on device"), 3, id="a full disk, now and then"),
+        pytest.param(OSError(errno.ENOSPC, "No space left on device"), 1, id="a full disk", marks=pytest.mark.full),
+        pytest.param(Died(), 1, id="a death"),
+    ],
+)
+def test_whatever_fails_leaves_the_last_good_state(tmp_path: Path, error: BaseException, every: int) -> None:
     before = filled(tmp_path / "good").about
     _, sites = make(tmp_path / "other")
     new = {"d": record(sites, "d", 2)}
-    for step in range(25):
+    for step in range(0, 25, every):
         path = shutil.copytree(tmp_path / "good", tmp_path / str(step))
         bank = Bank.open(path)
         with pytest.MonkeyPatch.context() as patch:

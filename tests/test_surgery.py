@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.traps import TRAPS
 from torch import Tensor, nn
 
 from polymask.calling import call, logits_of
@@ -111,6 +112,7 @@ NETS: dict[str, tuple[Make, int]] = {
     "vgg": (lambda: (VGG(3, 5, (16, 32)), torch.randn(2, 3, 16, 32)), 8),
     "vgg_bn": (lambda: (VGG(3, 5, (16, 32), norm=True), torch.randn(2, 3, 16, 32)), 8),
     "shared": (lambda: (Shared(), torch.randn(4, 6)), 1),
+    "residual": (TRAPS["residual_block"], 3),
     "pre-activation": (lambda: (PreActivation(), torch.randn(2, 1, 5, 7)), 1),
 }
 """name -> a network that grows everywhere, and its groups of layers."""
@@ -122,7 +124,7 @@ def answer(net: nn.Module, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.full if name in ("vgg", "vgg_bn") else ()) for name in NETS]
+    "name", [pytest.param(name, marks=pytest.mark.full if name in ("resnet", "vgg", "vgg_bn") else ()) for name in NETS]
 )
 def test_old_values_stay_and_new_units_arrive_where_they_belong(name: str) -> None:
     (net, x), groups = NETS[name][0](), NETS[name][1]
@@ -153,6 +155,11 @@ def test_old_values_stay_and_new_units_arrive_where_they_belong(name: str) -> No
 
 
 def test_layers_that_a_sum_adds_up_grow_as_one() -> None:
+    assert axes_of(*TRAPS["residual_block"]()).groups == (("a", "b"), ("c",), ("d", "s"))
+
+
+@pytest.mark.full
+def test_layers_that_the_sums_of_a_whole_resnet_add_up_grow_as_one() -> None:
     axes = axes_of(ResNet18(3, 5, 4), torch.randn(2, 3, 16, 16))
     assert ("conv", "blocks.0.conv2", "blocks.1.conv2") in axes.groups
     assert ("blocks.2.conv2", "blocks.2.shortcut.0", "blocks.3.conv2") in axes.groups

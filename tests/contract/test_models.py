@@ -116,8 +116,15 @@ def test_loading_a_snapshot_does_not_stop_a_task_from_being_abandoned(one: Case)
 
 
 @pytest.mark.few
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("when", "dtype"),
+    [
+        pytest.param("before", torch.bfloat16, id="before-bf16"),
+        pytest.param("before", torch.float16, id="before-f16", marks=pytest.mark.full),
+        pytest.param("after", torch.bfloat16, id="after-bf16", marks=pytest.mark.full),
+        pytest.param("after", torch.float16, id="after-f16"),
+    ],
+)
 def test_half_precision(one: Case, dtype: torch.dtype, when: str) -> None:
     model, example = BACKBONES[one.backbone]()
     example = example.to(dtype)

@@ -81,7 +81,7 @@ def said(home: Path) -> list[Any]:
 
 @pytest.mark.parametrize(
     "method",
-    [pytest.param(m, marks=pytest.mark.full if m in ("piggyback", "supsup") else ()) for m in small.METHODS],
+    [pytest.param(m, marks=() if m in ("packnet", "tfm") else pytest.mark.full) for m in small.METHODS],
 )
 def test_both_processes_have_the_same_and_forget_nothing(
     method: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

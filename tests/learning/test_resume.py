@@ -144,7 +144,7 @@ def test_a_step_that_is_lost_is_not_saved_over_one_that_is_not(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param(m, marks=() if m in ("packnet", "tfm") else pytest.mark.full) for m in small.METHODS]
+    "method", [pytest.param(m, marks=() if m == "packnet" else pytest.mark.full) for m in small.METHODS]
 )
 def test_killed_in_the_middle_of_epochs(method: str, tmp_path: Path, home: Path) -> None:
     expected, out, kills = never_stopped(method, home), tmp_path / "run", 0
@@ -280,7 +280,7 @@ def test_a_checkpoint_is_written_when_its_time_has_come(tmp_path: Path, monkeypa
     assert written == expected
 
 
-DRAWS = ("supsup", "exssnet", "packnet", "tfm")
+DRAWS = ("supsup", "exssnet", "tfm")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in DRAWS else pytest.mark.full) for n in METHODS])

@@ -20,7 +20,18 @@ from polymask.report import states
 GROWN = ["mlp_bn", "convnet", "encoder"]
 grown = pytest.mark.parametrize("backbone", GROWN)
 residual = pytest.mark.parametrize("backbone", [*GROWN, pytest.param("timm_resnet", marks=pytest.mark.full)])
-normalised = pytest.mark.parametrize("normalise", [True, False])
+turns = pytest.mark.parametrize(
+    ("backbone", "normalise"),
+    [
+        pytest.param(backbone, normalise, marks=() if normalise == (place % 2 == 0) else pytest.mark.full)
+        for place, backbone in enumerate(GROWN)
+        for normalise in (True, False)
+    ],
+)
+with_a_resnet = pytest.mark.parametrize(
+    ("backbone", "normalise"),
+    [*turns.args[1], *(pytest.param("timm_resnet", normalise, marks=pytest.mark.full) for normalise in (True, False))],
+)
 
 
 def blocks(method: TFM, task: str) -> Iterator[tuple[str, tuple[slice, ...]]]:
@@ -46,8 +57,7 @@ def scramble(method: TFM, task: str) -> int:
 # T1: a task's logits are constant, to the bit, read by slicing.
 
 
-@residual
-@normalised
+@with_a_resnet
 def test_a_finished_task_answers_alike_for_ever(backbone: str, normalise: bool) -> None:
     method, _ = drive.make(TFM, backbone, growth=3, normalise=normalise)
     answers: dict[str, Tensor] = {}
@@ -86,8 +96,7 @@ def test_zeros_in_place_of_a_slice_are_close_but_wider() -> None:
 # T2: old-old blocks, old biases, norms and heads are frozen; every edge with a new end learns.
 
 
-@residual
-@normalised
+@with_a_resnet
 def test_edges_with_a_new_end_learn_and_no_others(backbone: str, normalise: bool) -> None:
     method, todo = drive.make(TFM, backbone, growth=3, normalise=normalise)
     drive.learn(method, todo[:2], drive.adamw())
@@ -139,8 +148,7 @@ def test_the_gradient_passes_through_old_units() -> None:
 # T3: what a task does not read may be anything.
 
 
-@grown
-@normalised
+@turns
 def test_what_is_masked_may_be_anything(backbone: str, normalise: bool) -> None:
     method, todo = drive.make(TFM, backbone, growth=3, normalise=normalise)
     drive.learn(method, todo)
