@@ -46,8 +46,7 @@ def to_entry(record: TaskRecord) -> tuple[Entry, dict[str, Tensor]]:
             local, shared = to_tensors(sparse.local)
             deltas[name]["local"] = {**local, "file": digest_of(shared)}
         elif deltas[name] == {"shape": list(sparse.shape), "codec": "index"}:
-            # As every version has written it.
-            deltas[name] = list(sparse.shape)
+            deltas[name] = list(sparse.shape)  # as every version has written it
         tensors |= {f"delta/{name}/{part}": value for part, value in kept.items()}
     entry: Entry = {
         "task": task,
