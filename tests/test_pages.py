@@ -408,7 +408,11 @@ def test_the_newer_of_rows_and_report_is_shown(finished: int, shown: str, tmp_pa
 
 def test_a_task_that_was_removed_is_named_once_and_counts_no_more(tmp_path: Path) -> None:
     run_named(
-        method="wsn", stream="digits", tasks=3, training=Training(epochs=1, quiet=True), out=str(tmp_path / "run")
+        method="wsn",
+        stream="digits",
+        tasks=[[0, 1], [2, 3], [4, 5]],
+        training=Training(epochs=1, quiet=True),
+        out=str(tmp_path / "run"),
     )
     held = load(tmp_path / "run")
     gone = held.tasks[1]
