@@ -44,7 +44,7 @@ VARIANTS: dict[str, type[Method]] = {
 FEW = ("packnet", "hat", "tfm", "piggyback")
 """A method of each kind, which meets every test: the others meet what is marked ``few`` in the full suite alone."""
 
-SMALL = "mlp_bn"  # the backbone on which every method meets every optimizer
+SMALL = "mlp_bn"  # the backbone that every method meets
 DEFAULT = "adamw"  # the optimizer of tests that are not about optimizers
 QUICK = ("convnet", "encoder", "lstm")  # one of each kind of network, which are learned in a moment
 LARGE = tuple(name for name in BACKBONES if name not in (SMALL, *QUICK))
