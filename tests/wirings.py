@@ -83,7 +83,7 @@ def answer(model: nn.Module, wiring: Wiring, masks: Mapping[str, Tensor], x: Any
 
 @torch.no_grad()
 def leak(
-    model: nn.Module, wiring: Wiring, example: Tensor | None = None, draws: int = 2, inputs: Sequence[Any] = ()
+    model: nn.Module, wiring: Wiring, example: Tensor | None = None, draws: int = 3, inputs: Sequence[Any] = ()
 ) -> str:
     """What of a network's answers changes with entries that are said not to be live; nothing, if all is well.
 

@@ -80,8 +80,8 @@ SHAPES: dict[str, tuple[Callable[[Tensor], Any], bool]] = {
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        # PackNet meets every shape, the others one that goes round.
-        pytest.param(name, shape, marks=() if name == "packnet" or i % 3 == j else pytest.mark.full)
+        # PackNet meets every shape, every other method one that goes round.
+        pytest.param(name, shape, marks=() if name == "packnet" or (i % 2 and i % 3 == j) else pytest.mark.full)
         for i, name in enumerate(METHODS)
         for j, shape in enumerate(SHAPES)
     ],
