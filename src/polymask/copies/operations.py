@@ -106,7 +106,7 @@ def _work(name: str, args: tuple[Any, ...], y: Tensor) -> float:
     if name in PRODUCTS and isinstance(args[PRODUCTS[name]], Tensor):
         matrix = args[PRODUCTS[name]]
         transposed = name in ("matmul", "mm", "bmm", "addmm") and matrix.ndim > 1
-        terms = matrix.shape[-2] if transposed else matrix[0].numel()
+        terms = matrix.shape[-2] if transposed else matrix[:1].numel()
     return y.numel() * (1 + terms / 16)
 
 

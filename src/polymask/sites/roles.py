@@ -157,6 +157,8 @@ def _role(
     place = spots[0]
     if place.trains and name not in read:
         return Role("frozen", "no forward reads it")
+    if place.trains and not place.tensor().numel():
+        return Role("frozen", "it has no entries")
     embedded = any(isinstance(spot.module, EMBEDDINGS) for spot in spots)
     in_head = any(spot.module is head for spot in spots)
     if in_head and not embedded:

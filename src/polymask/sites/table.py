@@ -109,7 +109,9 @@ class Sites:
 
     def tensor(self, name: str) -> Tensor:
         """The live tensor behind a name: for a masked weight the one that trains, unmasked."""
-        return self._home(name)[0]
+        if name not in self._places:
+            raise KeyError(f"expected the name of a tensor of the model, found {name!r}")
+        return self._places[name][0].tensor()
 
     @torch.no_grad()
     def base(self, name: str) -> Tensor:
@@ -187,11 +189,10 @@ class Sites:
     def freeze(self, name: str) -> None:
         """Turn a parameter into a buffer, out of the reach of every optimizer and of ``requires_grad_(True)``."""
         # A copy: an optimizer that still holds the parameter writes to the parameter's memory.
-        value, site = self.base(name).clone(), self.weights.get(name)
+        value, site, role = self.base(name).clone(), self.weights.get(name), self.roles[name]
         for place in self._places[name]:
             place.freeze(value)
-        if self.roles[name].kind in ("frozen", "first") and self.roles[name].why == STATISTIC:
-            for place in self._places[name]:
+            if role.kind in ("frozen", "first") and role.why == STATISTIC:
                 place.seal()
         if site is not None:
             site.kept = site.gate = None
@@ -201,12 +202,6 @@ class Sites:
         memo[id(self)] = new = object.__new__(Sites)
         new.__dict__ = copy.deepcopy(self.__dict__, memo)
         return new
-
-    def _home(self, name: str) -> tuple[Tensor, Place]:
-        if name not in self._places:
-            raise KeyError(f"expected the name of a tensor of the model, found {name!r}")
-        place = self._places[name][0]
-        return place.tensor(), place
 
 
 def replica(sites: Sites) -> Sites:

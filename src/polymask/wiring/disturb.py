@@ -78,4 +78,4 @@ def _spread(t: Tensor) -> Tensor:
     if t.ndim < 2:
         return t.abs() * 0.7 + 0.3
     mean = t.abs().mean()
-    return mean if mean > 0 else torch.full_like(mean, (t.numel() / len(t)) ** -0.5)
+    return mean if mean > 0 else torch.full_like(mean, max(t[:1].numel(), 1) ** -0.5)
