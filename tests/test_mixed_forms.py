@@ -7,8 +7,11 @@ from functools import partial
 
 import pytest
 import torch
+from tests.contract.zoo import DEVICE
 from tests.test_mixed import UNITS, check, learned
 from torch import Tensor, nn
+
+from polymask.mixed import Mixed
 
 LR = 0.03
 """Small enough for units to survive HAT, large enough for tasks to differ."""
@@ -77,3 +80,64 @@ def test_layers_of_features(method: str, norm: str, bias: bool) -> None:
     torch.manual_seed(0)
     x = torch.randn(8, 5)
     check(learned(UNITS[method], Flat(FLAT[norm](), bias), x, lr=LR), torch.randn(5, 5), 5)
+
+
+class Doubled(nn.Linear):
+    """A product of a class that has no form of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Scaled(Doubled):
+    """It may be given more than one tensor."""
+
+    def forward(self, x: Tensor, by: Tensor | None = None) -> Tensor:
+        y = super().forward(x)
+        return y if by is None else y * by
+
+
+@METHODS
+def test_layers_of_a_class_of_ones_own_that_have_gates_and_tensors(method: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 8, bias=bias), nn.ReLU(), Doubled(8, 6, bias=bias), nn.ReLU(), nn.Linear(6, 4))
+    check(learned(UNITS[method], net, torch.randn(8, 5), lr=LR), torch.randn(5, 5), 5)
+
+
+class Louder(nn.BatchNorm1d):
+    """A norm of a class that has no form of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+@METHODS
+@pytest.mark.parametrize("place", ["norm", "head"])
+def test_norms_and_heads_of_a_class_of_ones_own(method: str, bias: bool, place: str) -> None:
+    torch.manual_seed(0)
+    norm, head = (Louder, nn.Linear) if place == "norm" else (nn.BatchNorm1d, Doubled)
+    net = nn.Sequential(nn.Linear(5, 8, bias=bias), norm(8), nn.ReLU(), head(8, 4, bias=bias))
+    check(learned(UNITS[method], net, torch.randn(8, 5), lr=LR), torch.randn(5, 5), 5)
+
+
+class Twice(nn.Module):
+    """A layer that is given a second tensor, by name or by place."""
+
+    def __init__(self, named: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.head, self.named = nn.Linear(5, 8), Scaled(8, 6), nn.Linear(6, 4), named
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).relu()
+        by = h.mean(1, keepdim=True)
+        return self.head((self.b(h, by=by) if self.named else self.b(h, by)).relu())
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_layer_that_is_given_two_tensors_is_refused(named: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 5)
+    method = learned(UNITS["hat"], Twice(named), x, count=2, lr=LR)
+    assert "b" in method.sites.units
+    with pytest.raises(ValueError, match="'b', of which tasks have their own, to be called on one tensor, found 2"):
+        Mixed(method.sites, method.records)(x[:2].to(DEVICE), list(method.records))

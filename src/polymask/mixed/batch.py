@@ -18,7 +18,7 @@ from polymask.mixed.own import own_of, own_tensors, refuse_weight_masks
 from polymask.mixed.routes import readings
 from polymask.mixed.turns import Alone, Layer, Together, Unlike, run
 from polymask.sites.slots import Scores
-from polymask.sites.table import Sites, detach
+from polymask.sites.table import HEAD, Sites, detach
 from polymask.sites.trace import places
 from polymask.task import TaskRecord, check_fits, unit_masks
 from polymask.wiring.paint import axis_of
@@ -147,13 +147,14 @@ class Mixed:
         gates = [unit_masks(sites, record) for record in records]
         for path, module in list(self.model.named_modules()):
             leaves = {leaf: names[id(module), leaf] for leaf, t in own_tensors(module) if (id(module), leaf) in names}
-            own = own_of(module, leaves, records, [masks.get(path) for masks in gates])
-            if own.tensors or own.rows is not None or own.gate is not None:
+            head = any(sites.roles[name].why == HEAD for name in leaves.values() if name in sites.roles)
+            own = own_of(module, leaves, records, [masks.get(path) for masks in gates], head)
+            if own.tensors or own.rows or own.gate is not None:
                 form = form_of(module, own)
                 units = axis_of(module)
                 seen_by = None if form is None else units
                 layer = self._layers[path] = Layer(path, form or per_task(module, own), module.forward, units, seen_by)
-                self._owned += [(t, path) for leaf, t in own_tensors(module) if own.changes(leaf, t)]
+                self._owned += [(t, path) for leaf, t in own_tensors(module) if own.changes(leaf)]
                 module.forward = layer
                 # A hook, if an idle one, keeps torch from computing whole layers without calling this module.
                 module.register_forward_pre_hook(_idle)

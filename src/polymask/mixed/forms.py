@@ -44,8 +44,8 @@ def form_of(module: nn.Module, own: Own) -> Form | None:
 
 def _product(module: Any, own: Own) -> Form:
     """``gate * (rows * W x + bias)``: one product for all tasks."""
-    plain, scale = module.forward, times(own.rows, own.gate)
-    if own.rows is None and "bias" not in own.tensors:
+    plain, scale = module.forward, times(own.rows.get("weight"), own.gate)
+    if not own.rows and "bias" not in own.tensors:
 
         def gated(x: Tensor, spread: Spread) -> Tensor:
             y: Tensor = plain(x)
@@ -115,8 +115,19 @@ def per_task(module: nn.Module, own: Own) -> Form:
     """Any module: it is asked once for every task of the batch, with this task's samples and tensors."""
     plain = copy.deepcopy(module)
 
+    def own_tensors(task: int) -> dict[str, Tensor]:
+        found = {}
+        for leaf, gains in own.rows.items():
+            w = getattr(plain, leaf).detach()
+            found[leaf] = w * gains[task].view(-1, *[1] * (w.ndim - 1))
+        for leaf, each in own.tensors.items():
+            # A layer may have grown since: beyond what the task reads of it, it has nothing.
+            t, shape = each[task], getattr(plain, leaf).shape
+            found[leaf] = padded([t], (*(t.shape if own.head else shape)[:1], *shape[1:]))[0]
+        return found
+
     def run(x: Tensor, spread: Spread) -> Tensor:
-        if not own.tensors or not len(x):
+        if not (own.tensors or own.rows) or not len(x):
             y: Tensor = plain(x)
         else:
             y = _each(x, spread(torch.arange(own.count, device=x.device)[:, None], x).flatten())
@@ -127,15 +138,23 @@ def per_task(module: nn.Module, own: Own) -> Form:
         present, counts = tasks.expand(len(x)).unique(return_counts=True)
         parts = []
         for task, rows in zip(present.tolist(), order.split(counts.tolist()), strict=True):
-            tensors = {leaf: each[task] for leaf, each in own.tensors.items()}
             with refresh_caches(plain):  # what it has cached is the last task's
                 pass
-            parts.append(functional_call(plain, tensors, (x[rows],)))
+            parts.append(functional_call(plain, own_tensors(task), (x[rows],)))
             if not isinstance(parts[-1], Tensor):
                 raise ValueError(
                     f"expected a tensor from {type(plain).__name__}, of which tasks have their own, found "
                     f"{type(parts[-1]).__name__}: answer one task at a time, with activate(task)"
                 )
-        return torch.cat(parts)[order.argsort()]
+        return torch.cat(_as_wide(parts))[order.argsort()]
 
     return run
+
+
+def _as_wide(parts: list[Tensor]) -> list[Tensor]:
+    """Answers of heads of different widths in one: -inf beyond a task's own outputs."""
+    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    wide = [part.new_full((len(part), *shape), -torch.inf) for part in parts]
+    for out, part in zip(wide, parts, strict=True):
+        out[tuple(slice(size) for size in part.shape)] = part
+    return wide

@@ -21,22 +21,24 @@ class Own:
     Args:
         count: how many tasks there are.
         tensors: leaf -> the tensors of all tasks, of the leaves that they have of their own.
-        rows: what the weight's rows are multiplied by, (tasks, units); None: by 1.
+        rows: leaf -> what the rows of this weight are multiplied by, (tasks, units); of others, by 1.
         gate: what the output's units are multiplied by, (tasks, units); None: by 1.
+        head: whether every task has as many outputs here as it has labels.
     """
 
     count: int
     tensors: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
-    rows: Tensor | None = None
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
     gate: Tensor | None = None
+    head: bool = False
 
     def stack(self, leaf: str, base: Tensor) -> Tensor:
         """A leaf of all tasks, (tasks, ...)."""
         return padded(self.tensors.get(leaf) or [base.detach()] * self.count, base.shape)
 
-    def changes(self, leaf: str, base: Tensor) -> bool:
+    def changes(self, leaf: str) -> bool:
         """Whether tasks read another tensor under this name than the one that stands there."""
-        return leaf in self.tensors or (self.rows is not None and base.ndim > 1)
+        return leaf in self.tensors or leaf in self.rows
 
 
 def padded(tensors: Sequence[Tensor], least: Sequence[int] = ()) -> Tensor:
@@ -60,11 +62,15 @@ def own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def own_of(
-    module: nn.Module, leaves: Mapping[str, str], records: Sequence[TaskRecord], gates: Sequence[Tensor | None]
+    module: nn.Module,
+    leaves: Mapping[str, str],
+    records: Sequence[TaskRecord],
+    gates: Sequence[Tensor | None],
+    head: bool = False,
 ) -> Own:
     """What tasks have of their own in a module: private tensors, leading blocks with their gains, masks on units."""
     tensors: dict[str, list[Tensor]] = {}
-    rows: Tensor | None = None
+    rows: dict[str, Tensor] = {}
     for leaf, name in leaves.items():
         base = getattr(module, leaf).detach()
         private = any(name in record.private for record in records)
@@ -72,13 +78,13 @@ def own_of(
         if private or (masked and base.ndim < 2):
             tensors[leaf] = [_of(name, base, record) for record in records]
         elif masked:
-            rows = padded([_gains(record, name, base) for record in records], base.shape[:1])
+            rows[leaf] = padded([_gains(record, name, base) for record in records], base.shape[:1])
     live = [gate for gate in gates if gate is not None]
     gate = None
     if live:
         like = next(t for _, t in own_tensors(module) if t.is_floating_point())
         gate = torch.stack([torch.ones_like(live[0]) if one is None else one for one in gates]).to(like)
-    return Own(len(records), tensors, rows, gate)
+    return Own(len(records), tensors, rows, gate, head)
 
 
 def _of(name: str, base: Tensor, record: TaskRecord) -> Tensor:
