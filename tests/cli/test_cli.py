@@ -207,6 +207,7 @@ def test_a_damaged_bank_is_not_verified(capsys: pytest.CaptureFixture[str]) -> N
         ("run --optimizer foo", "expected one of 'sgd', 'adam', 'adamw', 'rmsprop' for --optimizer, found foo"),
         ("run --config none.yaml", "expected a file for --config, found no none.yaml"),
         ("verify", "the following arguments are required: dir"),
+        ("remove runs --task a", "unknown option --task: it is a word without a name, polymask remove DIR TASK"),
         ("roles --method joint", "no method 'joint': there are packnet, "),
         ("compare --methods packnet supsup --norms private", "expected one of --packnet.norms, --supsup.norms, found "),
         ("run --orders 3", "unknown option --orders: --orders is an option of polymask compare"),

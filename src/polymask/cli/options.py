@@ -101,6 +101,7 @@ class Parser(ArgumentParser):
         self.overrides: dict[str, Any] = {}
         self.groups: list[str] = []
         self.elsewhere: dict[str, str] = {}
+        self.words: list[str] = []
 
     def add(self, options: Options, group: str = "", skip: Collection[str] = ()) -> None:
         """Take options; those of a group are ``--GROUP.NAME``, and ``--NAME`` where no other has that name."""
@@ -112,6 +113,7 @@ class Parser(ArgumentParser):
                 text = f"{about['meaning']} ({in_words(kinds[name])}{'' if default is None else f'; else {default}'})"
                 how: dict[str, Any] = {"help": text.replace("%", "%%")}
                 if "default" not in about:
+                    self.words.append(full)
                     self.add_argument(full, **how, nargs="+" if takes_several(kinds[name]) else None)
                     continue
                 how |= {"nargs": "+" if takes_several(kinds[name]) else None, "metavar": name.upper(), "dest": full}
@@ -191,5 +193,8 @@ class Parser(ArgumentParser):
         if inside:
             several = ", ".join(map(flag, inside))
             raise UsageError(f"expected one of {several}, found {flag(name)}, which could be each of them")
+        if name in self.words:
+            usage = " ".join([self.prog, *map(str.upper, self.words)])
+            raise UsageError(f"unknown option {flag(name)}: it is a word without a name, {usage}")
         hint = suggest(name.rpartition(".")[2], self._leaves(), self.elsewhere)
         raise UsageError(f"unknown option {flag(name)}{hint or ': --help lists those there are'}")
