@@ -31,10 +31,12 @@ class Corrected(Scores):
         threshold: the magnitude below which a correction is pruned.
         bits: 8, 16 or 32, of a value of the correction.
         past: the same of finished tasks, where they train too.
+        needed: whether the correction trains; if not, it stays as it is.
     """
 
     anchor: Tensor | None
     seen: Tensor
+    tau: Tensor
 
     def __init__(
         self,
@@ -44,9 +46,13 @@ class Corrected(Scores):
         threshold: float,
         bits: int,
         past: Sequence[Past] = (),
+        needed: bool = True,
     ) -> None:
         super().__init__(v, select, torch.sigmoid)
-        self.tau = nn.Parameter(tau)
+        if needed:
+            self.tau = nn.Parameter(tau)
+        else:
+            self.register_buffer("tau", tau)
         self.threshold, self.bits = threshold, bits
         self.register_buffer("seen", _sample(tau))
         self.register_buffer("anchor", anchor, persistent=False)
@@ -67,7 +73,7 @@ class Corrected(Scores):
         """``sigmoid(v)`` in the precision in which a gate is stored."""
         return torch.sigmoid(v).float()
 
-    def pairs(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+    def pairs(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """``v`` and ``tau`` of the open task, then of finished ones that train too."""
         yield self.scores, self.tau
         for one in self.finished():
