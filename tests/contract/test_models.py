@@ -90,9 +90,10 @@ def test_state_dict_has_the_models_own_keys_and_scores(pair: Case) -> None:
         drive.begin(method, tasks[1], phase)
         drive.train(method, tasks[1], pair.user()(method), range(2))
         state = {name: value.clone() for name, value in method.model.state_dict().items()}
-        scores = [name for name, _ in method.named_parameters() if name.endswith(".scores")]
+        brought = {f"{name}.{own}" for name, source in method.sources.items() for own in source.state_dict()}
+        assert {name for name, _ in method.named_parameters() if name.endswith((".scores", ".tau"))} <= brought
         if not method.grows:
-            assert list(untouched.state_dict()) == [name for name in state if name not in scores]
+            assert list(untouched.state_dict()) == [name for name in state if name not in brought]
         answer = drive.answer(method.model, drive.probe(method))
         drive.train(method, tasks[1], pair.user()(method), range(2, 5))
         assert drive.differing(state, method.model.state_dict())
