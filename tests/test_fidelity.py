@@ -29,4 +29,6 @@ def test_a_reduced_protocol_or_a_missed_target_is_never_called_reproduced() -> N
     assert rows
     for row in rows:
         assert row["status"] == ("reproduced" if row["reached"] and not row["reduced"] else "approximated")
-        assert all(len(values) == len(row["seeds"]) for values in row["values"].values())
+        for name, values in row["values"].items():
+            # Orders are compared after accuracies are averaged over seeds.
+            assert len(values) == (1 if name.endswith(("AOPD", "MOPD")) else len(row["seeds"]))
