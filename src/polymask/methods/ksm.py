@@ -144,7 +144,7 @@ class KSM(Method):
             w, shape = self.sites.base(name), self._shape(name)
             scores = torch.full(shape, self.init, dtype=w.dtype if w.is_floating_point() else None)
             mask = partial(soft_mask, tau=self.tau, bits=self.bits) if self.is_soft else partial(_hard, tau=self.tau)
-            full = self._read_shape(name)
+            full = self._read_shape(name) if self.granularity == "group" else None
             read = partial(_read, mask=mask, shape=full, tau=self.tau, slope=self.slope)
             self.give_scores(name, Scores(scores, read, partial(_kept, mask=mask, shape=full)))
 
@@ -215,12 +215,16 @@ def _hard(scores: Tensor, tau: float) -> Tensor:
     return scores >= tau
 
 
-def _kept(scores: Tensor, mask: partial[Tensor], shape: tuple[int, ...]) -> Tensor:
-    return repeat_groups(mask(scores), shape)
+Shape = tuple[int, ...]
+"""Of a mask as the weight reads it, where scores are of groups; else None."""
 
 
-def _read(w: Tensor, scores: Tensor, mask: partial[Tensor], shape: tuple[int, ...], tau: float, slope: float) -> Tensor:
+def _kept(scores: Tensor, mask: partial[Tensor], shape: Shape | None) -> Tensor:
+    return mask(scores) if shape is None else repeat_groups(mask(scores), shape)
+
+
+def _read(w: Tensor, scores: Tensor, mask: partial[Tensor], shape: Shape | None, tau: float, slope: float) -> Tensor:
     """``w * M``: what is stored forward, the slope of a sigmoid backward."""
     soft = torch.sigmoid(slope * (scores - tau))
     through = mask(scores.detach()).to(soft.dtype) + (soft - soft.detach())
-    return w * repeat_groups(through, shape).to(w.dtype)
+    return w * (through if shape is None else repeat_groups(through, shape)).to(w.dtype)

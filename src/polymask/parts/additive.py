@@ -38,19 +38,19 @@ def correction(tau: Shaped[Tensor, "*w"], threshold: float, bits: int = 32) -> S
 
 
 class _Read(torch.autograd.Function):
-    """``w * m + correction(tau)``; its gradient reaches all of ``tau``, and ``w`` scaled by ``rate``."""
+    """``w * m + read``; the gradient of what is read of ``tau`` reaches all of it, and ``w`` scaled by ``rate``."""
 
     @staticmethod
-    def forward(w: Tensor, m: Tensor, tau: Tensor, rate: Tensor | None, threshold: float, bits: int) -> Tensor:
-        return (w * m).add_(correction(tau, threshold, bits))
+    def forward(w: Tensor, m: Tensor, tau: Tensor, rate: Tensor | None, read: Tensor) -> Tensor:
+        return (w * m).add_(read)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        w, m, _, rate, _, _ = inputs
+        w, m, _, rate, _ = inputs
         ctx.save_for_backward(w, m, rate)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         w, m, rate = ctx.saved_tensors
         scale = m if rate is None else m * rate
         to_w = g * scale if ctx.needs_input_grad[0] else None
@@ -60,7 +60,7 @@ class _Read(torch.autograd.Function):
             to_m = g * w.conj()
             to_m = to_m.sum(along, keepdim=True) if along else to_m
             to_m = to_m.real if to_m.is_complex() else to_m
-        return to_w, to_m, g, None, None, None
+        return to_w, to_m, g, None, None
 
 
 def read_corrected(
@@ -89,7 +89,8 @@ def read_corrected(
     >>> y, tau.grad
     (tensor([[1., 1.]], grad_fn=<_ReadBackward>), tensor([[1., 1.]]))
     """
-    found: Tensor = _Read.apply(w, m, tau, rate, threshold, bits)  # type: ignore[no-untyped-call]
+    read = correction(tau.detach(), threshold, bits)
+    found: Tensor = _Read.apply(w, m, tau, rate, read)  # type: ignore[no-untyped-call]
     return found
 
 

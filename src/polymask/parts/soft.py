@@ -40,7 +40,8 @@ def soft_mask(scores: Shaped[Tensor, "*s"], tau: float, bits: int = 8) -> Float[
     on = scores >= tau
     a = torch.where(on, 0, scores).float()
     lo, hi = a.min(), a.max()
-    graded = torch.where(a != 0, (a - lo) / (hi - lo), 0) if bool(hi > lo) else torch.ones_like(a)
+    # No branch: what a number decides in Python waits for the device, and stops a graph.
+    graded = torch.where(hi > lo, torch.where(a != 0, (a - lo) / (hi - lo), 0), 1)
     half = 0.5 * graded if bits == 32 else _half(torch.round(graded * _levels(bits)), bits)
     return torch.where(on, 1, half)
 
