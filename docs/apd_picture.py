@@ -6,11 +6,10 @@ python docs/apd_picture.py docs/apd-capacity.svg
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from statistics import mean, stdev
-
-from report_picture import alone
 
 import polymask
 from polymask.report.svg import SERIES, drawing, to_svg
@@ -22,6 +21,7 @@ SWEPT = ("lambda2 0.01", "lambda2 1", "lambda2 100")
 
 def draw() -> str:
     """The text of the picture: a point an arm, bars of one deviation over seeds, a line through the swept anchor."""
+    alone = runpy.run_path(str(Path(__file__).with_name("report_picture.py")))["alone"]
     values = json.loads(RESULT.read_text())["values"]
     arms = [name.removesuffix(", capacity") for name in values if name.endswith(", capacity")]
     pictures = []
@@ -39,7 +39,8 @@ def draw() -> str:
             axes.set(xlabel="capacity %", ylabel=label)
             figure.legend(loc="outside lower left", ncols=2)
             pictures.append(to_svg(figure, key, f"{label} over capacity, for {', '.join(arms)}."))
-    return alone(STYLE.read_text() + "".join(pictures), ("accuracy", "AOPD"))
+    text: str = alone(STYLE.read_text() + "".join(pictures), ("accuracy", "AOPD"))
+    return text
 
 
 if __name__ == "__main__":

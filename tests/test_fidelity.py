@@ -24,8 +24,7 @@ def test_the_page_is_what_the_results_say(tmp_path: Path, monkeypatch: pytest.Mo
     assert made.read_text() == (ROOT / "docs" / "fidelity.md").read_text(), "run benchmarks/fidelity/_table.py --write"
 
 
-def test_the_picture_of_orders_is_what_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "docs")
+def test_the_picture_of_orders_is_what_the_results_say() -> None:
     drawn = runpy.run_path(str(ROOT / "docs" / "apd_picture.py"))["draw"]()
     assert drawn == (ROOT / "docs" / "apd-capacity.svg").read_text(), "run docs/apd_picture.py docs/apd-capacity.svg"
 
