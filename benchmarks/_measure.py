@@ -32,6 +32,15 @@ def with_data(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
+def needed_root(args: argparse.Namespace, *names: str) -> str:
+    """The data root, for benchmarks that mean nothing without these data sets; without one they end with a sentence."""
+    if args.data_root is None:
+        print(f"Not measured: expected --data-root, a folder that holds {' and '.join(names)}, found none.")
+        raise SystemExit(0)
+    root: str = args.data_root
+    return root
+
+
 def machine() -> str:
     """Processor, cores, load, torch and Python, in a line."""
     info = Path("/proc/cpuinfo")

@@ -11,7 +11,7 @@ from statistics import mean
 import torch
 from torch.nn import functional as F
 
-from _measure import machine, options, show, with_data
+from _measure import machine, needed_root, options, show, with_data
 from polymask import METHODS, Training, learn
 from polymask.methods import APD
 from polymask.nets import build_net
@@ -36,11 +36,10 @@ def small(data_root: str) -> Task:
 def main() -> None:
     """Learn the stream with every setting, between networks of their own and fine-tuning."""
     args = with_data(options(__doc__ or "")).parse_args()
-    if args.data_root is None:
-        raise SystemExit(f"expected --data-root, a folder that holds {DATA}, found none")
+    root = needed_root(args, DATA)
     torch.set_num_threads(1)
     print(machine())
-    data, tasks = small(args.data_root), 2 if args.quick else 6
+    data, tasks = small(root), 2 if args.quick else 6
     training = Training(
         epochs=1 if args.quick else 15, optimizer="adam", lr=1e-3, schedule="constant", device="cpu", quiet=True
     )

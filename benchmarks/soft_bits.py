@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from _measure import machine, options, show, with_data
+from _measure import machine, needed_root, options, show, with_data
 from polymask import Training, learn
 from polymask.method.snapshot import plain
 from polymask.nets import build_net
@@ -24,11 +24,10 @@ DATA = ("ylecun/mnist", "zalando-datasets/fashion_mnist")
 def main() -> None:
     """Train a backbone on MNIST and a mask on FashionMNIST; read the mask at every number of bits."""
     args = with_data(options(__doc__ or "")).parse_args()
-    if args.data_root is None:
-        raise SystemExit(f"expected --data-root, a folder that holds {' and '.join(DATA)}, found none")
+    root = needed_root(args, *DATA)
     torch.set_num_threads(1)
     print(machine())
-    digits, clothes = make_stream("datasets", DATA, data_root=args.data_root, size=(28, 28), channels=1)
+    digits, clothes = make_stream("datasets", DATA, data_root=root, size=(28, 28), channels=1)
     training = Training(epochs=1 if args.quick else 3, batch_size=128, lr=1e-3, optimizer="adam", device="cpu")
     net = build_net("convnet", (1, 28, 28), 10, widths=(16, 32, 64))
     backbone = learn(net, [digits], "independent", training=training).method.plain(digits.name)

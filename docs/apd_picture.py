@@ -1,13 +1,9 @@
-"""Draw docs/apd-capacity.svg: what APD's permuted digits came to, accuracy and AOPD over capacity.
-
-python docs/apd_picture.py docs/apd-capacity.svg
-"""
+"""Draw docs/apd-capacity.svg: what APD's permuted digits came to, accuracy and AOPD over capacity."""
 
 from __future__ import annotations
 
 import json
 import runpy
-import sys
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -44,4 +40,4 @@ def draw() -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(draw())
+    (Path(__file__).parent / "apd-capacity.svg").write_text(draw())

@@ -26,7 +26,7 @@ def test_the_page_is_what_the_results_say(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_picture_of_orders_is_what_the_results_say() -> None:
     drawn = runpy.run_path(str(ROOT / "docs" / "apd_picture.py"))["draw"]()
-    assert drawn == (ROOT / "docs" / "apd-capacity.svg").read_text(), "run docs/apd_picture.py docs/apd-capacity.svg"
+    assert drawn == (ROOT / "docs" / "apd-capacity.svg").read_text(), "run docs/apd_picture.py"
 
 
 def test_a_reduced_protocol_or_a_missed_target_is_never_called_reproduced() -> None:

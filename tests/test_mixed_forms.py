@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from tests.contract import drive
 from tests.contract.zoo import DEVICE
 from tests.test_mixed import UNITS, check, learned
 from torch import Tensor, nn
@@ -118,6 +119,22 @@ def test_norms_and_heads_of_a_class_of_ones_own(method: str, bias: bool, place: 
     norm, head = (Louder, nn.Linear) if place == "norm" else (nn.BatchNorm1d, Doubled)
     net = nn.Sequential(nn.Linear(5, 8, bias=bias), norm(8), nn.ReLU(), head(8, 4, bias=bias))
     check(learned(UNITS[method], net, torch.randn(8, 5), lr=LR), torch.randn(5, 5), 5)
+
+
+@pytest.mark.parametrize("head", [nn.Linear, Doubled])
+@pytest.mark.parametrize("names", [("b",), ("a", "b"), ("b", "c")])
+def test_some_of_the_tasks_of_a_network_that_has_grown_since(head: type[nn.Linear], names: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), head(6, 4))
+    method = learned(UNITS["tfm"], net, torch.randn(8, 5), lr=LR)
+    x = torch.randn(4, 5).to(DEVICE)
+    mixed = Mixed(method.sites, {name: method.records[name] for name in names})
+    widest = max(method.records[name].meta.outputs for name in names)
+    for name in names:
+        answers, outputs = mixed(x, [name] * 4), method.records[name].meta.outputs
+        assert answers.shape == (4, widest), "its width hangs on the tasks that are served, not on those of a batch"
+        torch.testing.assert_close(answers[:, :outputs], drive.answer(method.plain(name), x), rtol=1e-4, atol=1e-4)
+        assert torch.isneginf(answers[:, outputs:]).all()
 
 
 class Twice(nn.Module):

@@ -19,6 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from _measure import machine
+from polymask.disk import write_file
 
 HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results", HERE.parents[1] / "build" / "fidelity"
@@ -126,7 +127,7 @@ def _one(target: Target, name: str, seed: int, arm: Callable[..., float], args: 
         work.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         value = arm(target, name, seed, work, args)
-        done.write_text(json.dumps({"value": value, "machine": _where(args.device)}))
+        write_file(done, json.dumps({"value": value, "machine": _where(args.device)}).encode())
         print(f"{target.name}: {name}, seed {seed}: {value:.4f} ({time.perf_counter() - start:.0f} s)", flush=True)
     return {"machine": "not recorded", **json.loads(done.read_text())}
 

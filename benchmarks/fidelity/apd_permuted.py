@@ -14,6 +14,7 @@ from _row import WORK, OutOfTimeError, Target, Values, _where, limited, options,
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from polymask import METHODS, Training, learn
+from polymask.disk import write_file
 from polymask.methods import APD
 from polymask.nets import build_net
 from polymask.report.metrics import aopd, mopd
@@ -69,7 +70,7 @@ def run(name: str, order: int, seed: int) -> dict[str, Any]:
         active = made.method.active()["capacity"] if isinstance(made.method, APD) else 1.0
         found = {"final": dict(zip(names, final, strict=True)), "capacity": 100 * active, "machine": _where("cpu")}
         done.parent.mkdir(parents=True, exist_ok=True)
-        done.write_text(json.dumps(found))
+        write_file(done, json.dumps(found).encode())
         print(f"{name}, order {order}, seed {seed}: {mean(final):.2f} % at {100 * active:.0f} %", flush=True)
     loaded: dict[str, Any] = json.loads(done.read_text())
     return loaded

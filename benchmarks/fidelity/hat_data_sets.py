@@ -15,6 +15,7 @@ from _row import Target, measure
 from torch import nn
 
 from polymask import Task, Training, learn
+from polymask.disk import write_file
 from polymask.learning.evaluate import evaluate
 from polymask.learning.joint.prefixes import learn_joint
 from polymask.learning.objective import Objective
@@ -92,7 +93,7 @@ def kept(folder: Path, run: Callable[[Path], Mapping[str, Any]]) -> list[list[fl
     """The accuracies of a run, from the file that its first end left behind; the rows share runs."""
     file = folder.with_suffix(".json")
     if not file.exists():
-        file.write_text(json.dumps(run(folder)["accuracy"]))
+        write_file(file, json.dumps(run(folder)["accuracy"]).encode())
     found: list[list[float]] = json.loads(file.read_text())
     return found
 

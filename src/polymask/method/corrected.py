@@ -52,7 +52,7 @@ class Corrected(Scores):
         if needed:
             self.tau = nn.Parameter(tau)
         else:
-            self.register_buffer("tau", tau)
+            self.register_buffer("tau", tau, persistent=False)
         self.threshold, self.bits = threshold, bits
         self.register_buffer("seen", _sample(tau))
         self.register_buffer("anchor", anchor, persistent=False)

@@ -215,16 +215,19 @@ def _hard(scores: Tensor, tau: float) -> Tensor:
     return scores >= tau
 
 
-Shape = tuple[int, ...]
-"""Of a mask as the weight reads it, where scores are of groups; else None."""
+def _kept(scores: Tensor, mask: partial[Tensor], shape: tuple[int, ...] | None) -> Tensor:
+    return _whole(mask(scores), shape)
 
 
-def _kept(scores: Tensor, mask: partial[Tensor], shape: Shape | None) -> Tensor:
-    return mask(scores) if shape is None else repeat_groups(mask(scores), shape)
-
-
-def _read(w: Tensor, scores: Tensor, mask: partial[Tensor], shape: Shape | None, tau: float, slope: float) -> Tensor:
+def _read(
+    w: Tensor, scores: Tensor, mask: partial[Tensor], shape: tuple[int, ...] | None, tau: float, slope: float
+) -> Tensor:
     """``w * M``: what is stored forward, the slope of a sigmoid backward."""
     soft = torch.sigmoid(slope * (scores - tau))
     through = mask(scores.detach()).to(soft.dtype) + (soft - soft.detach())
-    return w * (through if shape is None else repeat_groups(through, shape)).to(w.dtype)
+    return w * _whole(through, shape).to(w.dtype)
+
+
+def _whole(mask: Tensor, shape: tuple[int, ...] | None) -> Tensor:
+    """A mask of groups as the weight reads it; any other is as it is read (None)."""
+    return mask if shape is None else repeat_groups(mask, shape)

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from polymask.copies.kept import refresh_caches
-from polymask.mixed.own import Own, padded
+from polymask.mixed.own import Own
 
 PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -96,10 +96,9 @@ def _norm(module: Any, own: Own) -> Form:
 
 def _heads(module: Any, own: Own) -> Form:
     """Every position by its own task's matrix; outputs beyond a task's own are -inf."""
-    weights = padded(own.tensors["weight"])
+    weights = own.stack("weight", module.weight)
     bias = own.stack("bias", module.bias) if module.bias is not None else None
-    sizes = torch.tensor([len(w) for w in own.tensors["weight"]], device=weights.device)
-    beyond = torch.arange(weights.shape[1], device=weights.device) >= sizes[:, None]
+    beyond = own.beyond("weight", weights.shape[1])
     narrower = bool(beyond.any())
 
     def run(x: Tensor, spread: Spread) -> Tensor:
@@ -114,24 +113,23 @@ def _heads(module: Any, own: Own) -> Form:
 def per_task(module: nn.Module, own: Own) -> Form:
     """Any module: it is asked once for every task of the batch, with this task's samples and tensors."""
     plain = copy.deepcopy(module)
+    stacks = {leaf: own.stack(leaf, getattr(module, leaf)) for leaf in own.tensors}
+    widest = next((leaf for leaf, each in stacks.items() if own.head and each.ndim > 1), None)
+    beyond = None if widest is None else own.beyond(widest, stacks[widest].shape[1])
+    narrower = beyond is not None and bool(beyond.any())
 
-    def own_tensors(task: int) -> dict[str, Tensor]:
-        found = {}
-        for leaf, gains in own.rows.items():
-            w = getattr(plain, leaf).detach()
-            found[leaf] = w * gains[task].view(-1, *[1] * (w.ndim - 1))
-        for leaf, each in own.tensors.items():
-            # A layer may have grown since: beyond what the task reads of it, it has nothing.
-            t, shape = each[task], getattr(plain, leaf).shape
-            found[leaf] = padded([t], (*(t.shape if own.head else shape)[:1], *shape[1:]))[0]
-        return found
+    def tensors_of(task: int) -> dict[str, Tensor]:
+        bases = {leaf: getattr(plain, leaf).detach() for leaf in own.rows}
+        masked = {leaf: w * own.rows[leaf][task].view(-1, *[1] * (w.ndim - 1)) for leaf, w in bases.items()}
+        return masked | {leaf: each[task] for leaf, each in stacks.items()}
 
     def run(x: Tensor, spread: Spread) -> Tensor:
-        if not (own.tensors or own.rows) or not len(x):
+        if not (stacks or own.rows) or not len(x):
             y: Tensor = plain(x)
         else:
             y = _each(x, spread(torch.arange(own.count, device=x.device)[:, None], x).flatten())
-        return y if own.gate is None else y * spread(own.gate, y)
+        y = y if own.gate is None else y * spread(own.gate, y)
+        return y.masked_fill(spread(beyond, y), -torch.inf) if narrower and beyond is not None else y
 
     def _each(x: Tensor, tasks: Tensor) -> Tensor:
         order = tasks.expand(len(x)).argsort(stable=True)
@@ -140,21 +138,12 @@ def per_task(module: nn.Module, own: Own) -> Form:
         for task, rows in zip(present.tolist(), order.split(counts.tolist()), strict=True):
             with refresh_caches(plain):  # what it has cached is the last task's
                 pass
-            parts.append(functional_call(plain, own_tensors(task), (x[rows],)))
+            parts.append(functional_call(plain, tensors_of(task), (x[rows],)))
             if not isinstance(parts[-1], Tensor):
                 raise ValueError(
                     f"expected a tensor from {type(plain).__name__}, of which tasks have their own, found "
                     f"{type(parts[-1]).__name__}: answer one task at a time, with activate(task)"
                 )
-        return torch.cat(_as_wide(parts))[order.argsort()]
+        return torch.cat(parts)[order.argsort()]
 
     return run
-
-
-def _as_wide(parts: list[Tensor]) -> list[Tensor]:
-    """Answers of heads of different widths in one: -inf beyond a task's own outputs."""
-    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
-    wide = [part.new_full((len(part), *shape), -torch.inf) for part in parts]
-    for out, part in zip(wide, parts, strict=True):
-        out[tuple(slice(size) for size in part.shape)] = part
-    return wide

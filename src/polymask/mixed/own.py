@@ -33,8 +33,14 @@ class Own:
     head: bool = False
 
     def stack(self, leaf: str, base: Tensor) -> Tensor:
-        """A leaf of all tasks, (tasks, ...)."""
-        return padded(self.tensors.get(leaf) or [base.detach()] * self.count, base.shape)
+        """A leaf of all tasks, (tasks, ...): as large as the layer is now, of a head with the rows of the widest."""
+        least = (0, *base.shape[1:]) if self.head and base.ndim else base.shape
+        return padded(self.tensors.get(leaf) or [base.detach()] * self.count, least)
+
+    def beyond(self, leaf: str, rows: int) -> Tensor:
+        """Which of so many rows of a leaf a task does not have, (tasks, rows)."""
+        sizes = torch.tensor([len(t) for t in self.tensors[leaf]], device=self.tensors[leaf][0].device)
+        return torch.arange(rows, device=sizes.device) >= sizes[:, None]
 
     def changes(self, leaf: str) -> bool:
         """Whether tasks read another tensor under this name than the one that stands there."""
