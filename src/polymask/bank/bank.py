@@ -253,7 +253,11 @@ class Bank:
 
     def probe_logits(self) -> dict[str, Tensor]:
         """The stored logits of the probe, for every task that has them."""
-        return {task: logits for task in self.tasks if (logits := self._reader.logits(task)) is not None}
+        return {task: self._reader.logits(task) for task in self.probe_settings()}
+
+    def probe_settings(self) -> dict[str, dict[str, Any]]:
+        """Where those logits are bit-equal: torch, device, processor and the like, for every task that has them."""
+        return {task: proof["setting"] for task in self.tasks if (proof := self._reader.proof(task))}
 
     def sizes(self) -> dict[str, Any]:
         """The bytes on disk: "backbone", "per_task" (task -> what it added), "held", "learner", "probe" and "json".

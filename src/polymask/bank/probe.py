@@ -61,9 +61,7 @@ def write_batch(folder: Path, batch: Any) -> None:
 
 def batch_of(folder: Path, probe: Mapping[str, Any] | None) -> Any:
     """The batch of a bank's probe; None if it has none."""
-    if probe is None:
-        return None
-    return read_state(folder, probe["file"])["batch"] if probe["file"] else _draw_batch(probe)
+    return probe and (read_state(folder, probe["file"])["batch"] if probe["file"] else _draw_batch(probe))
 
 
 def _draw_batch(probe: Mapping[str, Any]) -> Any:

@@ -142,14 +142,14 @@ class Reader:
         """Note records that the bank holds as they are, as long as somebody else holds them too."""
         self.known |= {record.meta.task: ref(record) for record in records}
 
-    def logits(self, task: str) -> Tensor | None:
-        """The stored logits of a task's probe, if it has any."""
+    def proof(self, task: str) -> dict[str, Any] | None:
+        """What was noted of a task's probe: of its last revision, or of the moment it was learned if that has none."""
+        found: dict[str, Any] | None = self.entry(task)["probe"] or self.entry(task).get("learned")
+        return found
 
-        def read() -> Tensor | None:
-            proof = self.entry(task)["probe"]
-            return read_tensors(self.path, proof["logits"])["logits"] if proof else None
-
-        return self.read_latest(read)
+    def logits(self, task: str) -> Tensor:
+        """The stored logits of the probe of a task that has one."""
+        return self.read_latest(lambda: read_tensors(self.path, (self.proof(task) or {})["logits"])["logits"])
 
     def model(self, base: nn.Module | None = None) -> Sites:
         """The network with the bank's base and sites; see ``Bank.model``."""
@@ -250,5 +250,4 @@ class Reader:
 
 def wiring_of(about: State) -> Wiring | None:
     """What masked units feed, if a bank says it."""
-    found: Wiring | None = about["wiring"] and Wiring.from_json(about["wiring"])
-    return found
+    return Wiring.from_json(about["wiring"]) if about["wiring"] else None

@@ -28,8 +28,7 @@ def sizes_of(reader: Reader) -> dict[str, Any]:
 
     def weigh(path: Path) -> int:
         # A file is named by what it holds, so that it weighs the same for ever.
-        if path.name not in reader.weights or not reader.weights[path.name]:
-            reader.weights[path.name] = store.size_of(path)
+        reader.weights[path.name] = reader.weights.get(path.name) or store.size_of(path)
         return reader.weights[path.name]
 
     about, (entries, _) = reader.head.about, reader.readable()

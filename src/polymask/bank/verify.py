@@ -133,10 +133,8 @@ def compare(
         exact: what the method promises, see ``Meta``.
         was: the stored logits, if they are at hand.
     """
-    if proof is None:
-        return "no probe", True
-    if not proof["stable"]:
-        return "not stable", True
+    if proof is None or not proof["stable"]:
+        return "no probe" if proof is None else "not stable", True
     if batch is None or digest_of_batch(batch) != proof["batch"]:
         return "not compared: the probe cannot be had again here", True
     was = read_tensors(folder, proof["logits"])["logits"] if was is None else was
@@ -172,6 +170,7 @@ def check_task(
         failures = [*failures, f"expected the stored logits of the probe from task {task!r}, found others: {words}"]
     if since:
         failures, notes = (failures, [*notes, since]) if allowed else ([*failures, since], notes)
+        words = words if entry["probe"] else "compared with when it was learned"
     return TaskProof(task, tuple(failures), tuple(notes), words)
 
 
@@ -208,5 +207,6 @@ def _short(value: float) -> str:
 
 
 def _gap(was: Tensor, now: Tensor) -> float:
-    # Equal infinities differ by nothing, though their difference is no number.
-    return float(torch.where(was == now, 0.0, (was.double() - now.double()).abs()).max())
+    return float(
+        torch.where(was == now, 0.0, (was.double() - now.double()).abs()).max()
+    )  # equal infinities differ by 0

@@ -18,15 +18,14 @@ from polymask.learning import folder as files
 from polymask.learning.fabric import make_fabric
 from polymask.learning.folder import Place
 from polymask.learning.learn import Learned
-from polymask.learning.learner import earlier_logits, give_back, method_class, on_device, open_learner, restored
+from polymask.learning.learner import give_back, method_class, on_device, open_learner, restored
 from polymask.learning.log.loggers import makers
 from polymask.learning.objective import Objective
 from polymask.learning.results import earlier_results
 from polymask.learning.session import Session
 from polymask.learning.setup import Setup
 from polymask.learning.training import Training
-from polymask.learning.watch.drift import Drift
-from polymask.learning.watch.twin import Twin
+from polymask.learning.watch.drift import watch
 from polymask.loaded import bank_folder
 from polymask.method.contract import Method
 from polymask.probe import probe_batch
@@ -100,7 +99,7 @@ def extend(
             # As a run that goes on does: an earlier call may have been killed in the middle of its commit.
             writer.sweep()
         place = Place(path, writer, {key: earlier.get(key) for key in DESCRIBED})
-        drift = Drift(learner, Twin(learner), batch, earlier_logits(path, learner))
+        drift = watch(learner, batch, path)
         session = Session(learner, [task], setup, place, results, drift, feeds)
         builder = None if about["builder"] is None else Builder(**about["builder"])
         return Learned(learner, session.run(), bank, builder, about["options"])

@@ -23,7 +23,6 @@ from polymask.learning.fabric import make_fabric
 from polymask.learning.folder import Place
 from polymask.learning.learner import (
     claim_bank,
-    earlier_logits,
     give_back,
     make_bank,
     method_class,
@@ -37,8 +36,7 @@ from polymask.learning.results import earlier_results
 from polymask.learning.session import Session
 from polymask.learning.setup import Setup
 from polymask.learning.training import Training
-from polymask.learning.watch.drift import Drift
-from polymask.learning.watch.twin import Twin
+from polymask.learning.watch.drift import watch
 from polymask.loaded import prepare_inputs
 from polymask.method.contract import Method
 from polymask.method.learner import without_base
@@ -168,7 +166,7 @@ def learn(
         todo = [task for task in tasks if task.name not in removed]
         warn_removed([task.name for task in tasks if task.name in removed], path)
         results = earlier_results(path, learner, [task.name for task in todo], objective.higher_is_better, removed)
-        drift = Drift(learner, Twin(learner), probe_batch(example, seed), earlier_logits(path, learner))
+        drift = watch(learner, probe_batch(example, seed), path)
         session = Session(learner, todo, setup, Place(path, bank, about), results, drift, feeds)
         return Learned(learner, session.run(), bank, builder, options)
 

@@ -180,10 +180,3 @@ def make_bank(path: Path, method: Method, builder: Builder | None, options: Mapp
         example=method.example,
         seed=method.seed,
     )
-
-
-def earlier_logits(out: Path | None, method: Method) -> dict[str, Tensor]:
-    """The probe logits of tasks that an earlier process finished, as its bank keeps them."""
-    if out is None or not method.records:
-        return {}
-    return Bank.open(out / "bank").probe_logits()

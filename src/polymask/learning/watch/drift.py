@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from polymask.bank.verify import changed_reads
+from polymask.bank.bank import Bank
+from polymask.bank.verify import behaviour, changed_reads
 from polymask.learning.results import Forgot, check_exact, largest_change
 from polymask.learning.watch.twin import Twin
 from polymask.method.contract import Method
-from polymask.probe import run_twice
+from polymask.probe import Setting, differences, run_twice, setting
 
 
 @dataclass
@@ -31,6 +34,24 @@ class Drift:
     batch: Any
     logits: dict[str, Tensor] = field(default_factory=dict)
     unstable: set[str] = field(default_factory=set)
+
+    def carry_over(self, settings: Mapping[str, Setting]) -> None:
+        """Compare with what finished tasks answer here, where they ended in a setting that rounds otherwise.
+
+        Another processor, device, number of threads or torch changes the last bits of a network's logits, and none of
+        its tensors, which were compared by content when the bank was opened. What differs by more than rounding is left
+        to be found. A method that may drift keeps its first logits, since its drift may be as small as rounding.
+
+        Args:
+            settings: task -> where its logits were computed.
+        """
+        if self.method.exact is None or not self.logits:
+            return
+        here = setting(self.twin.answering(next(iter(self.logits))), self.batch)
+        for task, was in self.logits.items():
+            changed = differences(settings[task], here)
+            if changed and behaviour(was, now := self._run(task), changed, self.method.exact)[1]:
+                self.logits[task] = now
 
     def note(self, task: str) -> None:
         """Keep the logits of a task that has just ended."""
@@ -58,3 +79,19 @@ class Drift:
         if not stable:
             self.unstable.add(task)
         return logits
+
+
+def watch(method: Method, batch: Any, out: Path | None) -> Drift:
+    """Watch all tasks of a run, those that an earlier process finished by the logits that its bank keeps.
+
+    Args:
+        method: the learner, with the finished tasks.
+        batch: the probe.
+        out: the run's folder, if it has one.
+    """
+    if out is None or not method.records:
+        return Drift(method, Twin(method), batch)
+    bank = Bank.open(out / "bank")
+    drift = Drift(method, Twin(method), batch, bank.probe_logits())
+    drift.carry_over(bank.probe_settings())
+    return drift
