@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from polymask.bank.bank import Bank
     from polymask.bank.base import Builder
     from polymask.export.task import export_task
+    from polymask.inference.infer import Inference, Inferred
     from polymask.learning.extend import extend
     from polymask.learning.learn import learn
     from polymask.learning.objective import Objective
@@ -54,6 +55,8 @@ __all__ = [
     "ExSSNeT",
     "Finetune",
     "Independent",
+    "Inference",
+    "Inferred",
     "LinearProbe",
     "Meta",
     "Method",
@@ -85,6 +88,7 @@ _ROOMS = {
     "bank.bank": ("Bank",),
     "bank.base": ("Builder",),
     "export.task": ("export_task",),
+    "inference.infer": ("Inference", "Inferred"),
     "learning.extend": ("extend",),
     "learning.learn": ("learn",),
     "loaded": ("load",),

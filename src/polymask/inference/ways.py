@@ -1,0 +1,69 @@
+"""The ways of asking which task an input belongs to; each gives a score a task, the larger the likelier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from polymask.calling import as_read, call, logits_of, tensors_of
+from polymask.inference.mixture import Mixture, Objective
+
+
+def ask_once(mixture: Mixture, x: Any, objective: Objective) -> Float[Tensor, " tasks"]:
+    """One-shot: ``-dU/dalpha_i`` under the mixture of all tasks; one forward and one backward pass.
+
+    (SupSup, Wortsman et al. 2020, equation 4.)
+
+    Args:
+        mixture: the network under all tasks.
+        x: a batch that is of one task.
+        objective: ``U``.
+    """
+    return -mixture.slopes(x, objective)
+
+
+def ask_by_halves(mixture: Mixture, x: Any, objective: Objective) -> Float[Tensor, " tasks"]:
+    """Binary search: the half with the smaller ``dU/dalpha_i`` survives, ``ceil(log2 k)`` passes leave one.
+
+    A task's score is the number of rounds that it survived, and within a round the share of tasks that it was before.
+    (SupSup, Wortsman et al. 2020, algorithm 1.)
+
+    Args:
+        mixture: the network under all tasks; it is left under the last two.
+        x: a batch that is of one task.
+        objective: ``U``.
+    """
+    survivors = torch.arange(len(mixture.tasks))
+    scores = torch.zeros(len(survivors))
+    while len(survivors) > 1:
+        places = None if len(survivors) == len(scores) else survivors.tolist()
+        order = mixture.slopes(x, objective, places).argsort(stable=True)
+        survivors = survivors[order]
+        scores[survivors] = scores[survivors].floor() - torch.linspace(0, 0.5, len(survivors)) + 0.5
+        survivors = survivors[: math.ceil(len(survivors) / 2)].sort().values
+        scores[survivors] += 1
+    return scores
+
+
+@torch.no_grad()
+def ask_each(networks: Iterable[nn.Module], x: Any, by: str = "entropy") -> Float[Tensor, "rows tasks"]:
+    """Every mask: a forward pass a task, and how sure it is of each row, by the least entropy or the largest share.
+
+    Args:
+        networks: each task's, one after the other, in evaluation mode.
+        x: a batch, each row of which may be of another task.
+        by: "entropy": ``-H`` of the row's outputs; "confidence": its largest softmax.
+    """
+    found = []
+    for network in networks:
+        device = next((t.device for t in network.parameters()), torch.device("cpu"))
+        here = tensors_of(x, partial(Tensor.to, device=device))
+        log_p = logits_of(call(network, as_read(network, here))).float().log_softmax(-1)
+        found.append((log_p.exp() * log_p).sum(-1) if by == "entropy" else log_p.max(-1).values.exp())
+    return torch.stack([one.cpu() for one in found], -1)
