@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from polymask.asking.named import find_task, places_of
 from polymask.asking.removal import Freed, remove_from
 from polymask.asking.rows import TaskRow, rows_of
 from polymask.asking.wanted import Wanted, wanted_by
+from polymask.asking.which import by_task, inference_of, prepare_inputs, wanted_by_all
 from polymask.bank.bank import Bank
 from polymask.calling import REFUSALS, as_read, leaves_of
+from polymask.inference.infer import Inference, Inferred
 from polymask.probe import run_probe
-from polymask.streams.inputs import Inputs
 from polymask.task import TaskRecord
 
 BATCH = 64
@@ -39,6 +41,7 @@ class Loaded:
     bank: Bank
     base: nn.Module | None = None
     _plain: dict[str, nn.Module] = field(default_factory=dict)
+    _asked: Inference | None = None
 
     @property
     def tasks(self) -> list[str]:
@@ -100,13 +103,27 @@ class Loaded:
         names = self.labels(task)
         return [name_of(place, names) for place in self.predict(task, x).tolist()]
 
-    def answers(self, task: str, files: Iterable[str | os.PathLike[str]], batch_size: int = BATCH) -> Iterator[Answer]:
+    def infer(self, x: Any, together: bool = False) -> Inferred:
+        """Which task each of some raw inputs belongs to; see ``Inference``.
+
+        Args:
+            x: as for ``logits``, but no paths.
+            together: whether all of them are of one task: one answer.
+
+        Raises:
+            ValueError: if tasks take inputs of other shapes, or there is none; else as ``logits`` does.
+        """
+        return self._inference()(as_batch(x, wanted_by_all(self.bank)), together)
+
+    def answers(
+        self, task: str | None, files: Iterable[str | os.PathLike[str]], batch_size: int = BATCH
+    ) -> Iterator[Answer]:
         """The most likely label of every file and its probability, as they are read; memory holds one batch.
 
         A file that cannot be read is an answer that says why; the others go on.
 
         Args:
-            task: which.
+            task: which; None: whichever each input belongs to, see ``infer``.
             files: images of any size and mode, ``.npy``, ``.npz``, and folders of them.
             batch_size: inputs that the network gets at once.
 
@@ -117,15 +134,19 @@ class Loaded:
             FileNotFoundError: if one of them is not there; before any is read.
             ValueError: if the task has not two outputs or more, each a label, or the network is not to be had.
         """
-        name = self.find(task)
-        record = self.bank.record(name)
-        wanted = wanted_by(self.bank, record.meta)
-        self._network(name)  # without it no file could be answered
+        if task is None:
+            wanted, answered = wanted_by_all(self.bank), self._sorted
+            self._inference()  # without it no file could be answered
+        else:
+            record = self.bank.record(self.find(task))
+            wanted = wanted_by(self.bank, record.meta)
+            answered = partial(self._answered, record)
+            self._network(record.meta.task)
         for read in read_batches(files, wanted, batch_size):
             if read.problem is not None:
                 yield Answer(read.names[0], problem=str(read.problem))
             else:
-                yield from self._answered(record, wanted, read)
+                yield from answered(wanted, read)
 
     def table(self, masks: bool | None = None) -> list[TaskRow]:
         """What is known of every task, in order of learning: see ``TaskRow``.
@@ -147,7 +168,22 @@ class Loaded:
         """
         name = self.find(task)
         self._plain.pop(name, None)
+        self._asked = None
         return remove_from(self.bank, name)
+
+    def _sorted(self, wanted: Wanted, read: Read) -> Iterator[Answer]:
+        """What each input's own task says of it, in the order of the inputs."""
+        try:
+            found = self._inference()(read.batch)
+        except ValueError as error:
+            yield from (Answer(name, problem=f"{name}: {error}") for name in read.names)
+            return
+        yield from by_task(found, read, lambda task, part: self._answered(self.bank.record(task), wanted, part))
+
+    def _inference(self) -> Inference:
+        if self._asked is None:
+            self._asked = inference_of(self.bank, self.base)
+        return self._asked
 
     def _answered(self, record: TaskRecord, wanted: Wanted, read: Read) -> Iterator[Answer]:
         """What a task says of inputs that were read together; one that the network refuses spoils no other."""
@@ -241,11 +277,6 @@ def bank_folder(folder: str | Path) -> Path:
     raise FileNotFoundError(
         f"expected the folder of a run or a bank, found no bank.json in {path} or {path / 'bank'}{hint}"
     )
-
-
-def prepare_inputs(record: TaskRecord, x: Any) -> Any:
-    """Raw inputs as a record says that its network reads them."""
-    return Inputs.from_json(record.meta.inputs)(x) if isinstance(x, Tensor) and record.meta.inputs else x
 
 
 def are_paths(x: Any) -> bool:

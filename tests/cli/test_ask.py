@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.asking import small
 from tests.learning import small as blobs
 
@@ -105,10 +107,30 @@ def test_predict_prints_a_line_for_each_file_or_writes_them(
     assert "cannot be read as an image" in two["problem"]
 
 
+def test_predict_finds_out_which_task_an_input_is_of(run: Path, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos, held = made / "photos" / "day", load(run)
+    x = torch.stack(
+        [torch.from_numpy(np.asarray(Image.open(photos / f"{i}.png").resize((8, 8))).copy()) for i in range(3)]
+    )
+    found = held.infer(x.movedim(-1, 1))
+    assert found.tasks == ("photos", "scans")
+    assert found.scores.shape == (3, 2)
+    files = sorted(map(str, photos.iterdir()))
+    out, _ = said(capsys, "predict", "run", *files[:3], "--batch-size", "2")
+    assert all(re.fullmatch(r".*png +(photos|scans) \(margin [\d.e-]+\) +(day|night) +[\d.]+", line) for line in out)
+    said(capsys, "predict", "run", *files, "--out", "a.csv")
+    with Path("a.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            assert held.predict_labels(line["task"], line["file"]) == [line["label"]]
+            assert float(line["margin"]) >= 0
+            assert [*line] == ["file", "task", "margin", "label", "probability", "problem"]
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "says"),
     [
-        ("predict run a.png", 2, "expected --task NAME, or --task '#3' in quotes, found none; there are #1 photos, #2"),
+        ("predict run a.png", 1, "expected files and folders that are there, found no a.png"),
+        ("export run", 2, "expected --task NAME, or --task '#3' in quotes, found none; there are #1 photos, #2"),
         ("predict run a.png --task", 2, "expected one argument: in a shell '#' begins a comment, so write '#3'"),
         ("predict run a.png --task photo", 2, "found 'photo': did you mean photos?"),
         ("predict run a.png --task '#7'", 2, "#7, a place that no task has had"),

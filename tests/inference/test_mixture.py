@@ -156,11 +156,11 @@ def test_halving_leaves_one_and_one_task_has_no_slope_to_be_told_by(monkeypatch:
 
 def test_each_mask_says_how_sure_it_is_of_each_row(method: Method) -> None:
     x = small.inputs(0, 4)
-    nets = [method.plain(task) for task in method.records]
-    for place, net in enumerate(nets):
+    asked = [(method.plain(task), x) for task in method.records]
+    for place, (net, _) in enumerate(asked):
         p = net(x).softmax(-1)
-        assert torch.allclose(ask_each(nets, x)[:, place], (p * p.log()).sum(-1), atol=1e-6)
-        assert torch.allclose(ask_each(nets, x, "confidence")[:, place], p.max(-1).values)
+        assert torch.allclose(ask_each(asked)[:, place], (p * p.log()).sum(-1), atol=1e-6)
+        assert torch.allclose(ask_each(asked, "confidence")[:, place], p.max(-1).values)
 
 
 def test_what_no_mixture_can_hold_is_one_sentence() -> None:

@@ -26,12 +26,16 @@ class Answer:
         label: the most likely label, its number where it has no name; empty if the file could not be read.
         probability: of that label, the softmax over the task's own outputs; NaN if the file could not be read.
         problem: why it could not be read, in a sentence; empty if it could.
+        task: the task that was found for it, if none was named.
+        margin: how clearly, see ``Inferred.margin``; NaN if it was named.
     """
 
     file: str
     label: str = ""
     probability: float = float("nan")
     problem: str = ""
+    task: str = ""
+    margin: float = float("nan")
 
 
 @dataclass(frozen=True)

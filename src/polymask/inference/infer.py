@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -28,6 +28,11 @@ BY = {
     "every-mask": ("entropy", "confidence"),
 }
 """A way of asking -> what it may go by."""
+
+
+def as_given(record: TaskRecord, x: Any) -> Any:
+    """An input that is already what a network reads."""
+    return x
 
 
 @runtime_checkable
@@ -87,6 +92,7 @@ class Inference:
         way: how to ask; None: as said above.
         by: what tells the right mask; None: "entropy".
         base: the network, for a bank that does not know how it is built; left alone.
+        prepare: what makes of an input what a task's network reads; by default inputs are given so.
 
     Raises:
         ValueError: for another way, one that does not fit the tasks, or if there is no task.
@@ -105,9 +111,14 @@ class Inference:
     """
 
     def __init__(
-        self, source: Learner | Bank, way: Way | None = None, by: By | None = None, base: nn.Module | None = None
+        self,
+        source: Learner | Bank,
+        way: Way | None = None,
+        by: By | None = None,
+        base: nn.Module | None = None,
+        prepare: Callable[[TaskRecord, Any], Any] = as_given,
     ) -> None:
-        self._base = base
+        self._base, self._prepare = base, prepare
         if isinstance(source, Bank):
             self._sites = source.model(None if base is None else twin(base))
         else:
@@ -141,14 +152,27 @@ class Inference:
             together: whether the whole batch is of one task: one answer for all of it.
         """
         if self.way == "every-mask":
-            scores = ask_each(self._networks(), x, self.by)
+            inputs = (self._prepare(record, x) for record in self._records.values())
+            scores = ask_each(zip(self._networks(), inputs, strict=True), self.by)
             return Inferred(self.tasks, scores.mean(0, keepdim=True) if together else scores)
+        x = self._prepared(x)
         if self._mixture is None:
             self._mixture = Mixture(self._sites)
         self._mixture.update(self._records)
         ask = partial(ask_once if self.way == "one-shot" else ask_by_halves, self._mixture, objective=self._objective())
         batches = [x] if together else rows_of(x)
         return Inferred(tuple(self._mixture.tasks), torch.stack([ask(batch) for batch in batches]))
+
+    def _prepared(self, x: Any) -> Any:
+        """An input as all tasks read it."""
+        first = next(iter(self._records.values()))
+        other = next((r for r in self._records.values() if r.meta.inputs != first.meta.inputs), None)
+        if other is not None and self._prepare is not as_given:
+            raise ValueError(
+                f"expected tasks that read inputs in one way, found that {first.meta.task!r} and {other.meta.task!r} "
+                "normalise them otherwise: ask by 'every-mask'"
+            )
+        return self._prepare(first, x)
 
     def _objective(self) -> Objective:
         if self.by == "entropy":

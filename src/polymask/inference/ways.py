@@ -52,16 +52,15 @@ def ask_by_halves(mixture: Mixture, x: Any, objective: Objective) -> Float[Tenso
 
 
 @torch.no_grad()
-def ask_each(networks: Iterable[nn.Module], x: Any, by: str = "entropy") -> Float[Tensor, "rows tasks"]:
+def ask_each(asked: Iterable[tuple[nn.Module, Any]], by: str = "entropy") -> Float[Tensor, "rows tasks"]:
     """Every mask: a forward pass a task, and how sure it is of each row, by the least entropy or the largest share.
 
     Args:
-        networks: each task's, one after the other, in evaluation mode.
-        x: a batch, each row of which may be of another task.
+        asked: each task's network in evaluation mode, one after the other, and the batch as it reads it.
         by: "entropy": ``-H`` of the row's outputs; "confidence": its largest softmax.
     """
     found = []
-    for network in networks:
+    for network, x in asked:
         device = next((t.device for t in network.parameters()), torch.device("cpu"))
         here = tensors_of(x, partial(Tensor.to, device=device))
         log_p = logits_of(call(network, as_read(network, here))).float().log_softmax(-1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from polymask.asking.which import prepare_inputs
 from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.calling import as_read
@@ -37,7 +38,6 @@ from polymask.learning.session import Session
 from polymask.learning.setup import Setup
 from polymask.learning.training import Training
 from polymask.learning.watch.drift import watch
-from polymask.loaded import prepare_inputs
 from polymask.method.contract import Method
 from polymask.method.learner import without_base
 from polymask.probe import probe_batch, run_probe

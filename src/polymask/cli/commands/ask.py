@@ -66,17 +66,19 @@ def predict(
     out: str | None = None,
     batch_size: int = 64,
 ) -> int:
-    """Ask a finished task about files: the most likely label of each, and its probability.
+    """Ask a finished task about files, or which task each is of: the most likely label, and its probability.
 
     Examples:
         polymask predict runs/first photo.png --task digits/0-1
         polymask predict runs/first photos/ more.npy --task '#2' --out answers.csv
+        polymask predict runs/first photo.png
 
     Args:
         say: called with every answer.
         dir: the run's folder, or a bank.
         files: images of any size and mode, .npy arrays, .npz of named ones, and folders of them.
-        task: its name, or '#3' for the third that was learned; without it the only one that there is.
+        task: its name, or '#3' for the third that was learned; without it each input's task is found out, and said
+            with its margin.
         out: a .csv or .jsonl to write instead.
         batch_size: how many inputs the network gets at once.
 
@@ -84,14 +86,14 @@ def predict(
         1 if a file could not be read; the others are answered.
 
     Raises:
-        UsageError: if it is not said which task is meant, or ``out`` cannot be written.
+        UsageError: if there is no task, or none of this name, or ``out`` cannot be written.
     """
     if batch_size < 1:
         raise UsageError(f"expected 1 or more for --batch-size, found {batch_size}")
     place = None if out is None else writable(out)
     held = load(dir)
-    name = the_task(held, task)
-    if not held.labels(name):
+    name = None if task is None and len(held.tasks) > 1 else the_task(held, task)
+    if name is not None and not held.labels(name):
         warnings.warn(
             f"task {name!r} has no names of labels: its answers are the numbers of its outputs, from 0", stacklevel=2
         )
@@ -103,12 +105,14 @@ def predict(
             warnings.warn(answer.problem, stacklevel=2)
         elif place is None:
             wide = max(wide, len(answer.file))
-            say(f"{printable(answer.file):<{wide}}  {answer.label}  {answer.probability:.4f}")
+            which = f"  {answer.task} (margin {answer.margin:.3g})" if name is None else ""
+            say(f"{printable(answer.file):<{wide}}{which}  {answer.label}  {answer.probability:.4f}")
         if place is not None:
             found.append(answer)
     if place is not None:
         write_file(place, as_text(found, name, place.suffix).encode("utf-8", "surrogateescape"))
-        say(f"{count - failed} answer{'s' * (count - failed != 1)} of task {name!r}: {place}")
+        of = "" if name is None else f" of task {name!r}"
+        say(f"{count - failed} answer{'s' * (count - failed != 1)}{of}: {place}")
     if failed:
         warnings.warn(f"inputs without an answer: {failed}", stacklevel=2)
     return 1 if failed else 0
@@ -146,22 +150,24 @@ def writable(out: str) -> Path:
     return path
 
 
-def as_text(answers: Sequence[Answer], task: str, suffix: str) -> str:
-    """Answers as csv or as a line of JSON each."""
+def as_text(answers: Sequence[Answer], task: str | None, suffix: str) -> str:
+    """Answers as csv or as a line of JSON each; with the margins of tasks that were found out."""
+    own = () if task is not None else ("margin",)
+    lines: list[dict[str, object]] = []
+    for one in answers:
+        line: dict[str, object] = {"file": one.file, "task": task or one.task}
+        if one.problem:
+            lines.append({**line, "problem": one.problem})
+        else:
+            margin = dict.fromkeys(own, one.margin)
+            lines.append({**line, **margin, "label": one.label, "probability": one.probability})
     if suffix == ".jsonl":
-        lines = [
-            {"file": one.file, "task": task, "problem": one.problem}
-            if one.problem
-            else {"file": one.file, "task": task, "label": one.label, "probability": one.probability}
-            for one in answers
-        ]
         return "".join(json.dumps(line) + "\n" for line in lines)
     text = io.StringIO()
     rows = csv.writer(text)
-    rows.writerow(("file", "task", "label", "probability", "problem"))
-    rows.writerows(
-        (one.file, task, one.label, "" if one.problem else repr(one.probability), one.problem) for one in answers
-    )
+    columns = ("file", "task", *own, "label", "probability", "problem")
+    rows.writerow(columns)
+    rows.writerows([repr(v) if isinstance(v := line.get(c, ""), float) else v for c in columns] for line in lines)
     return text.getvalue()
 
 

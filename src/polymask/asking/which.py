@@ -1,0 +1,77 @@
+"""Raw inputs without a task: what all tasks of a bank take, and who is asked which of them an input belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from polymask.asking.answers import Answer, Read
+from polymask.asking.wanted import Wanted, wanted_by
+from polymask.bank.bank import Bank
+from polymask.calling import tensors_of
+from polymask.inference.infer import By, Inference, Inferred, Way
+from polymask.streams.inputs import Inputs
+from polymask.task import TaskRecord
+
+
+def wanted_by_all(bank: Bank) -> Wanted:
+    """What inputs the tasks of a bank take, if all take the same.
+
+    Raises:
+        ValueError: if there is no task, or two take images of other sizes or channels.
+    """
+    every = [wanted_by(bank, bank.record(task).meta) for task in bank.tasks]
+    if not every:
+        raise ValueError(f"expected a finished task, found none in {bank.path}")
+    for one in every[1:]:
+        if (one.fit.size, one.fit.channels) != (every[0].fit.size, every[0].fit.channels):
+            raise ValueError(
+                f"expected tasks that take inputs of one shape, found {every[0]} for {every[0].task!r} and {one} for "
+                f"{one.task!r}: say which task is meant"
+            )
+    return every[0]
+
+
+def inference_of(bank: Bank, base: nn.Module | None, way: Way | None = None, by: By | None = None) -> Inference:
+    """Who is asked, of raw inputs, which task they belong to.
+
+    Args:
+        bank: where the tasks are.
+        base: the network, where the bank does not know how it is built; left alone.
+        way: how to ask; None: as fits the tasks.
+        by: what tells the right task; None: the entropy.
+    """
+    return Inference(bank, way, by, base, prepare_inputs)
+
+
+def by_task(found: Inferred, read: Read, answered: Callable[[str, Read], Iterable[Answer]]) -> Iterator[Answer]:
+    """What each input's own task says of it, in the order of the inputs.
+
+    Args:
+        found: which task each belongs to.
+        read: the inputs.
+        answered: ``(task, some of them) -> an answer each``.
+
+    Yields:
+        The answers.
+    """
+    answers: dict[int, Answer] = {}
+    for task in dict.fromkeys(found.choice):
+        rows = [row for row, choice in enumerate(found.choice) if choice == task]
+        part = Read([read.names[row] for row in rows], tensors_of(read.batch, partial(_taken, rows=rows)))
+        for row, one in zip(rows, answered(task, part), strict=True):
+            answers[row] = replace(one, task=task, margin=float(found.margin[row]))
+    yield from (answers[row] for row in range(len(read.names)))
+
+
+def _taken(t: Tensor, rows: list[int]) -> Tensor:
+    return t[rows] if t.ndim else t
+
+
+def prepare_inputs(record: TaskRecord, x: Any) -> Any:
+    """Raw inputs as a record says that its network reads them."""
+    return Inputs.from_json(record.meta.inputs)(x) if isinstance(x, Tensor) and record.meta.inputs else x
