@@ -106,7 +106,7 @@ def main() -> None:
              f"{packed:.1f}", f"{more:.0f}"]
         )  # fmt: skip
     show(
-        "one input, one thread; counted anew: every mask unpacked to numbers for one question, as the formula is written",
+        "one input, one thread; counted anew: every mask unpacked to numbers for one question",
         rows,
     )
 

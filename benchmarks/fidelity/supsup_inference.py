@@ -1,0 +1,122 @@
+"""SupSup without task identities: single images of permuted MNIST told apart, and what is lost by asking (GNu, GNs)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from _learn import permutations
+from _row import Target, measure
+
+from polymask import Inference, Training, learn
+from polymask.learning.learn import Learned
+from polymask.nets import build_net
+from polymask.streams import prepare
+from polymask.streams.inputs import Inputs
+
+ARMS = ("single images, entropy", "single images, superfluous", "batches of 128, superfluous", "GNu", "GNs", "GG")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One stream: how many tasks, how wide, how long; and how many images and batches of each task are asked."""
+
+    tasks: int
+    spare: int
+    hidden: Sequence[int]
+    epochs: int
+    images: int
+    batches: int
+
+
+PROTOCOLS = {
+    "supsup-inference-notebook": Protocol(5, 90, (300, 300), 1, 50, 79),
+    "supsup-inference-250": Protocol(250, 90, (300, 100), 2, 10, 8),
+    "supsup-inference-2500": Protocol(2500, 490, (300, 100), 1, 2, 1),
+}
+TARGETS = [
+    Target(
+        "supsup-inference-notebook",
+        "SupSup, threshold",
+        "5 permutations of MNIST, 784-300-300-100, 1 epoch, RMSProp 1e-4, batch 128; 50 single images of each task, "
+        "all test images in batches of 128",
+        "250 of 250 single images; GNu and GNs as with the task given",
+        "published",
+        lambda v: mean(v[ARMS[0]]) == 100 and abs(mean(v["GNu"]) - mean(v["GG"])) < 0.05,
+        ARMS,
+    ),
+    Target(
+        "supsup-inference-250",
+        "SupSup, threshold",
+        "250 permutations of MNIST, LeNet-300-100 with 100 outputs, RMSProp 1e-4, batch 128; 10 single images of each "
+        "task, 8 test batches of 128 of each",
+        "GNu about 94 (94.91 published, of another network)",
+        "specified",
+        lambda v: mean(v["GNu"]) >= 93.5,
+        ARMS,
+        reduced="2 epochs of 54,000 images, 844 steps, instead of 1,000",
+    ),
+    Target(
+        "supsup-inference-2500",
+        "SupSup, threshold",
+        "2,500 permutations of MNIST, LeNet-300-100 with 500 outputs, RMSProp 1e-4, batch 128; 2 single images of each "
+        "task, a test batch of 128 of each",
+        "inference at least 97 on single images",
+        "specified",
+        lambda v: mean(v[ARMS[0]]) >= 97,
+        ARMS,
+        reduced="1 epoch of 54,000 images, 422 steps, instead of 1,000",
+    ),
+]
+
+
+def learned(name: str, seed: int, place: Path, data_root: str | None) -> tuple[Learned, Any]:
+    """The run of a protocol, from its folder where it was made before, and its stream."""
+    about, inputs = PROTOCOLS[name], Inputs(mean=(0.1307,), std=(0.3081,))
+    stream = [replace(task, inputs=inputs) for task in permutations(data_root, about.tasks, seed)]
+    net = build_net("mlp", (1, 28, 28), 10 + about.spare, hidden=about.hidden, seed=seed)
+    training = Training(
+        epochs=about.epochs, optimizer="rmsprop", lr=1e-4, batch_size=128, device="cpu", save_every=60, quiet=True
+    )
+    how = {"select": "threshold"}
+    return learn(net, stream, "supsup", out=place, seed=seed, training=training, options=how, spare=about.spare), stream
+
+
+def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:
+    """A share in %: of images or batches whose task was found, or of test images answered rightly."""
+    run, stream = learned(target.name, seed, work.parent / f"run-{seed}", args.data_root)
+    about = PROTOCOLS[target.name]
+    by = "entropy" if "entropy" in name else "superfluous"
+    inference, found = Inference(run.method, "one-shot", by), []
+    for task in stream:
+        test = prepare(task, seed=seed).test
+        assert test is not None
+        if name.startswith("single"):
+            x, _ = next(test.ordered(about.images))
+            found += [choice == task.name for choice in inference(x).choice]
+            continue
+        for (x, y), _ in zip(test.ordered(128), range(about.batches), strict=False):
+            choice = task.name if name == "GG" else inference(x, together=True).choice[0]
+            if name.startswith("batches"):
+                found.append(choice == task.name)
+            elif name == "GNu" and choice != task.name:
+                found += [False] * len(y)
+            else:
+                found += answered(run, choice, x).eq(y).tolist()
+    return 100 * sum(found) / len(found)
+
+
+@torch.no_grad()
+def answered(run: Learned, task: str, x: torch.Tensor) -> torch.Tensor:
+    """The likeliest label of every row as one task has it."""
+    run.method.activate(task)
+    labels: torch.Tensor = run.method.model.eval()(x)[:, : run.method.records[task].meta.outputs].argmax(-1)
+    return labels
+
+
+if __name__ == "__main__":
+    measure(__doc__ or "", TARGETS, arm)
