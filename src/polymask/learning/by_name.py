@@ -11,11 +11,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from polymask.bank.base import Builder
-from polymask.learning.config import complete_options
+from polymask.learning.config import complete_options, said_of_spare
 from polymask.learning.joint.prefixes import learn_joint
 from polymask.learning.learn import learn
 from polymask.learning.learner import method_class
 from polymask.learning.options import JOINT, folder_name
+from polymask.learning.spare import refuse_spare
 from polymask.learning.training import Training
 from polymask.method.contract import Method
 from polymask.methods import METHODS
@@ -23,7 +24,7 @@ from polymask.nets.by_name import PRETRAINED, RANDOM, default_net, example_of
 from polymask.nets.weights import load_weights
 from polymask.sites.roles import head_of
 from polymask.streams.by_name import make_stream
-from polymask.streams.prepare import prepare
+from polymask.streams.prepare import outputs_of, prepare
 from polymask.streams.stream import Stream
 from polymask.version import __version__
 
@@ -50,6 +51,7 @@ def run_named(
     net: dict[str, Any] | None = None,
     weights: str | None = None,
     head: str | None = None,
+    spare: int = 0,
     seed: int = 0,
     out: str | None = None,
     relearn: list[str] | None = None,
@@ -82,6 +84,8 @@ def run_named(
         weights: what it starts from: random, pretrained, first-task (trained with task 1, then frozen), or a file;
             without it first-task for a method that needs a trained frozen network, else random.
         head: the name of the head module, where it cannot be found.
+        spare: outputs that a head which all tasks share has beyond the labels of the largest; the loss pushes them
+            down, and SupSup tells by them which task an input is of.
         seed: key of every random draw.
         out: the run's folder; without it runs/METHOD-STREAM-SEED.
         relearn: names of tasks to learn again although they were removed from the folder's bank.
@@ -97,13 +101,14 @@ def run_named(
     """
     training, how = training or Training(), how or {}
     kind = None if method == JOINT else method_class(method)
+    refuse_spare(spare, method, shares=kind is not None)
     weights = choose_weights(kind, weights)
     places: dict[str, Any] = {"data_root": data_root, "tasks": tasks, "order": order or ()}
     places |= {"size": size, "channels": channels, "mean": mean, "std": std}
     places |= {"crop": crop, "flip": flip, "area": area}
     places |= {} if label is None else {"label": label}
     made = make_stream(stream, data, seed=seed, **places, **how)
-    network, builder = build(made, model, net or {}, weights, seed, training.val_fraction)
+    network, builder = build(made, model, net or {}, weights, seed, training.val_fraction, spare)
     own = {"prefixes": "all", **(options or {})} if kind is None else complete_options(kind, options or {}, len(made))
     config: dict[str, Any] = {
         "polymask": __version__,
@@ -114,7 +119,7 @@ def run_named(
         **how,
     }
     config |= {"model": builder.args["name"], "net": net or {}, "weights": weights, "head": head, "seed": seed}
-    config |= asdict(training)
+    config |= said_of_spare(spare) | asdict(training)
     config["options"] = {name: value for name, value in own.items() if name != "backbone"}
     common: dict[str, Any] = {"seed": seed, "training": training, "head": head, "config": config}
     common["out"] = out = out or default_out(method, stream, data, seed)
@@ -122,7 +127,7 @@ def run_named(
         return {**learn_joint(network, made, **own, **common), "out": out}
     if "backbone" in own:
         own["backbone"] = FIRST_TASK if weights == FIRST_TASK else "given"
-    learned = learn(network, made, kind, options=own, builder=builder, relearn=relearn or (), **common)
+    learned = learn(network, made, kind, options=own, builder=builder, relearn=relearn or (), spare=spare, **common)
     return {**learned.report, "out": out}
 
 
@@ -168,17 +173,21 @@ def can_start_from(kind: type[Method] | None, weights: str) -> bool:
 
 
 def build(
-    stream: Stream, model: str | None, net: Mapping[str, Any], weights: str, seed: int, val_fraction: float
+    stream: Stream,
+    model: str | None,
+    net: Mapping[str, Any],
+    weights: str,
+    seed: int,
+    val_fraction: float,
+    spare: int = 0,
 ) -> tuple[nn.Module, Builder]:
-    """A network as wide as the stream's largest task, and how a bank builds it again."""
+    """A network as wide as the stream's largest task and the spare outputs, and how a bank builds it again."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what there is to warn of is said when the task is learned
         first = prepare(stream[0], seed=seed, val_fraction=val_fraction)
     example = first.example()
     shape = list(example.shape[1:]) if isinstance(example, Tensor) else None
-    outputs = max(
-        len(task.labels) if task.labels else task.outputs or prepare(task, seed=seed).outputs for task in stream
-    )
+    outputs = spare + max(outputs_of(task, seed) for task in stream)
     args = {"name": model or default_net(shape or ()), "example_shape": shape, "outputs": outputs, "seed": seed, **net}
     builder = Builder("polymask.nets.by_name:build_model", args)
     if weights in (RANDOM, FIRST_TASK):

@@ -11,8 +11,10 @@ from polymask.learning.figures.cost import cost_of_run
 from polymask.learning.figures.table import Report, Reports, write
 from polymask.learning.learner import method_class
 from polymask.learning.loop import NotFinite
-from polymask.learning.options import JOINT, run_folder
+from polymask.learning.options import JOINT, run_folder, shares_head
 from polymask.learning.results import Forgot, named_score
+from polymask.learning.spare import refuse_spare
+from polymask.method.contract import Method
 
 
 def compare(
@@ -35,7 +37,7 @@ def compare(
         options: method -> its own arguments.
         weights: what networks start from, for the methods that can start from it.
         say: called with a line about every run that ends.
-        same: what all runs share: arguments of ``run_named``.
+        same: what all runs share: arguments of ``run_named``; ``spare`` is for the methods whose tasks share a head.
 
     Returns:
         Method -> the reports of its runs, in the order of the seeds, with "parameters" and "latency_ms" of the network
@@ -46,6 +48,10 @@ def compare(
     """
     if (training := same.get("training")) is not None and training.devices > 1:
         raise ValueError(f"expected one device for a comparison, found {training.devices}: run each method by itself")
+    alone = [method for method in methods if not shares_head(_class_of(method), (options or {}).get(method, {}))]
+    refuse_spare(same.get("spare", 0), ", ".join(methods), shares=len(alone) < len(methods))
+    if same.get("spare") and alone:
+        say(f"Spare outputs are for heads='masked' alone, and not for {', '.join(alone)}.")
     reports: Reports = {method: [] for method in methods}
     for seed in seeds:
         for method in methods:
@@ -63,13 +69,18 @@ def learn_one(
     method: str, seed: int, place: Path, weights: str | None, options: Mapping[str, Any], same: Mapping[str, Any]
 ) -> Report:
     """One run of a comparison; of one that fails, why: under "error"."""
-    kind = None if method == JOINT else method_class(method)
+    kind = _class_of(method)
+    same = {**same, "spare": 0} if "spare" in same and not shares_head(kind, options) else same
     own = weights if weights is not None and can_start_from(kind, weights) else None
     chosen = {**({"prefixes": "last"} if kind is None else {}), **options}
     try:
         return run_named(method, seed=seed, out=str(place), weights=own, options=chosen, **same)
     except (NotFinite, Forgot) as error:
         return {"error": str(error), "seconds": None}
+
+
+def _class_of(method: str) -> type[Method] | None:
+    return None if method == JOINT else method_class(method)
 
 
 def outcome(report: Report) -> str:

@@ -73,6 +73,11 @@ def description(
     }
 
 
+def said_of_spare(spare: int) -> dict[str, int]:
+    """What both say of spare outputs: nothing where there are none, as runs did before there could be any."""
+    return {"spare": spare} if spare else {}
+
+
 def _address(kind: type[Method]) -> str:
     """A method's name; of the user's own its address, so that a command line finds it again, if it can be imported."""
     own = METHODS.get(kind.name) is not kind and kind.__module__ != "__main__" and "<locals>" not in kind.__qualname__

@@ -55,10 +55,10 @@ def logits_of_split(model: nn.Module, batches: Iterator[tuple[Any, Tensor]]) -> 
     return torch.cat([logits for logits, _ in pairs]), torch.cat([y for _, y in pairs])
 
 
-def check_inputs(model: nn.Module, task: str, example: Any) -> None:
-    """Raise a ``ValueError`` unless a network accepts a task's inputs."""
+def check_inputs(model: nn.Module, task: str, example: Any) -> Tensor:
+    """What a network answers to a task's inputs; raise a ``ValueError`` unless it accepts them."""
     try:
-        run_probe(model, as_read(model, example))
+        return run_probe(model, as_read(model, example))
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         raise ValueError(
             f"expected inputs of task {task!r} that the network accepts, found such that it refuses ({error}): bring "

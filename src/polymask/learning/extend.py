@@ -15,6 +15,7 @@ from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.bank.probe import batch_of
 from polymask.learning import folder as files
+from polymask.learning.config import said_of_spare
 from polymask.learning.fabric import make_fabric
 from polymask.learning.folder import Place
 from polymask.learning.learn import Learned
@@ -47,7 +48,7 @@ def extend(
 
     The logits of the older tasks are compared on the bank's probe, as in any run. A method that has shared out all its
     weights (PackNet told the number of its tasks) warns and learns a head alone. Called again with the same task, it
-    goes on where it was stopped.
+    goes on where it was stopped. The task has the spare outputs of the run.
 
     Args:
         out: the run's folder.
@@ -82,7 +83,7 @@ def extend(
             stack.enter_context(files.locked(path))
         earlier = report_of_finished(path, {task.name, *bank.removed})
         loggers = makers(training.logger, path) if fabric.is_global_zero else []
-        setup = Setup(training, objective, fabric, loggers=loggers)
+        setup = Setup(training, objective, fabric, loggers=loggers, spare=earlier.get("spare", 0))
         feeds = {task.name: setup.open(task, earlier["seed"])}
         batch = batch_of(bank.path, about["probe"])
         batch = probe_batch(feeds[task.name].example(), earlier["seed"]) if batch is None else batch
@@ -98,7 +99,7 @@ def extend(
         if writer is not None:
             # As a run that goes on does: an earlier call may have been killed in the middle of its commit.
             writer.sweep()
-        place = Place(path, writer, {key: earlier.get(key) for key in DESCRIBED})
+        place = Place(path, writer, {key: earlier.get(key) for key in DESCRIBED} | said_of_spare(setup.spare))
         drift = watch(learner, batch, path)
         session = Session(learner, [task], setup, place, results, drift, feeds)
         builder = None if about["builder"] is None else Builder(**about["builder"])

@@ -18,7 +18,7 @@ from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.calling import as_read
 from polymask.learning import folder as files
-from polymask.learning.config import arguments, complete_options, description
+from polymask.learning.config import arguments, complete_options, description, said_of_spare
 from polymask.learning.evaluate import own_outputs
 from polymask.learning.fabric import make_fabric
 from polymask.learning.folder import Place
@@ -36,11 +36,14 @@ from polymask.learning.objective import Objective
 from polymask.learning.results import earlier_results
 from polymask.learning.session import Session
 from polymask.learning.setup import Setup
+from polymask.learning.spare import check_spare, refuse_spare
 from polymask.learning.training import Training
 from polymask.learning.watch.drift import watch
 from polymask.method.contract import Method
+from polymask.method.heads import is_shared
 from polymask.method.learner import without_base
 from polymask.probe import probe_batch, run_probe
+from polymask.streams.prepare import outputs_of
 from polymask.streams.stream import Stream, Task
 
 
@@ -94,6 +97,7 @@ def learn(
     training: Training | None = None,
     objective: Objective | None = None,
     head: str | None = None,
+    spare: int = 0,
     example: Any = None,
     builder: Builder | None = None,
     optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer] | None = None,
@@ -120,6 +124,9 @@ def learn(
         training: epochs, optimizer, device and so on; what is None follows the method's recipe.
         objective: loss and metric; None: cross entropy and accuracy.
         head: the name of the head module.
+        spare: outputs that the head has beyond the labels of the largest task, where all tasks share one. The loss then
+            runs over the whole head, so that cross entropy pushes them down on what a task was trained on; SupSup tells
+            by them which task an input is of. Scores and answers stay those of a task's own labels.
         example: an input that the model accepts; None: the first inputs of the first task.
         builder: how the model is built, so that the bank can be opened without you.
         optimizer: ``named parameters -> optimizer``, called anew for every phase, with your own parameter groups.
@@ -143,9 +150,10 @@ def learn(
     training, objective = training or Training(), objective or Objective()
     training.check_phases(kind.name, kind.phases)
     options = complete_options(kind, options or {}, len(tasks))
-    config = config or arguments(kind, tasks, seed, options, training, head, builder)
+    config = config or arguments(kind, tasks, seed, options, training, head, builder) | said_of_spare(spare)
     check_relearn(relearn, tasks)
-    about = description(kind.name, tasks, seed, options, objective, "given" if builder is None else builder.name)
+    named = "given" if builder is None else builder.name
+    about = description(kind.name, tasks, seed, options, objective, named) | said_of_spare(spare)
     fabric, path = make_fabric(training), None if out is None else Path(out)
     with ExitStack() as stack:
         if path is not None and fabric.is_global_zero:
@@ -153,13 +161,16 @@ def learn(
             files.check(path, config)
         fabric.barrier()
         loggers = makers(training.logger if logger is None else logger, path) if fabric.is_global_zero else []
-        setup = Setup(training, objective, fabric, optimizer, schedule, loggers)
+        setup = Setup(training, objective, fabric, optimizer, schedule, loggers, spare)
         feeds = {tasks[0].name: setup.open(tasks[0], seed)}
         example = feeds[tasks[0].name].example() if example is None else example
         stack.enter_context(restored(model))
         model, example = on_device(model, example, fabric)
         learner, old = open_learner(kind, model, example, head, seed, options, path and path / "bank")
         stack.enter_context(give_back(learner))
+        refuse_spare(spare, kind.name, is_shared(learner.sites, learner.head))
+        largest = max(outputs_of(task, seed) for task in tasks) if spare else 0
+        check_spare(model, tasks[0].name, feeds[tasks[0].name], spare, largest)
         fabric.barrier()
         bank = claim_bank(path, config, old, learner, builder, options) if path and fabric.is_global_zero else None
         removed = [name for name in old.removed if name not in relearn] if old is not None else []

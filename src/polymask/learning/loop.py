@@ -66,6 +66,7 @@ class Phase:
         log: called after every epoch with its figures.
         is_due: asked after every step whether it is time for a checkpoint.
         saved: called then, to write it.
+        spare: outputs of the head beyond all labels; where there are some, the loss runs over the whole head.
     """
 
     fabric: Fabric
@@ -79,6 +80,7 @@ class Phase:
     log: Callable[[dict[str, float]], None] = lambda figures: None
     is_due: Callable[[], bool] = lambda: False
     saved: Callable[[Progress], None] = lambda progress: None
+    spare: int = 0
 
 
 def train_phase(
@@ -215,7 +217,8 @@ def _keyed(device: torch.device, *key: object) -> Iterator[None]:
 
 
 def _loss(phase: Phase, net: nn.Module, x: Any, y: Tensor) -> Tensor:
-    loss = phase.objective.loss(own_outputs(logits_of(call(net, x)), phase.feeds.outputs), y)
+    logits = logits_of(call(net, x))
+    loss = phase.objective.loss(logits if phase.spare else own_outputs(logits, phase.feeds.outputs), y)
     return loss if type(phase.method).penalty is Method.penalty else loss + phase.method.penalty()
 
 

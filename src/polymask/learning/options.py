@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +29,16 @@ def options_of(kind: type[Method]) -> dict[str, Any]:
     """
     parameters = inspect.signature(kind).parameters
     return {name: one.default for name, one in parameters.items() if name not in CONTRACT}
+
+
+def shares_head(kind: type[Method] | None, options: Mapping[str, Any]) -> bool:
+    """Whether the tasks of a method share a head, as its option says; in joint training (None) each has its own.
+
+    >>> from polymask.methods import PackNet, SupSup
+    >>> shares_head(SupSup, {}), shares_head(SupSup, {"heads": "private"}), shares_head(PackNet, {})
+    (True, False, False)
+    """
+    return kind is not None and {**options_of(kind), **options}.get("heads") == "masked"
 
 
 def folder_name(method: str) -> str:

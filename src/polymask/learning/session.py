@@ -23,6 +23,7 @@ from polymask.learning.log.room import exhausted, mean_free, warn_full
 from polymask.learning.loop import Phase, Progress, train_phase
 from polymask.learning.results import Results
 from polymask.learning.setup import Setup
+from polymask.learning.spare import check_spare
 from polymask.learning.watch.drift import Drift
 from polymask.learning.watch.twin import Twin
 from polymask.method.contract import Method
@@ -132,6 +133,7 @@ class Session:
     def _learn(self, task: Task, journal: Journal) -> None:
         feeds, start = self.feed(task), time.perf_counter()
         check_inputs(self.method.model, task.name, feeds.example())
+        check_spare(self.method.model, task.name, feeds, self.setup.spare)
         begun, progress = self._resume(task, journal)
         for phase in self.method.phases[self.method.phases.index(begun) if begun else 0 :]:
             if phase != begun:
@@ -194,6 +196,7 @@ class Session:
             lambda figures: journal.epoch(task.name, phase, figures, recipe.epochs),
             self._is_due,
             lambda progress: self._save(task.name, phase, progress),
+            self.setup.spare,
         )
 
     def _describe(self, task: str, feeds: Feeds) -> None:

@@ -35,6 +35,7 @@ class Setup:
         optimizer: ``named parameters -> optimizer``, made anew for every phase; None: by the recipe.
         schedule: ``(optimizer, steps) -> schedule``; None: by the recipe.
         loggers: what makes those who are told of every epoch, on the process that tells.
+        spare: outputs of the head beyond all labels, over which the loss runs as well.
     """
 
     training: Training
@@ -43,6 +44,7 @@ class Setup:
     optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer] | None = None
     schedule: Callable[[Optimizer, int], LRScheduler] | None = None
     loggers: Sequence[Make] = ()
+    spare: int = 0
 
     def recipe(self, method: Method, phase: str) -> Recipe:
         """The method's recipe of a phase, with the run's own settings over it."""

@@ -15,6 +15,12 @@ def width_of(sites: Sites, head: str) -> int:
     return next((sites.tensor(name).shape[0] for name in sites.inside(head)), 0)
 
 
+def is_shared(sites: Sites, head: str) -> bool:
+    """Whether all tasks have one head, as wide as it was built: neither one each, nor one tied to another module."""
+    names = sites.inside(head)
+    return bool(names) and not any(map(sites.is_tied, names)) and not _private(sites, names)
+
+
 def fresh_head(sites: Sites, head: str, outputs: int | None, key: tuple[object, ...]) -> None:
     """Put a new head of ``outputs`` units in place of a private one; a shared one stays, if it is wide enough.
 
@@ -39,11 +45,7 @@ def fresh_head(sites: Sites, head: str, outputs: int | None, key: tuple[object, 
                 f"{outputs}: leave outputs out, or untie the head"
             )
         return
-    private = [
-        name
-        for name in names
-        if sites.roles[name].kind == "private" and isinstance(sites.tensor(name), torch.nn.Parameter)
-    ]
+    private = _private(sites, names)
     if not private:
         if outputs is not None and width and outputs > width:
             raise ValueError(
@@ -56,3 +58,12 @@ def fresh_head(sites: Sites, head: str, outputs: int | None, key: tuple[object, 
     for name in private:
         shape = (outputs or width, *sites.tensor(name).shape[1:])
         sites.write(name, torch.empty(shape).uniform_(-bound, bound, generator=draw))
+
+
+def _private(sites: Sites, names: list[str]) -> list[str]:
+    """The parameters among these that a task has of its own."""
+    return [
+        name
+        for name in names
+        if sites.roles[name].kind == "private" and isinstance(sites.tensor(name), torch.nn.Parameter)
+    ]

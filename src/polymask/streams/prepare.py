@@ -95,6 +95,15 @@ def prepare(
     return Feeds(feeds["train"], feeds["val"], feeds.get("test"), outputs, names, inputs)
 
 
+def outputs_of(task: Task, seed: int) -> int:
+    """How many outputs a task has; where it does not say, its data are opened for that.
+
+    >>> outputs_of(Task("parity", (torch.rand(4, 2), torch.tensor([0, 1, 0, 1]))), seed=0)
+    2
+    """
+    return len(task.labels or ()) or task.outputs or prepare(task, seed=seed).outputs
+
+
 def count_outputs(y: Tensor) -> int:
     """How many outputs the targets ask for.
 
