@@ -96,7 +96,8 @@ def groups(methods: Sequence[str]) -> dict[str, str]:
 def fill_add(parser: Parser, look: Mapping[str, Any]) -> None:
     """Data and training; the network and the method are those of the run."""
     stream = look.get("stream", "datasets" if look.get("data") else "digits")
-    add_run(parser, stream, ("method", "seed", "out", "model", "net", "weights", "head", "spare", "relearn"))
+    fixed = ("method", "seed", "out", "model", "net", "weights", "head", "spare", "scenario", "relearn")
+    add_run(parser, stream, skip=fixed)
 
 
 def fill_methods(parser: Parser, look: Mapping[str, Any]) -> None:

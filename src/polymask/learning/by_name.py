@@ -11,13 +11,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from polymask.bank.base import Builder
-from polymask.learning.config import complete_options, said_of_spare
+from polymask.learning.config import complete_options, said_of_identities
 from polymask.learning.joint.prefixes import learn_joint
 from polymask.learning.learn import learn
 from polymask.learning.learner import method_class
 from polymask.learning.options import JOINT, folder_name
-from polymask.learning.spare import refuse_spare
 from polymask.learning.training import Training
+from polymask.learning.unnamed.scenario import Scenario, refuse_joint
+from polymask.learning.unnamed.spare import refuse_spare
 from polymask.method.contract import Method
 from polymask.methods import METHODS
 from polymask.nets.by_name import PRETRAINED, RANDOM, default_net, example_of
@@ -52,6 +53,7 @@ def run_named(
     weights: str | None = None,
     head: str | None = None,
     spare: int = 0,
+    scenario: Scenario | None = None,
     seed: int = 0,
     out: str | None = None,
     relearn: list[str] | None = None,
@@ -86,6 +88,8 @@ def run_named(
         head: the name of the head module, where it cannot be found.
         spare: outputs that a head which all tasks share has beyond the labels of the largest; the loss pushes them
             down, and SupSup tells by them which task an input is of.
+        scenario: GNu or GNs: also score what is answered where nobody says which task an input is of, with labels that
+            are each task's own, or that all share; GG, or without it: tasks are named.
         seed: key of every random draw.
         out: the run's folder; without it runs/METHOD-STREAM-SEED.
         relearn: names of tasks to learn again although they were removed from the folder's bank.
@@ -102,6 +106,7 @@ def run_named(
     training, how = training or Training(), how or {}
     kind = None if method == JOINT else method_class(method)
     refuse_spare(spare, method, shares=kind is not None)
+    refuse_joint(scenario, kind is None)
     weights = choose_weights(kind, weights)
     places: dict[str, Any] = {"data_root": data_root, "tasks": tasks, "order": order or ()}
     places |= {"size": size, "channels": channels, "mean": mean, "std": std}
@@ -119,7 +124,7 @@ def run_named(
         **how,
     }
     config |= {"model": builder.args["name"], "net": net or {}, "weights": weights, "head": head, "seed": seed}
-    config |= said_of_spare(spare) | asdict(training)
+    config |= said_of_identities(spare, scenario) | asdict(training)
     config["options"] = {name: value for name, value in own.items() if name != "backbone"}
     common: dict[str, Any] = {"seed": seed, "training": training, "head": head, "config": config}
     common["out"] = out = out or default_out(method, stream, data, seed)
@@ -127,7 +132,8 @@ def run_named(
         return {**learn_joint(network, made, **own, **common), "out": out}
     if "backbone" in own:
         own["backbone"] = FIRST_TASK if weights == FIRST_TASK else "given"
-    learned = learn(network, made, kind, options=own, builder=builder, relearn=relearn or (), spare=spare, **common)
+    common |= {"spare": spare, "scenario": scenario, "relearn": relearn or ()}
+    learned = learn(network, made, kind, options=own, builder=builder, **common)
     return {**learned.report, "out": out}
 
 

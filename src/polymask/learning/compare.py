@@ -13,7 +13,7 @@ from polymask.learning.learner import method_class
 from polymask.learning.loop import NotFinite
 from polymask.learning.options import JOINT, run_folder, shares_head
 from polymask.learning.results import Forgot, named_score
-from polymask.learning.spare import refuse_spare
+from polymask.learning.unnamed.spare import refuse_spare
 from polymask.method.contract import Method
 
 

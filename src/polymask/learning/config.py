@@ -15,7 +15,7 @@ from polymask.methods import METHODS
 from polymask.streams.stream import Stream, Task
 from polymask.version import __version__
 
-NEUTRAL = ("polymask", "data_root", "workers", "save_every", "measure", "logger", "log_every", "quiet")
+NEUTRAL = ("polymask", "data_root", "workers", "save_every", "measure", "logger", "log_every", "quiet", "scenario")
 """What may differ between two parts of one run: where, how fast and what is looked at, not what is learned."""
 
 
@@ -73,9 +73,9 @@ def description(
     }
 
 
-def said_of_spare(spare: int) -> dict[str, int]:
-    """What both say of spare outputs: nothing where there are none, as runs did before there could be any."""
-    return {"spare": spare} if spare else {}
+def said_of_identities(spare: int, scenario: str | None = None) -> dict[str, Any]:
+    """What both say of spare outputs and the scenario: nothing where there are none, as runs did before."""
+    return ({"spare": spare} if spare else {}) | ({"scenario": scenario} if scenario else {})
 
 
 def _address(kind: type[Method]) -> str:

@@ -15,7 +15,7 @@ from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.bank.probe import batch_of
 from polymask.learning import folder as files
-from polymask.learning.config import said_of_spare
+from polymask.learning.config import said_of_identities
 from polymask.learning.fabric import make_fabric
 from polymask.learning.folder import Place
 from polymask.learning.learn import Learned
@@ -99,7 +99,7 @@ def extend(
         if writer is not None:
             # As a run that goes on does: an earlier call may have been killed in the middle of its commit.
             writer.sweep()
-        place = Place(path, writer, {key: earlier.get(key) for key in DESCRIBED} | said_of_spare(setup.spare))
+        place = Place(path, writer, {key: earlier.get(key) for key in DESCRIBED} | said_of_identities(setup.spare))
         drift = watch(learner, batch, path)
         session = Session(learner, [task], setup, place, results, drift, feeds)
         builder = None if about["builder"] is None else Builder(**about["builder"])

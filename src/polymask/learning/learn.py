@@ -18,7 +18,7 @@ from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.calling import as_read
 from polymask.learning import folder as files
-from polymask.learning.config import arguments, complete_options, description, said_of_spare
+from polymask.learning.config import arguments, complete_options, description, said_of_identities
 from polymask.learning.evaluate import own_outputs
 from polymask.learning.fabric import make_fabric
 from polymask.learning.folder import Place
@@ -36,8 +36,9 @@ from polymask.learning.objective import Objective
 from polymask.learning.results import earlier_results
 from polymask.learning.session import Session
 from polymask.learning.setup import Setup
-from polymask.learning.spare import check_spare, refuse_spare
 from polymask.learning.training import Training
+from polymask.learning.unnamed.scenario import Scenario, check_scenario
+from polymask.learning.unnamed.spare import check_spare, refuse_spare
 from polymask.learning.watch.drift import watch
 from polymask.method.contract import Method
 from polymask.method.heads import is_shared
@@ -98,6 +99,7 @@ def learn(
     objective: Objective | None = None,
     head: str | None = None,
     spare: int = 0,
+    scenario: Scenario | None = None,
     example: Any = None,
     builder: Builder | None = None,
     optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer] | None = None,
@@ -127,6 +129,8 @@ def learn(
         spare: outputs that the head has beyond the labels of the largest task, where all tasks share one. The loss then
             runs over the whole head, so that cross entropy pushes them down on what a task was trained on; SupSup tells
             by them which task an input is of. Scores and answers stay those of a task's own labels.
+        scenario: "GNu" or "GNs": the report also says, under "identities", what is scored where nobody says which task
+            an input is of, see ``score_unnamed``; "GG" or None: tasks are named.
         example: an input that the model accepts; None: the first inputs of the first task.
         builder: how the model is built, so that the bank can be opened without you.
         optimizer: ``named parameters -> optimizer``, called anew for every phase, with your own parameter groups.
@@ -150,10 +154,12 @@ def learn(
     training, objective = training or Training(), objective or Objective()
     training.check_phases(kind.name, kind.phases)
     options = complete_options(kind, options or {}, len(tasks))
-    config = config or arguments(kind, tasks, seed, options, training, head, builder) | said_of_spare(spare)
+    said = said_of_identities(spare, scenario)
+    config = config or arguments(kind, tasks, seed, options, training, head, builder) | said
     check_relearn(relearn, tasks)
     named = "given" if builder is None else builder.name
-    about = description(kind.name, tasks, seed, options, objective, named) | said_of_spare(spare)
+    about = description(kind.name, tasks, seed, options, objective, named) | said
+    check_scenario(scenario, [task.labels for task in tasks], objective)
     fabric, path = make_fabric(training), None if out is None else Path(out)
     with ExitStack() as stack:
         if path is not None and fabric.is_global_zero:
@@ -161,7 +167,7 @@ def learn(
             files.check(path, config)
         fabric.barrier()
         loggers = makers(training.logger if logger is None else logger, path) if fabric.is_global_zero else []
-        setup = Setup(training, objective, fabric, optimizer, schedule, loggers, spare)
+        setup = Setup(training, objective, fabric, optimizer, schedule, loggers, spare, scenario)
         feeds = {tasks[0].name: setup.open(tasks[0], seed)}
         example = feeds[tasks[0].name].example() if example is None else example
         stack.enter_context(restored(model))

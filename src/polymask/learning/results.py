@@ -42,6 +42,7 @@ class Results:
         capacity: task -> how far the network was taken after it, of methods that can run out of it.
         removed: the tasks that were learned once and removed since; there are no figures of them.
         warnings: task -> what was said of it, with "task", "kind", "text" and figures.
+        identities: what is scored where nobody names the tasks, of a run with such a scenario.
     """
 
     tasks: list[str]
@@ -53,6 +54,7 @@ class Results:
     capacity: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     removed: Sequence[str] = ()
     warnings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    identities: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._latest = {on: entry for row in self.rows.values() for on, entry in row.items()}
@@ -99,6 +101,7 @@ class Results:
             "seconds_per_task": self.seconds,
             **({"capacity": self.capacity} if self.capacity else {}),
             **({"removed": list(self.removed)} if self.removed else {}),
+            **({"identities": self.identities} if self.identities else {}),
             "warnings": [self.warnings[task] for task in self.tasks if task in self.warnings],
         }
 

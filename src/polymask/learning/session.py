@@ -23,7 +23,8 @@ from polymask.learning.log.room import exhausted, mean_free, warn_full
 from polymask.learning.loop import Phase, Progress, train_phase
 from polymask.learning.results import Results
 from polymask.learning.setup import Setup
-from polymask.learning.spare import check_spare
+from polymask.learning.unnamed.scenario import score_scenario
+from polymask.learning.unnamed.spare import check_spare
 from polymask.learning.watch.drift import Drift
 from polymask.learning.watch.twin import Twin
 from polymask.method.contract import Method
@@ -98,6 +99,7 @@ class Session:
                         self.write()
                 raise
         self.results.drift = self.drift.measure()
+        self.results.identities = score_scenario(self.method, self.tasks, self.setup)
         report = self.write()
         self._drop_checkpoint()
         self.drift.check(self.results.drift)

@@ -16,6 +16,7 @@ from polymask.learning.log.loggers import Make
 from polymask.learning.log.screen import Screen
 from polymask.learning.objective import Objective
 from polymask.learning.training import Training, make_optimizer, make_schedule
+from polymask.learning.unnamed.scenario import Scenario
 from polymask.method.card import Recipe
 from polymask.method.contract import Method
 from polymask.sites.roles import norms_of
@@ -36,6 +37,7 @@ class Setup:
         schedule: ``(optimizer, steps) -> schedule``; None: by the recipe.
         loggers: what makes those who are told of every epoch, on the process that tells.
         spare: outputs of the head beyond all labels, over which the loss runs as well.
+        scenario: whether tasks are named at test.
     """
 
     training: Training
@@ -45,6 +47,7 @@ class Setup:
     schedule: Callable[[Optimizer, int], LRScheduler] | None = None
     loggers: Sequence[Make] = ()
     spare: int = 0
+    scenario: Scenario | None = None
 
     def recipe(self, method: Method, phase: str) -> Recipe:
         """The method's recipe of a phase, with the run's own settings over it."""

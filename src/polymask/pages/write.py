@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -126,10 +127,18 @@ def _figures(run: Run) -> dict[str, str]:
         "largest logit drift": number(as_number(results.get("max_logit_drift"))),
         "bytes per task": human_bytes(round(sum(each) / len(each))) if each else "–",
         "shared bytes": human_bytes(sizes["backbone"]) if sizes.get("backbone") is not None else "–",
+        **_identities(results.get("identities") or {}),
         "tasks": f"{len(run.tasks if run.method == JOINT else run.finished):,}",
         "seconds of training": number(as_number(results.get("seconds"))),
     }
     return {name: value for name, value in found.items() if value != "–"}
+
+
+def _identities(found: dict[str, Any]) -> dict[str, str]:
+    """What was scored where nobody names the tasks."""
+    where = f"{found.get('scenario')}, {found.get('rows')} inputs at once"
+    names = {"inference": f"tasks found ({where})", "inferred": "accuracy with the task found", "given": "and named"}
+    return {name: number(as_number(found.get(key)), 4) for key, name in names.items()}
 
 
 def _settings(run: Run) -> Section:

@@ -124,8 +124,19 @@ def summary(report: dict[str, Any]) -> list[str]:
         *([table(rows, floatfmt=".4f")] if rows else []),
         f"{report['method']}: average {score} {words}, bwt {_short(report['bwt_gem']) or '-'}, "
         f"largest logit drift {_short(report['max_logit_drift']) or '-'}, {seconds:.1f} s",
+        *_identities(report.get("identities")),
         *([NO_TEST] if report.get("split") in ("validation", "mixed") else []),
         f"Files: {report['out']}",
+    ]
+
+
+def _identities(found: dict[str, Any] | None) -> list[str]:
+    """What was scored where nobody names the task, in a line."""
+    if not found:
+        return []
+    return [
+        f"{found['scenario']}, asked by {found['way']} ({found['by']}), {found['rows']} inputs together: task found "
+        f"{found['inference']:.4f}, accuracy {found['inferred']:.4f}, with the task named {found['given']:.4f}"
     ]
 
 
