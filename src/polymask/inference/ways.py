@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from polymask.calling import as_read, call, logits_of, tensors_of
+from polymask.inference.features import features_of
 from polymask.inference.mixture import Mixture, Objective
+from polymask.inference.statistics import Statistics
 
 
 def ask_once(mixture: Mixture, x: Any, objective: Objective) -> Float[Tensor, " tasks"]:
@@ -67,3 +69,17 @@ def ask_each(networks: Iterable[nn.Module], x: Any, by: str = "entropy") -> Floa
         log_p = logits_of(call(network, as_read(network, here))).float().log_softmax(-1)
         found.append((log_p.exp() * log_p).sum(-1) if by == "entropy" else log_p.max(-1).values.exp())
     return torch.stack([one.cpu() for one in found], -1)
+
+
+def ask_by_features(
+    networks: Iterable[nn.Module], x: Any, statistics: Sequence[Statistics]
+) -> Float[Tensor, "rows tasks"]:
+    """Statistics: a forward pass a task, and how far its own features of each row lie from those of the task's inputs.
+
+    Args:
+        networks: each task's, one after the other.
+        x: a batch, each row of which may be of another task.
+        statistics: each task's.
+    """
+    asked = zip(networks, statistics, strict=True)
+    return torch.stack([known.scores(features_of(network, known.head, x)) for network, known in asked], -1)
