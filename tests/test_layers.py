@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "held": {"sites", "parts"},
     "probe": {"parts", "calling"},
     "fits": {"sites", "parts"},
-    "asking": LOW | {"bank", "probe", "streams", "report", "lock", "near"},
+    "asking": LOW | {"bank", "probe", "streams", "report", "lock", "near", "inference"},
     "loaded": LOW | {"bank", "probe", "streams", "asking"},
     "export": LOW | {"disk", "bank", "probe", "streams", "report", "version", "asking", "loaded", "surgery"},
     "task": {"sites", "parts", "copies", "wiring", "fits"},
@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods": LOW | {"method", "surgery"},
     "learning": LOW
     | {"held", "probe", "lock", "disk", "near", "version", "streams", "nets"}
-    | {"report", "bank", "method", "methods", "surgery", "mixed", "asking", "loaded"},
+    | {"report", "bank", "method", "methods", "surgery", "mixed", "inference", "asking", "loaded"},
     "pages": LOW | {"version", "report", "bank", "learning", "disk"},
 }
 """Floor -> what it may import besides itself; ``cli`` sees everything and is seen by nothing."""

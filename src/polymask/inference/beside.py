@@ -45,7 +45,7 @@ def path_of(folder: Path, task: str) -> Path:
     """The file of a task, in ``inference/`` of a run's folder; any name makes a safe one.
 
     >>> path_of(Path("runs/a"), "digits/0-1").as_posix()
-    'runs/a/inference/8c5aee7bc24b0a0a.safetensors'
+    'runs/a/inference/261013547b7c2f2f.safetensors'
     """
     return folder / "inference" / f"{hashlib.blake2b(task.encode(), digest_size=8).hexdigest()}.safetensors"
 
@@ -58,9 +58,10 @@ def write_evidence(folder: Path, task: str, evidence: Evidence) -> None:
         tensors = {part: getattr(made, part) for part in PARTS}
         about |= {"dims": made.dims, "seed": made.seed, "head": made.head}
     tensors |= {" ".join(map(str, key)): values for key, values in evidence.values.items()}
-    text, path = json.dumps(about), path_of(folder, task)
+    path = path_of(folder, task)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, save(tensors, {"about": text, "proof": _proof(text, tensors)}))
+    # Under one key, as safetensors writes several in no fixed order.
+    write_file(path, save(tensors, {"about": json.dumps({**about, "proof": _proof(about, tensors)})}))
 
 
 def read_evidence(folder: Path, task: str) -> Evidence | None:
@@ -75,9 +76,8 @@ def read_evidence(folder: Path, task: str) -> Evidence | None:
     data = path.read_bytes()
     try:
         size = int.from_bytes(data[:8], "little")
-        meta, tensors = json.loads(data[8 : 8 + size])["__metadata__"], load(data)
-        about = json.loads(meta["about"])
-        if meta["proof"] != _proof(meta["about"], tensors) or about["task"] != task:
+        about, tensors = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["about"]), load(data)
+        if about.pop("proof") != _proof(about, tensors) or about["task"] != task:
             raise ValueError("its proof is of something else")
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(
@@ -86,8 +86,8 @@ def read_evidence(folder: Path, task: str) -> Evidence | None:
         ) from error
     made, digest = None, bytes.fromhex(about["digest"])
     if "means" in tensors:
-        parts = (tensors.pop(part) for part in PARTS)
-        made = Statistics(*parts, about["dims"], about["seed"], about["head"], digest)
+        means, factor, scales = (tensors.pop(part) for part in PARTS)
+        made = Statistics(means, factor, scales, about["dims"], about["seed"], about["head"], digest)
     keys = {name: name.split(" ") for name in tensors}
     return Evidence(digest, made, {(way, by, int(rows)): tensors[name] for name, (way, by, rows) in keys.items()})
 
@@ -127,8 +127,8 @@ def calibration_in(
     return Calibration(way, by, rows, values, reject)
 
 
-def _proof(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(text.encode(), digest_size=16)
+def _proof(about: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16)
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())

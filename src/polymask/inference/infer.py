@@ -79,8 +79,8 @@ class Inference:
     ``way="one-shot"``: one forward and one backward pass under the mixture of all masks, whatever the number of tasks;
     "binary": ``log2`` of it; "every-mask": a forward pass a task. The right mask *lowers* ``by``: "entropy" of all
     outputs, or "superfluous": what the outputs beyond the labels say, of a head learned with some. "every-mask" takes
-    "entropy" or "confidence" (SupSup, Wortsman et al. 2020, section 3.3 and 3.4). "statistics": a forward pass a task, and
-    how far what its head reads lies from what was measured of the task when it was learned.
+    "entropy" or "confidence" (SupSup, Wortsman et al. 2020, section 3.3 and 3.4). "statistics": a forward pass a task,
+    and how far what its head reads lies from what it read of the task's own inputs, see ``Statistics``.
 
     Mixtures work where tasks share a head and have no norms of their own: what one way of asking finds in a network
     without norms it may miss in one with them. So ``way=None`` asks in one shot where tasks have nothing of their own

@@ -19,12 +19,12 @@ LEAST = 100
 class Calibration:
     """What held-out inputs of known tasks came to, and with it when an answer is refused.
 
-    The threshold is the ``floor((n + 1) reject)``-th smallest of ``n`` values: a request that is exchangeable with those
-    that were calibrated on is refused with a probability of at most ``reject`` (split conformal prediction; Vovk et al.
-    2005; Angelopoulos and Bates 2023). That holds over the tasks in the shares that they have here, not for each, and
-    for the number of rows that are asked together. Below ``LEAST`` inputs, the share that is really refused would lie
-    far around ``reject`` (by more than two hundredths at 100), so there is no threshold then and ``known`` is None, as it
-    is where ``n`` is too small for ``reject``.
+    The threshold is the ``floor((n + 1) reject)``-th smallest of ``n`` values: a request that is exchangeable with
+    those that were calibrated on is refused with a probability of at most ``reject`` (split conformal prediction; Vovk
+    et al. 2005; Angelopoulos and Bates 2023). That holds over the tasks in the shares that they have here, not for
+    each, and for the number of rows that are asked together. One calibration's own share scatters around ``reject``: at
+    0.05 and 100 inputs by 0.02. So below ``LEAST`` inputs there is no threshold and ``known`` is None, as it is where
+    ``n`` is too small for ``reject``.
 
     Args:
         way: how was asked.

@@ -23,6 +23,7 @@ from polymask.learning.log.room import exhausted, mean_free, warn_full
 from polymask.learning.loop import Phase, Progress, train_phase
 from polymask.learning.results import Results
 from polymask.learning.setup import Setup
+from polymask.learning.watch.apart import Apart
 from polymask.learning.watch.drift import Drift
 from polymask.learning.watch.twin import Twin
 from polymask.method.contract import Method
@@ -62,6 +63,7 @@ class Session:
         self._written_at = -WRITE_EVERY + time.monotonic()
         self._again: list[Task] | None = None  # the finished tasks that may have to be measured again
         self._unwritten = Unwritten(self.method.drawn)
+        self._apart = Apart.of(self.place.folder, self.twin, self.setup)
         self._full = {name for found in self.results.capacity.values() for name in exhausted(found)}
         for task in self.results.rows:
             self._judge(task, warn=False)  # a run that was killed may not have written down what it warned of
@@ -96,6 +98,7 @@ class Session:
                     if self.results.rows:
                         self.write()
                 raise
+        self._apart.calibrate(self.tasks)
         self.results.drift = self.drift.measure()
         report = self.write()
         self._drop_checkpoint()
@@ -148,6 +151,7 @@ class Session:
         self.drift.note(task.name)
         self._watch_capacity(task.name, journal)
         self._commit(issued)
+        self._apart.measure(task.name, feeds)
 
     def _watch_capacity(self, task: str, journal: Journal) -> None:
         """Note how full the network is; warn once of each weight that has nothing left to learn with."""
