@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "method": LOW | {"held", "probe"},
     "surgery": LOW | {"probe"},
     "mixed": LOW,
-    "inference": LOW | {"bank"},
+    "inference": LOW | {"bank", "disk"},
     "methods": LOW | {"method", "surgery"},
     "learning": LOW
     | {"held", "probe", "lock", "disk", "near", "version", "streams", "nets"}

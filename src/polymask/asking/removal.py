@@ -9,6 +9,7 @@ from pathlib import Path
 
 from polymask.asking.named import places_of
 from polymask.bank.bank import Bank
+from polymask.inference.beside import path_of
 from polymask.lock import locked
 
 
@@ -50,6 +51,8 @@ def remove_from(bank: Bank, task: str) -> Freed:
     with _alone(bank.path):
         place, before = places_of(bank)[task], weight(bank.path)
         bank.remove(task)
+        # What told the task apart was measured on its data: it is forgotten with it.
+        path_of(bank.path.parent, task).unlink(missing_ok=True)
         return Freed(task, place, before - weight(bank.path), len(bank.tasks))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -13,21 +13,25 @@ from torch import Tensor, nn
 from polymask.bank.bank import Bank
 from polymask.calling import leaves_of, tensors_of
 from polymask.copies.kept import twin
+from polymask.inference.known import Calibration, certainty, check_calibration, margin
 from polymask.inference.mixture import Mixture, Objective
-from polymask.inference.ways import ask_by_halves, ask_each, ask_once
+from polymask.inference.stacks import digest_of
+from polymask.inference.statistics import Statistics
+from polymask.inference.ways import ask_by_features, ask_by_halves, ask_each, ask_once
 from polymask.parts.uncertainty import entropy, superfluous
 from polymask.sites.table import Sites
 from polymask.task import TaskRecord, switch
 
-Way = Literal["one-shot", "binary", "every-mask"]
-By = Literal["entropy", "superfluous", "confidence"]
+Way = Literal["one-shot", "binary", "every-mask", "statistics"]
+By = Literal["entropy", "superfluous", "confidence", "distance"]
 
 BY = {
     "one-shot": ("entropy", "superfluous"),
     "binary": ("entropy", "superfluous"),
     "every-mask": ("entropy", "confidence"),
+    "statistics": ("distance",),
 }
-"""A way of asking -> what it may go by."""
+"""A way of asking -> what it may go by, the first if it is not said."""
 
 
 def as_given(record: TaskRecord, x: Any) -> Any:
@@ -53,10 +57,12 @@ class Inferred:
     Args:
         tasks: the names of all tasks.
         scores: (inputs, tasks), the larger the likelier; of one way and network they can be compared, of two not.
+        known: (inputs,), bool: False: of none of these tasks; None: not calibrated, see ``Calibration``.
     """
 
     tasks: tuple[str, ...]
     scores: Tensor
+    known: Tensor | None = None
 
     @property
     def choice(self) -> list[str]:
@@ -69,10 +75,7 @@ class Inferred:
 
         The plain gap shrinks as tasks are added, since each has a smaller part in the mixture.
         """
-        if len(self.tasks) < 2:
-            return torch.full((len(self.scores),), torch.inf)
-        first, second = self.scores.topk(2).values.unbind(-1)
-        return len(self.tasks) * (first - second)
+        return margin(self.scores)
 
 
 class Inference:
@@ -81,7 +84,8 @@ class Inference:
     ``way="one-shot"``: one forward and one backward pass under the mixture of all masks, whatever the number of tasks;
     "binary": ``log2`` of it; "every-mask": a forward pass a task. The right mask *lowers* ``by``: "entropy" of all
     outputs, or "superfluous": what the outputs beyond the labels say, of a head learned with some. "every-mask" takes
-    "entropy" or "confidence" (SupSup, Wortsman et al. 2020, section 3.3 and 3.4).
+    "entropy" or "confidence" (SupSup, Wortsman et al. 2020, section 3.3 and 3.4). "statistics": a forward pass a task,
+    and how far what its head reads lies from what it read of the task's own inputs, see ``Statistics``.
 
     Mixtures work where tasks share a head and have no norms of their own: what one way of asking finds in a network
     without norms it may miss in one with them. So ``way=None`` asks in one shot where tasks have nothing of their own
@@ -90,12 +94,15 @@ class Inference:
     Args:
         source: a learner, or a bank.
         way: how to ask; None: as said above.
-        by: what tells the right mask; None: "entropy".
+        by: what tells the right mask; None: "entropy", and of "statistics" the "distance".
         base: the network, for a bank that does not know how it is built; left alone.
         prepare: what makes of an input what a task's network reads; by default inputs are given so.
+        statistics: task -> what was measured of it, for "statistics".
+        calibration: which answers are of none of these tasks, see ``calibrate``.
 
     Raises:
-        ValueError: for another way, one that does not fit the tasks, or if there is no task.
+        ValueError: for another way, one that does not fit the tasks, or if there is no task; where statistics are
+            missing, or were measured under another record of the task; for a calibration of another way.
 
     >>> from polymask import SupSup
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6))
@@ -117,8 +124,11 @@ class Inference:
         by: By | None = None,
         base: nn.Module | None = None,
         prepare: Callable[[TaskRecord, Any], Any] = as_given,
+        statistics: Mapping[str, Statistics] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self._base, self._prepare = base, prepare
+        self.statistics, self.calibration = statistics or {}, calibration
         if isinstance(source, Bank):
             self._sites = source.model(None if base is None else twin(base))
         else:
@@ -126,18 +136,33 @@ class Inference:
         self._records: dict[str, TaskRecord] = {}
         self._mixture: Mixture | None = None
         self._plain: nn.Module | None = None
-        self.update(source)
+        self._follow(source)
         self.way: Way = way or ("one-shot" if self._are_masks_alone() else "every-mask")
-        self.by: By = by or "entropy"
+        self.by: By = by or ("distance" if way == "statistics" else "entropy")
         _check(self.way, self.by)
+        check_calibration(calibration, self.way, self.by)
+        self._check_statistics()
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """The names of all tasks, in the order of scores."""
         return tuple(self._records)
 
-    def update(self, source: Learner | Bank) -> None:
-        """Follow a learner that has learned, removed or reissued tasks since, or a bank opened again."""
+    def update(self, source: Learner | Bank, statistics: Mapping[str, Statistics] | None = None) -> None:
+        """Follow a learner that has learned, removed or reissued tasks since, or a bank opened again.
+
+        Args:
+            source: the learner, or the bank.
+            statistics: those of all tasks; None: as before.
+
+        Raises:
+            ValueError: if there is no task, or "statistics" asks and a task has none of its present record.
+        """
+        self._follow(source)
+        self.statistics = self.statistics if statistics is None else statistics
+        self._check_statistics()
+
+    def _follow(self, source: Learner | Bank) -> None:
         self._source = source
         records = {t: source.record(t) for t in source.tasks} if isinstance(source, Bank) else dict(source.records)
         if not records:
@@ -151,17 +176,39 @@ class Inference:
             x: a batch as the network reads it: a tensor, a tuple or a mapping, inputs along the first axis.
             together: whether the whole batch is of one task: one answer for all of it.
         """
-        if self.way == "every-mask":
-            inputs = (self._prepare(record, x) for record in self._records.values())
-            scores = ask_each(zip(self._networks(), inputs, strict=True), self.by)
-            return Inferred(self.tasks, scores.mean(0, keepdim=True) if together else scores)
+        if self.way in ("every-mask", "statistics"):
+            scores = self._ask_each(x)
+            return self._judged(self.tasks, scores.mean(0, keepdim=True) if together else scores, x, together)
         x = self._prepared(x)
         if self._mixture is None:
             self._mixture = Mixture(self._sites)
         self._mixture.update(self._records)
         ask = partial(ask_once if self.way == "one-shot" else ask_by_halves, self._mixture, objective=self._objective())
         batches = [x] if together else rows_of(x)
-        return Inferred(tuple(self._mixture.tasks), torch.stack([ask(batch) for batch in batches]))
+        return self._judged(tuple(self._mixture.tasks), torch.stack([ask(batch) for batch in batches]), x, together)
+
+    def _ask_each(self, x: Any) -> Tensor:
+        asked = zip(self._networks(), (self._prepare(record, x) for record in self._records.values()), strict=True)
+        if self.way == "statistics":
+            return ask_by_features(asked, [self.statistics[task] for task in self.tasks])
+        return ask_each(asked, self.by)
+
+    def _judged(self, tasks: tuple[str, ...], scores: Tensor, x: Any, together: bool) -> Inferred:
+        """The answer, with whether it is of one of these tasks where as many inputs as now were calibrated on."""
+        rows = count_rows(x) if together else 1
+        if self.calibration is None or self.calibration.rows != rows:
+            return Inferred(tasks, scores)
+        return Inferred(tasks, scores, self.calibration.known(certainty(scores, self.way)))
+
+    def _check_statistics(self) -> None:
+        """Raise a ``ValueError`` where the way needs statistics of a task's present record that there are not."""
+        for task, record in self._records.items() if self.way == "statistics" else ():
+            if task not in self.statistics or self.statistics[task].digest != digest_of(record):
+                found = "such of an earlier record of it" if task in self.statistics else "none"
+                raise ValueError(
+                    f"expected statistics of task {task!r} as it is now, found {found}: measure them from its data "
+                    "(Statistics.measure), or ask by 'every-mask' which task it is"
+                )
 
     def _prepared(self, x: Any) -> Any:
         """An input as all tasks read it."""
@@ -196,8 +243,16 @@ class Inference:
 
 def rows_of(x: Any) -> list[Any]:
     """A batch as batches of one row."""
-    count = next(len(t) for t in leaves_of(x) if t.ndim)
-    return [tensors_of(x, partial(_row, place=place)) for place in range(count)]
+    return [tensors_of(x, partial(_row, place=place)) for place in range(count_rows(x))]
+
+
+def count_rows(x: Any) -> int:
+    """How many inputs a batch has.
+
+    >>> count_rows({"ids": torch.zeros(3, 5)})
+    3
+    """
+    return next(len(t) for t in leaves_of(x) if t.ndim)
 
 
 def _row(t: Tensor, place: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from polymask.calling import as_read, call, logits_of, tensors_of
+from polymask.inference.features import features_of
 from polymask.inference.mixture import Mixture, Objective
+from polymask.inference.statistics import Statistics
 
 
 def ask_once(mixture: Mixture, x: Any, objective: Objective) -> Float[Tensor, " tasks"]:
@@ -66,3 +68,16 @@ def ask_each(asked: Iterable[tuple[nn.Module, Any]], by: str = "entropy") -> Flo
         log_p = logits_of(call(network, as_read(network, here))).float().log_softmax(-1)
         found.append((log_p.exp() * log_p).sum(-1) if by == "entropy" else log_p.max(-1).values.exp())
     return torch.stack([one.cpu() for one in found], -1)
+
+
+def ask_by_features(
+    asked: Iterable[tuple[nn.Module, Any]], statistics: Sequence[Statistics]
+) -> Float[Tensor, "rows tasks"]:
+    """Statistics: a forward pass a task, and how far its own features of each row lie from those of the task's inputs.
+
+    Args:
+        asked: each task's network, one after the other, and the batch as it reads it.
+        statistics: each task's.
+    """
+    pairs = zip(asked, statistics, strict=True)
+    return torch.stack([known.scores(features_of(network, known.head, x)) for (network, x), known in pairs], -1)

@@ -153,6 +153,8 @@ def learn(
     tasks = tasks if isinstance(tasks, Stream) else Stream("given", tuple(tasks))
     training, objective = training or Training(), objective or Objective()
     training.check_phases(kind.name, kind.phases)
+    if out is None and training.calibration_fraction is not None:
+        raise ValueError("expected out=, where what calibration_fraction= asks for is kept, found none: name a folder")
     options = complete_options(kind, options or {}, len(tasks))
     said = said_of_identities(spare, scenario)
     config = config or arguments(kind, tasks, seed, options, training, head, builder) | said

@@ -25,6 +25,7 @@ from polymask.learning.results import Results
 from polymask.learning.setup import Setup
 from polymask.learning.unnamed.scenario import score_scenario
 from polymask.learning.unnamed.spare import check_spare
+from polymask.learning.watch.apart import Apart
 from polymask.learning.watch.drift import Drift
 from polymask.learning.watch.twin import Twin
 from polymask.method.contract import Method
@@ -64,6 +65,7 @@ class Session:
         self._written_at = -WRITE_EVERY + time.monotonic()
         self._again: list[Task] | None = None  # the finished tasks that may have to be measured again
         self._unwritten = Unwritten(self.method.drawn)
+        self._apart = Apart.of(self.place.folder, self.twin, self.setup)
         self._full = {name for found in self.results.capacity.values() for name in exhausted(found)}
         for task in self.results.rows:
             self._judge(task, warn=False)  # a run that was killed may not have written down what it warned of
@@ -98,6 +100,7 @@ class Session:
                     if self.results.rows:
                         self.write()
                 raise
+        self._apart.calibrate(self.tasks)
         self.results.drift = self.drift.measure()
         self.results.identities = score_scenario(self.method, self.tasks, self.setup)
         report = self.write()
@@ -152,6 +155,7 @@ class Session:
         self.drift.note(task.name)
         self._watch_capacity(task.name, journal)
         self._commit(issued)
+        self._apart.measure(task.name, feeds)
 
     def _watch_capacity(self, task: str, journal: Journal) -> None:
         """Note how full the network is; warn once of each weight that has nothing left to learn with."""

@@ -75,7 +75,11 @@ class Setup:
     def open(self, task: Task, seed: int) -> Feeds:
         """A task's data, as this run reads them."""
         training, device = self.training, self.fabric.device
-        return prepare(task, seed=seed, val_fraction=training.val_fraction, device=device, workers=training.workers)
+        val, calibration = training.val_fraction, training.calibration_fraction
+        workers = training.workers
+        return prepare(
+            task, seed=seed, val_fraction=val, calibration_fraction=calibration, device=device, workers=workers
+        )
 
     def screen(self, epochs: int, tasks: int) -> Screen:
         """What is seen of the run; of several processes one shows it."""

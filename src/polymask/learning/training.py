@@ -55,6 +55,8 @@ class Training:
         precision: Fabric's names: "32-true", "bf16-mixed", "16-mixed", "bf16-true".
         workers: processes that read data which do not live on the device.
         val_fraction: the part of the training split held out where a task brings no validation split.
+        calibration_fraction: the part of the validation split that chooses no epoch: by it a run calibrates how it
+            tells which of its tasks an input belongs to, or none; None: nothing is held out, measured or kept for that.
         save_every: seconds after which the open phase is saved, also in the middle of an epoch.
         measure: "new": after every task its own metric, where the method is exact and what finished tasks read is
             proved unchanged, so that theirs stand; "all": every finished task anew.
@@ -87,6 +89,7 @@ class Training:
     precision: Precision = "32-true"
     workers: int = 0
     val_fraction: float = 0.1
+    calibration_fraction: float | None = None
     save_every: float = 60.0
     measure: Measure = "new"
     logger: Sequence[str] | str | None = None
@@ -114,8 +117,7 @@ class Training:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"expected {name} of at least 0, found {value}")
-        if not 0 < self.val_fraction < 1:
-            raise ValueError(f"expected val_fraction between 0 and 1, found {self.val_fraction}")
+        self._check_fractions()
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) is not None and value not in known:
                 raise ValueError(f"expected {name} to be one of {', '.join(known)}, found {value!r}")
@@ -136,6 +138,12 @@ class Training:
         """
         if unknown := [phase for phase in self.phases or {} if phase not in known]:
             raise ValueError(f"expected phases of {name} ({', '.join(known) or 'it has none'}), found {unknown[0]!r}")
+
+    def _check_fractions(self) -> None:
+        for name in ("val_fraction", "calibration_fraction"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ValueError(f"expected {name} between 0 and 1, found {value}")
 
     def _check_loggers(self) -> None:
         names = self.logger.split(",") if isinstance(self.logger, str) else self.logger or ()

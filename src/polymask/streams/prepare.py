@@ -31,6 +31,7 @@ class Feeds:
     outputs: int
     labels: tuple[str, ...] | None
     inputs: Inputs
+    calibration: Feed | None = None
 
     @property
     def scored(self) -> tuple[str, Feed]:
@@ -47,6 +48,7 @@ def prepare(
     *,
     seed: int,
     val_fraction: float = 0.1,
+    calibration_fraction: float | None = None,
     device: torch.device | str = "cpu",
     cache: bool = False,
     workers: int = 0,
@@ -57,6 +59,8 @@ def prepare(
         task: what to open.
         seed: the validation part is drawn from (seed, task name), class by class.
         val_fraction: how much of ``train`` to take for it.
+        calibration_fraction: how much of that to set aside, class by class and drawn likewise, as a part that chooses
+            nothing; None: there is no such part.
         device: where batches are wanted.
         cache: read data sets and folders once and keep them in memory; their own augmentation is then drawn once.
         workers: processes that read data sets which are not in memory.
@@ -83,6 +87,12 @@ def prepare(
         draws = generator(seed, task.name, "validation")
         rest, chosen = held_out(known["train"], val_fraction, draws, task.name)
         parts |= {"train": part_of(parts["train"], rest), "val": part_of(parts["train"], chosen)}
+        known["val"] = known["train"][chosen]
+    if calibration_fraction is not None:
+        y = known["val"] if "val" in known else read_labels(parts["val"], workers)
+        draws = generator(seed, task.name, "calibration")
+        rest, chosen = held_out(y, calibration_fraction, draws, f"{task.name}, its validation part,")
+        parts |= {"val": part_of(parts["val"], rest), "calibration": part_of(parts["val"], chosen)}
     if "train" in known:
         warn_of_classes(known["train"], outputs, names, task.name, wanted is None)
     where = torch.device(device)
@@ -92,7 +102,7 @@ def prepare(
         else LoaderFeed(source, inputs, where, workers=workers, outputs=outputs, where=(task.name, part))
         for part, source in parts.items()
     }
-    return Feeds(feeds["train"], feeds["val"], feeds.get("test"), outputs, names, inputs)
+    return Feeds(feeds["train"], feeds["val"], feeds.get("test"), outputs, names, inputs, feeds.get("calibration"))
 
 
 def outputs_of(task: Task, seed: int) -> int:

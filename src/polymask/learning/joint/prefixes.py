@@ -79,6 +79,11 @@ def learn_joint(
     training.check_phases("joint training", ())
     if training.devices > 1:
         raise ValueError(f"expected one device for joint training, found {training.devices}: leave --devices out")
+    if training.calibration_fraction is not None:
+        raise ValueError(
+            f"expected no calibration fraction for joint training, found {training.calibration_fraction}: its networks "
+            "have no masks to tell tasks apart by, leave --calibration-fraction out"
+        )
     path, names = None if out is None else Path(out), [task.name for task in tasks]
     about = description("joint", tasks, seed, {"prefixes": prefixes}, objective, type(model).__name__)
     with ExitStack() as stack:
