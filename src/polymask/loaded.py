@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.asking.answers import Answer, Read, read_batches
-from polymask.asking.given import as_batch
+from polymask.asking.given import are_paths, as_batch
 from polymask.asking.named import find_task, places_of
 from polymask.asking.removal import Freed, remove_from
 from polymask.asking.rows import TaskRow, rows_of
@@ -21,7 +21,7 @@ from polymask.asking.wanted import Wanted, wanted_by
 from polymask.asking.which import by_task, inference_of, prepare_inputs, wanted_by_all
 from polymask.bank.bank import Bank
 from polymask.calling import REFUSALS, as_read, leaves_of
-from polymask.inference.infer import Inference, Inferred
+from polymask.inference.infer import Inference, Inferred, Way
 from polymask.probe import run_probe
 from polymask.task import TaskRecord
 
@@ -41,7 +41,7 @@ class Loaded:
     bank: Bank
     base: nn.Module | None = None
     _plain: dict[str, nn.Module] = field(default_factory=dict)
-    _asked: Inference | None = None
+    _asked: dict[tuple[Way | None, float], Inference] = field(default_factory=dict)
 
     @property
     def tasks(self) -> list[str]:
@@ -103,20 +103,22 @@ class Loaded:
         names = self.labels(task)
         return [name_of(place, names) for place in self.predict(task, x).tolist()]
 
-    def infer(self, x: Any, together: bool = False) -> Inferred:
+    def infer(self, x: Any, together: bool = False, way: Way | None = None, reject: float = 0.05) -> Inferred:
         """Which task each of some raw inputs belongs to; see ``Inference``.
 
         Args:
             x: as for ``logits``, but no paths.
             together: whether all of them are of one task: one answer.
+            way: how to ask; None: as fits the tasks and what the run has kept.
+            reject: the share of inputs of known tasks that may be refused as of none of these.
 
         Raises:
             ValueError: if tasks take inputs of other shapes, or there is none; else as ``logits`` does.
         """
-        return self._inference()(as_batch(x, wanted_by_all(self.bank)), together)
+        return self._inference(way, reject)(as_batch(x, wanted_by_all(self.bank)), together)
 
     def answers(
-        self, task: str | None, files: Iterable[str | os.PathLike[str]], batch_size: int = BATCH
+        self, task: str | None, files: Iterable[str | os.PathLike[str]], batch_size: int = BATCH, reject: float = 0.05
     ) -> Iterator[Answer]:
         """The most likely label of every file and its probability, as they are read; memory holds one batch.
 
@@ -126,6 +128,7 @@ class Loaded:
             task: which; None: whichever each input belongs to, see ``infer``.
             files: images of any size and mode, ``.npy``, ``.npz``, and folders of them.
             batch_size: inputs that the network gets at once.
+            reject: see ``infer``.
 
         Yields:
             An answer for each input, in order.
@@ -135,8 +138,8 @@ class Loaded:
             ValueError: if the task has not two outputs or more, each a label, or the network is not to be had.
         """
         if task is None:
-            wanted, answered = wanted_by_all(self.bank), self._sorted
-            self._inference()  # without it no file could be answered
+            wanted = wanted_by_all(self.bank)
+            answered = partial(self._sorted, self._inference(None, reject))
         else:
             record = self.bank.record(self.find(task))
             wanted = wanted_by(self.bank, record.meta)
@@ -168,22 +171,22 @@ class Loaded:
         """
         name = self.find(task)
         self._plain.pop(name, None)
-        self._asked = None
+        self._asked.clear()
         return remove_from(self.bank, name)
 
-    def _sorted(self, wanted: Wanted, read: Read) -> Iterator[Answer]:
+    def _sorted(self, inference: Inference, wanted: Wanted, read: Read) -> Iterator[Answer]:
         """What each input's own task says of it, in the order of the inputs."""
         try:
-            found = self._inference()(read.batch)
+            found = inference(read.batch)
         except ValueError as error:
             yield from (Answer(name, problem=f"{name}: {error}") for name in read.names)
             return
         yield from by_task(found, read, lambda task, part: self._answered(self.bank.record(task), wanted, part))
 
-    def _inference(self) -> Inference:
-        if self._asked is None:
-            self._asked = inference_of(self.bank, self.base)
-        return self._asked
+    def _inference(self, way: Way | None, reject: float) -> Inference:
+        if (way, reject) not in self._asked:
+            self._asked = {(way, reject): inference_of(self.bank, self.base, way, None, reject)}
+        return self._asked[way, reject]
 
     def _answered(self, record: TaskRecord, wanted: Wanted, read: Read) -> Iterator[Answer]:
         """What a task says of inputs that were read together; one that the network refuses spoils no other."""
@@ -277,12 +280,6 @@ def bank_folder(folder: str | Path) -> Path:
     raise FileNotFoundError(
         f"expected the folder of a run or a bank, found no bank.json in {path} or {path / 'bank'}{hint}"
     )
-
-
-def are_paths(x: Any) -> bool:
-    """Whether something is a path, or several."""
-    several = isinstance(x, Sequence) and len(x) > 0 and all(isinstance(one, str | os.PathLike) for one in x)
-    return isinstance(x, str | os.PathLike) or several
 
 
 def check_classes(logits: Tensor, task: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from polymask.learning.objective import Objective
 from polymask.learning.options import Refused
 from polymask.learning.training import Training
 from polymask.learning.unnamed.scenario import score_unnamed
+from polymask.loaded import load
 from polymask.nets import build_net
 from polymask.streams import make_stream, prepare
 from polymask.streams.stream import Stream
@@ -31,6 +33,7 @@ def stream() -> Stream:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     net = build_net("mlp", (1, 8, 8), 10 + SPARE, hidden=(100,), seed=0)
     training = Training(epochs=6, optimizer="rmsprop", lr=2e-3, batch_size=32, device="cpu", quiet=True)
+    training = replace(training, val_fraction=0.2, calibration_fraction=0.5)
     out, options = tmp_path_factory.mktemp("run"), {"select": "threshold"}
     return learn(net, stream(), "supsup", options=options, training=training, spare=SPARE, scenario="GNu", out=out)
 
@@ -39,7 +42,7 @@ def by_hand(run: Learned, found: dict[str, Any], scenario: str) -> dict[str, flo
     """The same shares, a batch at a time, each task's own network asked."""
     named = right = given = count = batches = 0.0
     for task in stream():
-        feed = prepare(task, seed=0).test
+        feed = prepare(task, seed=0, val_fraction=0.2).test
         assert feed is not None
         for x, y in feed.ordered(found["rows"]):
             choice = found["choices"].pop(0)
@@ -60,6 +63,24 @@ def test_a_run_says_what_it_scores_without_identities(run: Learned) -> None:
     assert found["inferred"] == pytest.approx(found["given"])
 
 
+def test_what_a_run_kept_says_what_belongs_to_none_of_its_tasks(
+    run: Learned,
+) -> None:
+    assert run.bank is not None
+    held = load(run.bank.path, build_net("mlp", (1, 8, 8), 10 + SPARE, hidden=(100,), seed=0))
+    test = prepare(stream()[1], seed=0).test
+    assert test is not None
+    x, _ = next(test.ordered(100))
+    found, none = held.infer(x), held.infer(torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert found.choice.count(stream()[1].name) >= 90
+    assert found.known is not None
+    assert none.known is not None
+    assert float(found.known.double().mean()) > 0.85 > 0.6 > float(none.known.double().mean())
+    stricter = held.infer(x, reject=0.5).known
+    assert stricter is not None
+    assert float(stricter.double().mean()) < float(found.known.double().mean())
+
+
 @pytest.mark.parametrize("scenario", ["GNu", "GNs"])
 def test_a_batch_of_another_task_scores_nothing_or_what_its_labels_say(
     run: Learned, scenario: Any, monkeypatch: pytest.MonkeyPatch
@@ -73,7 +94,9 @@ def test_a_batch_of_another_task_scores_nothing_or_what_its_labels_say(
         return [said[-1]]
 
     monkeypatch.setattr(Inferred, "choice", property(wrong_at_times))
-    found = score_unnamed(run.method, list(stream()), lambda task: prepare(task, seed=0), scenario, rows=100)
+    found = score_unnamed(
+        run.method, list(stream()), lambda task: prepare(task, seed=0, val_fraction=0.2), scenario, rows=100
+    )
     expected = by_hand(run, {**found, "choices": list(said)}, scenario)
     assert 0 < found["inference"] < 1
     # Tasks are equally large, so that the mean over tasks is that over batches and inputs.

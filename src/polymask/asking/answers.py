@@ -26,7 +26,7 @@ class Answer:
         label: the most likely label, its number where it has no name; empty if the file could not be read.
         probability: of that label, the softmax over the task's own outputs; NaN if the file could not be read.
         problem: why it could not be read, in a sentence; empty if it could.
-        task: the task that was found for it, if none was named.
+        task: the task that was found for it, if none was named; "none of these" if it belongs to none.
         margin: how clearly, see ``Inferred.margin``; NaN if it was named.
     """
 

@@ -126,6 +126,12 @@ def as_tensor(x: Any, wanted: Wanted) -> Tensor:
     return torch.from_numpy(np.array(array, order="C"))
 
 
+def are_paths(x: Any) -> bool:
+    """Whether something is a path, or several."""
+    several = isinstance(x, Sequence) and len(x) > 0 and all(isinstance(one, str | os.PathLike) for one in x)
+    return isinstance(x, str | os.PathLike) or several
+
+
 def fitted(x: Tensor, wanted: Wanted, where: str) -> Tensor:
     """Images (N, C, H, W), checked and brought to the task's size and channels; transparency is dropped."""
     wanted.check(x, where)

@@ -13,9 +13,15 @@ from polymask.asking.answers import Answer, Read
 from polymask.asking.wanted import Wanted, wanted_by
 from polymask.bank.bank import Bank
 from polymask.calling import tensors_of
+from polymask.inference.beside import calibration_in, statistics_in
 from polymask.inference.infer import By, Inference, Inferred, Way
+from polymask.inference.stacks import digest_of
+from polymask.inference.statistics import Statistics
 from polymask.streams.inputs import Inputs
 from polymask.task import TaskRecord
+
+NONE = "none of these"
+"""What stands for the task of an input that belongs to no task."""
 
 
 def wanted_by_all(bank: Bank) -> Wanted:
@@ -36,16 +42,33 @@ def wanted_by_all(bank: Bank) -> Wanted:
     return every[0]
 
 
-def inference_of(bank: Bank, base: nn.Module | None, way: Way | None = None, by: By | None = None) -> Inference:
-    """Who is asked, of raw inputs, which task they belong to.
+def inference_of(
+    bank: Bank, base: nn.Module | None = None, way: Way | None = None, by: By | None = None, reject: float = 0.05
+) -> Inference:
+    """Who is asked, of raw inputs, which task they belong to; with what the run's folder keeps beside the bank.
 
     Args:
         bank: where the tasks are.
         base: the network, where the bank does not know how it is built; left alone.
-        way: how to ask; None: as fits the tasks.
-        by: what tells the right task; None: the entropy.
+        way: how to ask; None: in one shot where that fits the tasks, else by the statistics of all tasks if the run has
+            kept them, else by every mask.
+        by: what tells the right task; None: the way's own first.
+        reject: the share of inputs of known tasks that may be refused as of none of these.
+
+    Raises:
+        ValueError: if what is kept beside the bank is damaged, or ``reject`` is not between 0 and 1.
     """
-    return Inference(bank, way, by, base, prepare_inputs)
+    folder, records = bank.path.parent, {task: bank.record(task) for task in bank.tasks}
+    kept = statistics_in(folder, records)
+    inference = Inference(bank, way, by, base, prepare_inputs, kept)
+    if way is None and inference.way == "every-mask" and all(_is_of(kept.get(task), records[task]) for task in records):
+        inference = Inference(bank, "statistics", None, base, prepare_inputs, kept)
+    inference.calibration = calibration_in(folder, records, inference.way, inference.by, reject=reject)
+    return inference
+
+
+def _is_of(statistics: Statistics | None, record: TaskRecord) -> bool:
+    return statistics is not None and statistics.digest == digest_of(record)
 
 
 def by_task(found: Inferred, read: Read, answered: Callable[[str, Read], Iterable[Answer]]) -> Iterator[Answer]:
@@ -65,6 +88,8 @@ def by_task(found: Inferred, read: Read, answered: Callable[[str, Read], Iterabl
         part = Read([read.names[row] for row in rows], tensors_of(read.batch, partial(_taken, rows=rows)))
         for row, one in zip(rows, answered(task, part), strict=True):
             answers[row] = replace(one, task=task, margin=float(found.margin[row]))
+            if found.known is not None and not found.known[row] and not one.problem:
+                answers[row] = Answer(one.file, task=NONE, margin=float(found.margin[row]))
     yield from (answers[row] for row in range(len(read.names)))
 
 

@@ -65,6 +65,7 @@ def predict(
     task: str | None = None,
     out: str | None = None,
     batch_size: int = 64,
+    reject: float = 0.05,
 ) -> int:
     """Ask a finished task about files, or which task each is of: the most likely label, and its probability.
 
@@ -81,6 +82,8 @@ def predict(
             with its margin.
         out: a .csv or .jsonl to write instead.
         batch_size: how many inputs the network gets at once.
+        reject: without --task, the share of inputs of known tasks that may be refused as of none of these, where the
+            run was learned with --calibration-fraction.
 
     Returns:
         1 if a file could not be read; the others are answered.
@@ -90,6 +93,8 @@ def predict(
     """
     if batch_size < 1:
         raise UsageError(f"expected 1 or more for --batch-size, found {batch_size}")
+    if not 0 < reject < 1:
+        raise UsageError(f"expected a share between 0 and 1 for --reject, found {reject}")
     place = None if out is None else writable(out)
     held = load(dir)
     name = None if task is None and len(held.tasks) > 1 else the_task(held, task)
@@ -99,14 +104,15 @@ def predict(
         )
     found: list[Answer] = []
     wide, failed, count = 0, 0, 0
-    for answer in held.answers(name, files, batch_size):
+    for answer in held.answers(name, files, batch_size, reject):
         count, failed = count + 1, failed + bool(answer.problem)
         if answer.problem:
             warnings.warn(answer.problem, stacklevel=2)
         elif place is None:
             wide = max(wide, len(answer.file))
             which = f"  {answer.task} (margin {answer.margin:.3g})" if name is None else ""
-            say(f"{printable(answer.file):<{wide}}{which}  {answer.label}  {answer.probability:.4f}")
+            label = f"  {answer.label}  {answer.probability:.4f}" if answer.label else ""
+            say(f"{printable(answer.file):<{wide}}{which}{label}")
         if place is not None:
             found.append(answer)
     if place is not None:
@@ -159,8 +165,8 @@ def as_text(answers: Sequence[Answer], task: str | None, suffix: str) -> str:
         if one.problem:
             lines.append({**line, "problem": one.problem})
         else:
-            margin = dict.fromkeys(own, one.margin)
-            lines.append({**line, **margin, "label": one.label, "probability": one.probability})
+            said = {"label": one.label, "probability": one.probability} if one.label else {}
+            lines.append({**line, **dict.fromkeys(own, one.margin), **said})
     if suffix == ".jsonl":
         return "".join(json.dumps(line) + "\n" for line in lines)
     text = io.StringIO()
