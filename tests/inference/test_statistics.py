@@ -109,6 +109,8 @@ def test_what_a_head_reads_is_pooled_by_its_kind_and_padding_is_left_out() -> No
     assert torch.equal(features_of(dropped, "1", x[:, :, 0, 0]), x[:, :, 0, 0])
     assert dropped.training
     assert not dropped[1]._forward_pre_hooks
+    within, z = nn.Sequential(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2))), torch.randn(4, 3)
+    assert torch.equal(features_of(within, "0", z.clone()), z)  # before the head writes over what it reads
     with pytest.raises(ValueError, match=r"expected a head '0' that reads .*found \(2, 3, 4, 4\)"):
         features_of(nn.Sequential(nn.Linear(4, 2)), "0", x)
     layer = nn.Linear(3, 3)

@@ -13,7 +13,7 @@ from tests.learning import small
 from torch import Tensor
 
 from polymask.bank.bank import Bank
-from polymask.inference.beside import calibration_in, path_of, read_evidence, statistics_in
+from polymask.inference.beside import Evidence, calibration_in, path_of, read_evidence, statistics_in, write_evidence
 from polymask.inference.infer import Inference
 from polymask.inference.statistics import Statistics
 from polymask.learning import loop
@@ -104,12 +104,13 @@ def test_a_stopped_run_keeps_what_a_whole_one_does_and_one_that_does_not_ask_not
     found = Inference(Bank.open(one / "bank"), "statistics", base=small.net(), statistics=statistics)(x)
     assert found.choice.count("three") > 30
     assert calibration_in(one, records, "statistics", "distance").count == 36
-    # The same command again asks nothing anew; what was lost or damaged is measured again, and is the same.
+    # The same command again asks nothing anew; what was lost, damaged or is of another record is measured, the same.
     monkeypatch.setattr(apart.Apart, "_ways", lambda self: pytest.fail("asked again"))
     small.run(method, one, training=HALF)
     monkeypatch.undo()
     path_of(one, "one").unlink()
     path_of(one, "two").write_bytes(b"x")
+    write_evidence(one, "three", Evidence(b"another", None, {("every-mask", "entropy", 1): torch.rand(3)}))
     with pytest.warns(UserWarning, match="cut short or changed"):
         small.run(method, one, training=HALF)
     assert kept == small.files(one / "inference")
