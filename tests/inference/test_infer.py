@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.inference import small
+from torch import nn
 
 from polymask.bank.bank import Bank
 from polymask.inference.infer import Inference, Inferred
+from polymask.methods import SupSup
 
 
 @pytest.mark.parametrize(
@@ -108,3 +111,32 @@ def test_what_cannot_be_asked_is_one_sentence() -> None:
     method.remove("t0")
     with pytest.raises(ValueError, match="at least one finished task"):
         Inference(method)
+
+
+@pytest.mark.parametrize("way", ["one-shot", "every-mask"])
+def test_what_nobody_can_be_sure_of_is_one_sentence(way: Any) -> None:
+    method = small.learned(tasks=2)
+    inference = Inference(method, way)
+    with pytest.raises(ValueError, match="one input or more"):
+        inference(torch.zeros(0, small.WIDTH))
+    with pytest.raises(ValueError, match="finite numbers"):
+        inference(torch.full((1, small.WIDTH), torch.nan))
+    for last, head, shape in ((nn.Linear(16, 1), "4", r"\(1, 1\)"), (nn.Unflatten(1, (4, 4)), "2", r"\(1, 4, 4\)")):
+        network = small.network()
+        assert isinstance(network, nn.Sequential)
+        network[4] = last
+        narrow = SupSup(network, torch.zeros(2, small.WIDTH), head=head)
+        narrow.begin("a")
+        network(torch.rand(2, small.WIDTH)).sum().backward()
+        torch.optim.SGD(narrow.parameters(), lr=0.1).step()
+        narrow.end("a")
+        with pytest.raises(ValueError, match=f"two outputs or more.*found shape {shape}"):
+            Inference(narrow, way)(torch.rand(1, small.WIDTH))
+
+
+def test_several_threads_may_ask() -> None:
+    method = small.learned(tasks=5)
+    inference, x = Inference(method, "binary"), torch.cat([small.inputs(task, 2) for task in range(5)])
+    alone = inference(x).scores
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(found.scores, alone) for found in pool.map(inference, [x] * 8))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -81,6 +82,8 @@ class Inferred:
 class Inference:
     """Asks a copy of a network which of its finished tasks an input belongs to; the attached one is never touched.
 
+    Several threads may ask; one waits for the other.
+
     ``way="one-shot"``: one forward and one backward pass under the mixture of all masks, whatever the number of tasks;
     "binary": ``log2`` of it; "every-mask": a forward pass a task. The right mask *lowers* ``by``: "entropy" of all
     outputs, or "superfluous": what the outputs beyond the labels say, of a head learned with some. "every-mask" takes
@@ -135,6 +138,7 @@ class Inference:
             self._sites = source.sites
         self._records: dict[str, TaskRecord] = {}
         self._mixture: Mixture | None = None
+        self._lock = Lock()
         self._plain: nn.Module | None = None
         self._follow(source)
         self.way: Way = way or ("one-shot" if self._are_masks_alone() else "every-mask")
@@ -167,7 +171,7 @@ class Inference:
         records = {t: source.record(t) for t in source.tasks} if isinstance(source, Bank) else dict(source.records)
         if not records:
             raise ValueError("expected at least one finished task, found none")
-        self._records, self._plain = records, None
+        self._records, self._plain, self._changed = records, None, True
 
     def __call__(self, x: Any, together: bool = False) -> Inferred:
         """Score every task for every input.
@@ -175,17 +179,30 @@ class Inference:
         Args:
             x: a batch as the network reads it: a tensor, a tuple or a mapping, inputs along the first axis.
             together: whether the whole batch is of one task: one answer for all of it.
+
+        Raises:
+            ValueError: for a batch without rows, answers that are no logits of two outputs or more for each row, or not
+                finite; where tasks cannot be mixed, or prepare their inputs in different ways.
         """
-        if self.way in ("every-mask", "statistics"):
-            scores = self._ask_each(x)
-            return self._judged(self.tasks, scores.mean(0, keepdim=True) if together else scores, x, together)
-        x = self._prepared(x)
+        if not count_rows(x):
+            raise ValueError("expected one input or more, found a batch without rows")
+        with self._lock:
+            if self.way in ("every-mask", "statistics"):
+                scores = self._ask_each(x)
+                return self._judged(self.tasks, scores.mean(0, keepdim=True) if together else scores, x, together)
+            mixture, batch = self._mixed(), self._prepared(x)
+            ask = partial(ask_once if self.way == "one-shot" else ask_by_halves, mixture, objective=self._objective())
+            scores = torch.stack([ask(row) for row in ([batch] if together else rows_of(batch))])
+            return self._judged(tuple(mixture.tasks), scores, x, together)
+
+    def _mixed(self) -> Mixture:
+        """The mixture of the tasks that there are now; which it is follows from their records, and takes a while."""
         if self._mixture is None:
             self._mixture = Mixture(self._sites)
-        self._mixture.update(self._records)
-        ask = partial(ask_once if self.way == "one-shot" else ask_by_halves, self._mixture, objective=self._objective())
-        batches = [x] if together else rows_of(x)
-        return self._judged(tuple(self._mixture.tasks), torch.stack([ask(batch) for batch in batches]), x, together)
+        if self._changed:
+            self._mixture.update(self._records)
+            self._changed = False
+        return self._mixture
 
     def _ask_each(self, x: Any) -> Tensor:
         asked = zip(self._networks(), (self._prepare(record, x) for record in self._records.values()), strict=True)
@@ -195,6 +212,8 @@ class Inference:
 
     def _judged(self, tasks: tuple[str, ...], scores: Tensor, x: Any, together: bool) -> Inferred:
         """The answer, with whether it is of one of these tasks where as many inputs as now were calibrated on."""
+        if not bool(scores.isfinite().all()):
+            raise ValueError("expected inputs that the network answers with finite numbers, found others: NaN in them?")
         rows = count_rows(x) if together else 1
         if self.calibration is None or self.calibration.rows != rows:
             return Inferred(tasks, scores)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polymask.calling import as_read, call, logits_of, tensors_of
 from polymask.copies.kept import refresh_caches
@@ -118,8 +118,7 @@ class Mixture:
         self._filled = wanted
 
     def _run(self, x: Any) -> Tensor:
-        model = self.sites.model
-        return logits_of(call(model, as_read(model, tensors_of(x, lambda t: t.to(self._like().device)))))
+        return outputs_of(self.sites.model, tensors_of(x, lambda t: t.to(self._like().device)))
 
     def _slot(self, mean: Tensor) -> Tensor:
         return mean.to(self._like(), copy=True).requires_grad_(True)
@@ -133,3 +132,18 @@ class Mixture:
         masks = [(holder, every[name].mask) for name, holder in self.stacks.masks.items()]
         deltas = [(holder, weights[name].delta) for name, holder in self.stacks.deltas.items()]
         return [(holder, slot) for holder, slot in (*masks, *deltas) if slot is not None]
+
+
+def outputs_of(network: nn.Module, x: Any) -> Tensor:
+    """The logits (rows, outputs) of a batch.
+
+    Raises:
+        ValueError: if a network does not answer so: of one output alone, or of several places, nobody can be sure.
+    """
+    logits = logits_of(call(network, as_read(network, x)))
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(
+            f"expected logits (rows, outputs) of two outputs or more, by which tasks are told apart, found shape "
+            f"{tuple(logits.shape)}: name the task"
+        )
+    return logits

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from polymask.calling import as_read, call, logits_of, tensors_of
+from polymask.calling import tensors_of
 from polymask.inference.features import features_of
-from polymask.inference.mixture import Mixture, Objective
+from polymask.inference.mixture import Mixture, Objective, outputs_of
 from polymask.inference.statistics import Statistics
 
 
@@ -65,7 +65,7 @@ def ask_each(asked: Iterable[tuple[nn.Module, Any]], by: str = "entropy") -> Flo
     for network, x in asked:
         device = next((t.device for t in network.parameters()), torch.device("cpu"))
         here = tensors_of(x, partial(Tensor.to, device=device))
-        log_p = logits_of(call(network, as_read(network, here))).float().log_softmax(-1)
+        log_p = outputs_of(network, here).float().log_softmax(-1)
         found.append((log_p.exp() * log_p).sum(-1) if by == "entropy" else log_p.max(-1).values.exp())
     return torch.stack([one.cpu() for one in found], -1)
 
