@@ -57,16 +57,18 @@ def test_a_sparse_tensor_takes_the_codec_of_the_fewest_bytes_and_comes_back(
 
 @pytest.mark.parametrize("bits", [8, 16, 32])
 def test_where_two_codecs_come_close_the_smaller_one_is_taken(bits: int) -> None:
-    n, width = 37, bits // 8
-    for count in range(n + 1):
-        sparse = sparsify(torch.cat([torch.ones(count), torch.zeros(n - count)]), bits)
-        sizes = {"index": count * (4 + width), "bitmap": 5 + count * width, "dense": n * width}
-        assert to_tensors(sparse)[0]["codec"] == min(sizes, key=lambda name: sizes[name])
+    width = bits // 8
+    for n, bitmap in ((60, 8), (70, 9)):
+        for count in (0, 1, 2, 3, n - 10, n - 9, n - 8, n - 3, n - 2, n - 1):
+            sparse = sparsify(torch.cat([torch.ones(count), torch.zeros(n - count)]), bits)
+            sizes = {"index": count * (4 + width), "bitmap": bitmap + count * width, "dense": n * width}
+            assert to_tensors(sparse)[0]["codec"] == min(sizes, key=lambda name: sizes[name])
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_rounding_twice_is_rounding_once_up_to_its_step(bits: int) -> None:
     tau = prune(sparse_tensor(0.5), 0.1)
+    assert rounded(tau.double(), bits).dtype == torch.float64
     assert (rounded(tau, bits) - tau).abs().max() <= tau.abs().max() * (0.51 / 127 if bits == 8 else 2**-10)
     assert torch.equal(densify(sparsify(tau, bits)), correction(sparse_tensor(0.5), 0.1, bits))
     assert torch.equal(rounded(torch.zeros(3), bits), torch.zeros(3))
@@ -89,6 +91,14 @@ def test_the_gradients_of_a_corrected_weight() -> None:
     slow = torch.autograd.grad(read_corrected(w, m, tau, rate, 0.5).sum(), (w, tau))
     assert torch.equal(slow[0], (m * rate).expand_as(w))
     assert torch.equal(slow[1], torch.ones_like(tau)), "what is pruned can grow again"
+
+
+def test_the_gradient_of_the_gate_of_a_complex_weight_is_real() -> None:
+    w, tau = (torch.randn(5, 4, generator=draw(k), dtype=torch.complex128).requires_grad_() for k in range(2))
+    m = torch.rand(5, 1, generator=draw(2), dtype=torch.float64).requires_grad_()
+    read_corrected(w, m, tau, None, 0.0).real.sum().backward()
+    assert m.grad is not None
+    assert torch.allclose(m.grad, w.detach().real.sum(1, keepdim=True))
 
 
 def test_groups_by_inner_products_are_those_of_the_points() -> None:
