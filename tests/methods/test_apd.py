@@ -429,6 +429,18 @@ def test_a_task_goes_on_in_its_middle_to_the_bit(form: str) -> None:
     assert all(torch.equal(logits(method, task), logits(again, task)) for task in "abc")
 
 
+def test_a_task_abandoned_after_going_on_gives_back_the_correction_that_was_active() -> None:
+    method = learn(make(), "ab", steps=3)
+    method.activate("b")
+    train(method, "c", steps=1)
+    again = make()
+    again.load_state_dict(method.state_dict(), method.records)
+    for one in (method, again):
+        one.abandon()
+        with torch.no_grad():
+            assert torch.equal(one.model.eval()(X), logits(method, "b"))
+
+
 def test_capacity_by_both_definitions() -> None:
     method = learn(make(), "ab")
     sigma = sum(method.sites.base(name).numel() for name in method.sites.weights)
