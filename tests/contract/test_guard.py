@@ -23,6 +23,7 @@ from polymask.held import AlteredNetwork, digest_again, proof
 from polymask.method import contract, finite, guard
 from polymask.method.contract import Method
 from polymask.method.finite import NotFinite
+from polymask.method.heads import fresh_head
 from polymask.methods import APD, HAT, METHODS, PackNet, Piggyback
 from polymask.sites.table import detach
 
@@ -579,9 +580,60 @@ def test_an_own_state_is_taken_back_in_the_middle_of_a_task(name: str) -> None:
     method.load_state_dict(state, method.records)
     assert method.sites.latch.shut
     method.abandon()
+    assert not method.sites.latch.shut
     method.load_state_dict(copy.deepcopy(method.state_dict()), method.records)
     assert not method.sites.latch.shut
     method.check()
+
+
+@pytest.mark.parametrize("name", ["packnet", "hat", "piggyback units"])
+def test_a_task_that_is_open_trains_what_it_offers_and_leaves_the_active_one_as_it_was(name: str) -> None:
+    method, net, todo = start(name)
+    assert method.exact is True
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+    drive.learn(method, todo[:1])
+    assert not method.sites.latch.shut
+    x, was = drive.probe(method), drive.logits(method, "a")
+    drive.begin(method, todo[1])
+    asked = {id(parameter) for parameter in net.parameters() if parameter.requires_grad}
+    assert asked == {id(parameter) for parameter in method.parameters()}
+    method.abandon()
+    assert torch.equal(drive.answer(net, x), was)
+
+
+def test_end_looks_whether_the_last_task_still_answers_as_it_did() -> None:
+    method, net, todo = start("packnet")
+    drive.learn(method, todo[:1])
+    for phase in method.phases:
+        drive.begin(method, todo[1], phase)
+        drive.train(method, todo[1], drive.sgd()(method), range(1))
+    a_wrapped_forward(net)
+    with pytest.raises(AlteredNetwork, match=r"found at end\('b'\) that task 'a' answers a small probe otherwise"):
+        method.end("b")
+
+
+def test_a_parameter_put_where_the_first_task_left_a_bias_is_refused() -> None:
+    method, net, todo = start("packnet")
+    drive.learn(method, todo[:1])
+    net[0].bias = nn.Parameter(torch.ones(16))
+    with pytest.raises(ValueError, match=r"expected '0\.bias' to stay frozen, found a parameter assigned"):
+        method.begin("b")
+
+
+def test_a_fresh_head_is_drawn_as_torch_draws_a_linear_layer_from_its_key_alone() -> None:
+    sites, state = start("packnet")[0].sites, torch.get_rng_state()
+    drawn = []
+    for task in ("a", "a", "b"):
+        fresh_head(sites, "5", 400, (0, task))
+        drawn.append(sites.tensor("5.weight").detach().clone())
+        for name, shape in (("5.weight", (400, 12)), ("5.bias", (400,))):
+            head, bound = sites.tensor(name), 12**-0.5
+            assert head.shape == shape
+            assert 0.98 * bound < float(head.max()) <= bound
+            assert -bound <= float(head.min()) < -0.98 * bound
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_a_buffer_that_is_gone_is_said() -> None:
