@@ -17,7 +17,7 @@ from torch.nn.utils import prune
 
 from polymask import Bank
 from polymask.calling import accepted_input
-from polymask.method.agreement import answer, units_that_agree
+from polymask.method.agreement import UNLIKE, _guilty, _mask, _without, answer, units_that_agree
 from polymask.method.contract import Method
 from polymask.methods import HAT, METHODS, TFM, WSN, AdaHAT, PackNet, Piggyback
 from polymask.sites.foreign import find_foreign
@@ -491,3 +491,34 @@ def test_what_is_put_on_an_attached_model_is_seen() -> None:
     drive.learn(method, drive.tasks(method.example)[:1])
     method.model[0].bias = nn.Parameter(torch.ones(9))
     assert "'0.bias' to stay frozen" in str(find_foreign(method.sites, learned=True))
+
+
+@pytest.mark.parametrize(("turn", "density"), [(0, 0.8), (1, 0.5)])
+def test_a_drawn_mask_opens_some_and_shuts_some_the_same_every_time(turn: int, density: float) -> None:
+    for name in "abcdefgh":
+        for size in (2, 3, 4):
+            mask = _mask(name, torch.Size([size]), turn)
+            assert mask.any()
+            assert not mask.all()
+            assert torch.equal(mask, _mask(name, torch.Size([size]), turn))
+    assert _mask("a", torch.Size([1]), 0).shape == (1,)
+    assert float(_mask("a", torch.Size([300, 300]), turn).float().mean()) == pytest.approx(density, abs=0.01)
+
+
+def test_the_guilty_are_found_by_halving_and_all_are_where_only_some_together_are() -> None:
+    names = list("abcde")
+    assert _guilty(lambda some: not {"b", "e"} & set(some), names) == ["b", "e"]
+    assert _guilty(lambda some: not {"a", "c"} <= set(some) and "e" not in some, names) == names
+    assert _guilty(lambda some: True, names) == []
+
+
+def test_a_wiring_without_a_site_says_why() -> None:
+    wiring = HAT(mlp(nn.Linear), torch.zeros(2, 6)).sites.wiring
+    first, *rest = wiring.sites
+    found = _without(wiring, [first])
+    assert list(found.sites) == rest
+    layers = {layer for layer, site in wiring.rows.items() if site == first}
+    assert layers
+    assert {layer: note for layer, note in found.notes.items() if layer not in wiring.notes} == dict.fromkeys(
+        {first, *layers}, UNLIKE
+    )

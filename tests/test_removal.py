@@ -18,8 +18,10 @@ from tests.contract.toys import Anchored
 from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
+from polymask.held import AlteredNetwork
 from polymask.method.contract import Method
 from polymask.method.learner import without_base
+from polymask.method.removal import Removed
 from polymask.methods import HAT, METHODS, TFM, WSN, AdaHAT, ExSSNeT, PackNet, Piggyback
 from polymask.parts.pack import unpack
 from polymask.sites.table import BASE
@@ -251,6 +253,28 @@ def test_a_state_without_a_record_tells_removed_from_lost() -> None:
     method.begin("d")
     with pytest.raises(ValueError, match=r"found 'd' open in one that still knows of b, .* learn 'd' from its start"):
         fresh.load_state_dict(method.state_dict(), records, ("b",))
+
+
+def test_a_state_of_after_a_removal_counts_the_removed() -> None:
+    method = learned(KINDS["first-task"], "ab")
+    method.remove("a")
+    fresh = learned(KINDS["first-task"], "")
+    fresh.load_state_dict(method.state_dict(), method.records)
+    assert (list(fresh.records), fresh.count) == (["b"], 2)
+    fresh.begin("c")
+    assert fresh.scores.keys() == fresh.sites.weights.keys(), "the network that the first task trained stays as it is"
+
+
+def test_a_removal_first_looks_whether_the_network_is_as_it_was() -> None:
+    method = learned(Piggyback, "ab")
+    assert str(Removed("b", 0)) == "task 'b' is removed: no entries of the network may learn again"
+    was = method.model.forward
+    method.model.forward = lambda x: was(x) + 1
+    with pytest.raises(AlteredNetwork, match=r"found at remove\('a'\) that task 'b' answers a small probe otherwise"):
+        method.remove("a")
+    assert list(method.records) == ["a", "b"]
+    del method.model.forward
+    assert method.remove("a").reserved == ""
 
 
 def test_a_state_of_before_removals_is_read() -> None:

@@ -7,6 +7,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from polymask.held import AlteredNetwork
+from polymask.held import AlteredNetwork, digest_again, proof
 from polymask.method import contract, finite, guard
 from polymask.method.contract import Method
 from polymask.method.finite import NotFinite
-from polymask.methods import HAT, METHODS, PackNet, Piggyback
+from polymask.method.heads import fresh_head
+from polymask.methods import APD, HAT, METHODS, PackNet, Piggyback
 from polymask.sites.table import detach
 
 EXACT = [name for name, kind in METHODS.items() if kind.card.exact is True]
@@ -30,6 +32,7 @@ KINDS: dict[str, Callable[..., Method]] = {
     **METHODS,
     "piggyback units": lambda *given, **how: Piggyback(*given, granularity="unit", **how),
     "piggyback first": lambda *given, **how: Piggyback(*given, backbone="first-task", **how),
+    "drifting": lambda *given, **how: APD(*given, form="fixed", lambda2=0.0, **how),
     "packnet grow": lambda *given, **how: PackNet(*given, grow=2, ratio=0.0, **how),
 }
 
@@ -544,6 +547,113 @@ def test_a_state_that_disagrees_is_refused() -> None:
     state["slots"]["0.weight"]["kept"][owner == 1] += 1
     with pytest.raises(AlteredNetwork, match=r"found '0.weight' otherwise"):
         fresh.load_state_dict(state, method.records)
+
+
+def test_a_state_is_compared_with_what_its_bank_says_and_watched_from_then_on() -> None:
+    method, _, todo = start("packnet", ratio=0.5)
+    drive.learn(method, todo[:1])
+    fresh, *_ = start("packnet", ratio=0.5)
+    fresh.load_state_dict(copy.deepcopy(method.state_dict()), method.records)
+    assert fresh.watch.task == "a"
+    drive.learn(method, todo[1:2])
+    state, held = copy.deepcopy(method.state_dict()), digest_again(method.watch.held, method.sites, proof)
+    wrong = {**held, "0.weight": replace(held["0.weight"], digest="0")}
+    with pytest.raises(AlteredNetwork, match=r"found '0\.weight' otherwise: .* are not of one moment"):
+        start("packnet", ratio=0.5)[0].load_state_dict(state, method.records, held=wrong)
+    fresh.load_state_dict(state, method.records, held=held)
+    assert fresh.watch.task == "b"
+    fresh.check()
+    fresh.sites.write("0.weight", fresh.sites.base("0.weight") + 1)
+    with pytest.raises(AlteredNetwork, match=r"when task 'b' ended, found at check\(\) that '0\.weight' has other"):
+        fresh.check()
+
+
+@pytest.mark.parametrize("name", ["drifting", "adahat", "packnet"])
+def test_an_own_state_is_taken_back_in_the_middle_of_a_task(name: str) -> None:
+    """What a method lets later tasks change is no disagreement; and what is loaded then is what the task trains."""
+    method, _, todo = start(name)
+    drive.learn(method, todo[:2])
+    method.check()
+    drive.begin(method, todo[2])
+    drive.train(method, todo[2], drive.sgd()(method), range(2))
+    state = copy.deepcopy(method.state_dict())
+    method.load_state_dict(state, method.records)
+    assert method.sites.latch.shut
+    method.abandon()
+    assert not method.sites.latch.shut
+    method.load_state_dict(copy.deepcopy(method.state_dict()), method.records)
+    assert not method.sites.latch.shut
+    method.check()
+
+
+@pytest.mark.parametrize("name", ["packnet", "hat", "piggyback units"])
+def test_a_task_that_is_open_trains_what_it_offers_and_leaves_the_active_one_as_it_was(name: str) -> None:
+    method, net, todo = start(name)
+    assert method.exact is True
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+    drive.learn(method, todo[:1])
+    assert not method.sites.latch.shut
+    x, was = drive.probe(method), drive.logits(method, "a")
+    drive.begin(method, todo[1])
+    asked = {id(parameter) for parameter in net.parameters() if parameter.requires_grad}
+    assert asked == {id(parameter) for parameter in method.parameters()}
+    method.abandon()
+    assert torch.equal(drive.answer(net, x), was)
+
+
+def test_end_looks_whether_the_last_task_still_answers_as_it_did() -> None:
+    method, net, todo = start("packnet")
+    drive.learn(method, todo[:1])
+    for phase in method.phases:
+        drive.begin(method, todo[1], phase)
+        drive.train(method, todo[1], drive.sgd()(method), range(1))
+    a_wrapped_forward(net)
+    with pytest.raises(AlteredNetwork, match=r"found at end\('b'\) that task 'a' answers a small probe otherwise"):
+        method.end("b")
+
+
+def test_a_parameter_put_where_the_first_task_left_a_bias_is_refused() -> None:
+    method, net, todo = start("packnet")
+    drive.learn(method, todo[:1])
+    net[0].bias = nn.Parameter(torch.ones(16))
+    with pytest.raises(ValueError, match=r"expected '0\.bias' to stay frozen, found a parameter assigned"):
+        method.begin("b")
+
+
+def test_a_fresh_head_is_drawn_as_torch_draws_a_linear_layer_from_its_key_alone() -> None:
+    sites, state = start("packnet")[0].sites, torch.get_rng_state()
+    drawn = []
+    for task in ("a", "a", "b"):
+        fresh_head(sites, "5", 400, (0, task))
+        drawn.append(sites.tensor("5.weight").detach().clone())
+        for name, shape in (("5.weight", (400, 12)), ("5.bias", (400,))):
+            head, bound = sites.tensor(name), 12**-0.5
+            assert head.shape == shape
+            assert 0.98 * bound < float(head.max()) <= bound
+            assert -bound <= float(head.min()) < -0.98 * bound
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_buffer_that_is_gone_is_said() -> None:
+    method = PackNet(Constant(), torch.randn(4, 6))
+    drive.learn(method, drive.tasks(torch.randn(4, 6))[:1])
+    method.check()
+    del method.model.shift
+    with pytest.raises(AlteredNetwork, match="'shift' is gone"):
+        method.begin("b")
+
+
+def test_a_finished_task_answers_beside_weights_that_have_gone_to_infinity() -> None:
+    method, _, todo = start("packnet", ratio=0.5)
+    drive.learn(method, todo[:1])
+    was = drive.logits(method, "a")
+    drive.begin(method, todo[1])
+    x = drive.probe(method)
+    for name in ("0.weight", "3.weight"):
+        method.sites.tensor(name).data.fill_(float("inf"))
+    assert torch.equal(drive.answer(method.plain("a"), x), was)
 
 
 @pytest.mark.parametrize("wrong", [None, "runs/first/bank"])

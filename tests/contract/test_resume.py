@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from tests.contract import drive
-from tests.contract.conftest import EVERY, FEW, SMALL, Case
+from tests.contract.conftest import EVERY, FEW, SMALL, Case, variant
 from tests.contract.test_forgetting import check
 from tests.contract.test_gradients import assert_equal_records
 
@@ -20,6 +21,7 @@ from polymask.bank.bank import Bank
 from polymask.bank.base import Builder
 from polymask.method.contract import Method
 from polymask.method.learner import on_devices
+from polymask.methods import METHODS
 
 STEPS = 4
 
@@ -216,3 +218,74 @@ def test_learning_on_from_a_bank_forgets_nothing(pair: Case, tmp_path: Path) -> 
     assert_same(never, method)
     bank.commit(method.records, method.sites, method.state_dict())
     assert bank.verify().ok
+
+
+GOING_ON: dict[str, Any] = {
+    "apd exact": variant(METHODS["apd"], form="exact"),
+    "first-task": variant(METHODS["piggyback"], backbone="first-task"),
+    "exssnet": METHODS["exssnet"],
+}
+
+
+@pytest.mark.parametrize("name", GOING_ON)
+def test_what_learns_and_what_is_frozen_is_so_wherever_one_goes_on(name: str) -> None:
+    kind: Any = GOING_ON[name]
+    method, todo = drive.make(kind, SMALL)
+    for task in todo[:2]:
+        for phase in method.phases:
+            drive.begin(method, task, phase)
+            drive.train(method, task, drive.sgd()(method), range(1))
+            assert_alike(method, kind)
+        method.end(task.name)
+        assert_alike(method, kind)
+
+
+def assert_alike(method: Method, kind: Any) -> None:
+    """A fresh method that goes on has the same parameters to train, the same frozen, and as many steps and tasks."""
+    fresh, _ = drive.make(kind, SMALL)
+    fresh.load_state_dict(through_a_file(method.state_dict()), method.records)
+    trains = [
+        {name for name in one.sites.roles if isinstance(one.sites.tensor(name), torch.nn.Parameter)}
+        for one in (method, fresh)
+    ]
+    assert trains[0] == trains[1]
+    assert (fresh.learning, fresh.steps, fresh.count) == (method.learning, method.steps, method.count)
+    if method.task is not None:
+        names = [{name: p.requires_grad for name, p in one.named_parameters()} for one in (method, fresh)]
+        assert names[0] == names[1]
+        assert all(names[0].values())
+
+
+def test_a_state_of_a_tensor_named_like_a_slot_lies_where_that_tensor_does() -> None:
+    """A causal mask is often a buffer of the name "mask"; what stands under another tensor's name is none of it."""
+
+    class Masked(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)
+            self.register_buffer("mask", torch.ones(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.head(self.body(x).relu() * self.mask)
+            return found
+
+    sites = METHODS["packnet"](Masked(), torch.zeros(2, 4)).sites
+    assert "mask" in sites.roles
+    own = sites.tensor
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(sites), "tensor", lambda _, name: own(name).to("meta" if name == "mask" else "cpu"))
+        state = {"slots": {"body.weight": {"mask": torch.ones(4)}}, "tensors": {"mask": torch.ones(4)}}
+        found = dict(flat(on_devices(sites, state, torch.device("cpu"))))
+    assert sorted(tensor.device.type for tensor in found.values()) == ["cpu", "meta"]
+
+
+def test_what_a_copy_has_trained_is_collected() -> None:
+    method, todo = drive.make(METHODS["packnet"], SMALL)
+    drive.begin(method, todo[0])
+    twin = copy.deepcopy(method)
+    drive.train(twin, todo[0], drive.sgd()(twin), range(2))
+    assert method.steps == 0
+    method.collect(twin)
+    assert method.steps == 2
+    assert not drive.differing(drive.tensors(method.model), drive.tensors(twin.model))
+    assert method.state.keys() == twin.state.keys()

@@ -8,6 +8,8 @@ from tests.contract import drive
 from tests.contract.toys import Anchored, Growing, UnitGates
 from torch import Tensor
 
+from polymask.method.contract import Method
+from polymask.method.own import import_method
 from polymask.parts.binarize import leading
 from polymask.parts.pack import unpack
 from polymask.parts.sparse import densify
@@ -151,3 +153,29 @@ def test_what_an_abandoned_task_grew_is_gone(backbone: str) -> None:
     assert any(grown[name].shape != value.shape for name, value in before.items() if name in grown)
     method.abandon()
     assert not drive.differing(before, drive.tensors(method.model))
+
+
+class Nameless(Method):
+    """Lacks all that a method declares, and how it opens."""
+
+
+SOMETHING = 3
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        (
+            "tests.contract.test_toys:Nameless",
+            "to have _open, name, card, recipes, found a class without: write",
+        ),
+        ("tests.contract.test_toys:SOMETHING", "inherits from polymask.Method, found 3, which does not: write one as"),
+        ("tests.contract.test_toys:SMALLEST", "that can be imported, found 'tests.contract.test_toys:SMALLEST'"),
+        ("tests.contract.test_toys", "that can be imported, found 'tests.contract.test_toys'"),
+        (":Nameless", "that can be imported, found ':Nameless'"),
+    ],
+)
+def test_what_is_no_method_is_refused_by_what_it_lacks(address: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        import_method(address)
+    assert import_method("tests.contract.toys:UnitGates") is UnitGates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from torch.nn import functional as F
 
 from polymask import Bank
 from polymask.bank.store import DamagedBank
-from polymask.method.corrected import Corrected
+from polymask.method.corrected import Corrected, Past, followed, largest_move, past_of, theta_of
 from polymask.methods import APD
-from polymask.parts.pack import unpack
-from polymask.parts.sparse import densify
+from polymask.parts.additive import correction
+from polymask.parts.pack import pack, unpack
+from polymask.parts.sparse import densify, sparsify
+from polymask.task import Meta, TaskRecord
 
 X = torch.randn(16, 3, 6, 6, generator=torch.Generator().manual_seed(1))
 FORMS = ("closed", "exact", "fixed", "joint")
@@ -206,6 +209,75 @@ def test_the_anchor_is_the_formula() -> None:
     assert torch.allclose(method.penalty(), expected, rtol=1e-5)
 
 
+def drawn(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def record_of(m: Tensor, tau: Tensor, local: Tensor) -> TaskRecord:
+    deltas = {"w": sparsify(tau, local=sparsify(local))}
+    return TaskRecord({"w": pack(m)}, deltas, {}, {}, Meta("a", "apd", 2, None))
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.float32, 8), (torch.bfloat16, 32)], ids=str)
+def test_a_correction_follows_by_the_formula_and_keeps_what_it_shares(dtype: torch.dtype, bits: int) -> None:
+    m = drawn(6, 1, seed=0).sigmoid().to(dtype)
+    tau, local = (drawn(6, 9, seed=seed, dtype=dtype) for seed in (1, 2))
+    before, lambda1, lambda2 = drawn(6, 9, seed=3, dtype=dtype), 0.02, 0.1
+    now, record = (before + drawn(6, 9, seed=4) / 20).to(dtype), record_of(m, tau, local)
+    found = followed(record, "w", before, now, lambda1, lambda2, bits)
+    rest = (before.float() - now.float()) * m.float() + densify(record.deltas["w"]).float() - local.float()
+    drawn_to_0 = rest.sign() * (rest.abs() - lambda1 / (2 * lambda2)).clamp(min=0)
+    expected = correction(torch.where(drawn_to_0.abs() > lambda1, drawn_to_0, 0).to(dtype), 0.0, bits)
+    assert found.local is record.deltas["w"].local
+    own = densify(replace(found, local=None))
+    assert (found.value.dtype, own.dtype) == (torch.int8 if bits == 8 else dtype, dtype)
+    assert 0 < int((own != 0).sum()) < own.numel()
+    assert torch.allclose(own, expected, rtol=1e-2, atol=1e-4)
+    assert float((own - expected).float().abs().mean()) < 1e-4, "of half precision is only the result"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_task_trains_on_with_what_is_its_own_and_at_a_finite_gate(dtype: torch.dtype) -> None:
+    m = torch.tensor([[0.25], [1.0], [0.0]], dtype=dtype)
+    tau, local, sigma = (drawn(3, 4, seed=k, dtype=dtype) for k in range(3))
+    record, other = record_of(m, tau, local), record_of(m, tau, torch.zeros_like(local))
+    past = past_of(record, "w", sigma)
+    assert torch.allclose(past.scores.sigmoid().float(), m.float(), atol=1e-2 if dtype == torch.bfloat16 else 1e-6)
+    assert bool(past.scores.isfinite().all())
+    assert (past.scores.dtype, past.target.dtype) == (dtype, dtype)
+    assert torch.equal(past.tau, tau)
+    assert torch.equal(past.target, sigma * m + tau)
+    assert torch.equal(theta_of(record, "w", sigma), sigma * m + (tau + local))
+    far = largest_move((record, sigma), (other, sigma + 8), "w")
+    assert far.item() == pytest.approx(float((8 * m - local).float().abs().max()), rel=2e-2)
+
+
+@pytest.mark.parametrize("anchored", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_joint_penalty_is_the_formula_and_its_gradients_are_slowed(dtype: torch.dtype, anchored: bool) -> None:
+    make_one = lambda seed: drawn(5, 4, seed=seed, dtype=dtype)  # noqa: E731
+    past = [Past(drawn(5, 1, seed=k, dtype=dtype), make_one(k + 2), make_one(k + 4)) for k in range(2)]
+    sigma, lambda2 = make_one(6).requires_grad_(), 3.0
+    anchor = torch.rand(5, 1, generator=torch.Generator().manual_seed(7)).to(dtype) if anchored else None
+    source = Corrected(drawn(5, 1, seed=8, dtype=dtype), make_one(9), anchor, 0.3, 8, past)
+    gaps = []
+    for one in past:
+        read = sigma.detach() * one.scores.detach().sigmoid().float().to(dtype)
+        gaps.append(read + correction(one.tau.detach(), 0.3, 8) - one.target)
+    penalty = source.apart(sigma, lambda2)
+    assert penalty.dtype == dtype
+    assert penalty.item() == pytest.approx(lambda2 * sum(float(gap.float().square().sum()) for gap in gaps), rel=2e-2)
+    penalty.backward()
+    near = {"rtol": 5e-2, "atol": 5e-1} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
+    for one, gap in zip(past, gaps, strict=True):
+        assert one.tau.grad is not None
+        assert torch.allclose(one.tau.grad, 2 * lambda2 * gap / (1 + 2 * lambda2), **near)
+    slowed = 1.0 if anchor is None else 1 / (1 + 2 * anchor)
+    to_sigma = sum(2 * lambda2 * gap * one.scores.detach().sigmoid() for one, gap in zip(past, gaps, strict=True))
+    assert sigma.grad is not None
+    assert torch.allclose(sigma.grad, to_sigma * slowed, **near)
+
+
 def test_what_follows_the_shared_weight_costs_the_joint_penalty_nothing() -> None:
     method = learn(make(form="joint", lambda1=0.0), "ab")
     method.begin("c")
@@ -355,6 +427,18 @@ def test_a_task_goes_on_in_its_middle_to_the_bit(form: str) -> None:
             optimizer.step()
         one.end("c")
     assert all(torch.equal(logits(method, task), logits(again, task)) for task in "abc")
+
+
+def test_a_task_abandoned_after_going_on_gives_back_the_correction_that_was_active() -> None:
+    method = learn(make(), "ab", steps=3)
+    method.activate("b")
+    train(method, "c", steps=1)
+    again = make()
+    again.load_state_dict(method.state_dict(), method.records)
+    for one in (method, again):
+        one.abandon()
+        with torch.no_grad():
+            assert torch.equal(one.model.eval()(X), logits(method, "b"))
 
 
 def test_capacity_by_both_definitions() -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from polymask.learning.learn import learn
 from polymask.learning.training import Training
-from polymask.method.annealed import gates
+from polymask.method.annealed import capacity_of, gates, positive
 from polymask.methods import HAT, LinearProbe
 from polymask.nets import build_net
 from polymask.parts.binarize import annealed
@@ -287,3 +287,50 @@ def test_a_run_says_how_full_the_network_is_and_warns_once_of_each_weight() -> N
     assert all(share == 1 for share in report["capacity"][tasks[0].name]["units"].values())
     assert len([w for w in caught if "is free" in str(w.message)]) == 1
     assert report["max_logit_drift"] == 0
+
+
+def test_capacity_is_the_share_of_entries_and_of_units() -> None:
+    used = {"0.weight": torch.tensor([[1.0, 0.5], [0.0, 0.0]]), "0.bias": torch.tensor([1.0, 0.0])}
+    assert capacity_of({"0": torch.tensor([True, False])}, used) == {
+        "size": {"read": 2.5 / 6},
+        "units": {"0": 0.5},
+        "free": {"0.weight": 2.5 / 4, "0.bias": 0.5},
+    }
+    assert capacity_of({}, {"0.bias": torch.ones(1)})["size"] == {"read": 1.0}
+    assert capacity_of({}, {})["size"] == {"read": 0.0}
+
+
+def test_embeddings_that_start_in_use_are_drawn_uniformly_from_their_generator_alone() -> None:
+    before = torch.get_rng_state()
+    first, again = (positive(1000, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(before, torch.get_rng_state())
+    assert float(first.min()) >= 0
+    assert 1.9 < float(first.max()) <= 2
+    assert float(first.mean()) == pytest.approx(1, abs=0.1)
+
+
+def test_every_task_and_seed_has_gates_of_its_own() -> None:
+    found = []
+    for seed, task in ((0, "a"), (0, "b"), (1, "a")):
+        method = HAT(mlp(4, 6, 2), torch.zeros(2, 4), seed=seed)
+        method.begin(task)
+        found.append(torch.cat([source.scores.detach().flatten() for source in gates(method).values()]))
+    assert not torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_only_the_units_of_the_layers_named_are_gated_and_in_the_networks_dtype() -> None:
+    net = mlp(4, 6, 5, 2).double()
+    layers = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    assert set(HAT(mlp(4, 6, 5, 2), torch.zeros(2, 4)).sites.units) == set(layers[:2])
+    method = HAT(net, torch.zeros(2, 4).double(), masked=[f"{layers[1]}.weight"])
+    assert set(method.sites.units) == {layers[1]}
+    method.begin("a")
+    attend(method)
+    method.on_step(0.5)
+    assert method.penalty().dtype == torch.float64
+    with pytest.warns(UserWarning, match="never moved"):
+        method.end("a")
+    assert {union.dtype for union in method.state["union"].values()} == {torch.float64}
+    assert {used.dtype for used in method.state["used"].values()} == {torch.float64}

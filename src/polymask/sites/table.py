@@ -100,8 +100,9 @@ class Sites:
         return self._places[name]
 
     def loose(self) -> dict[str, Tensor]:
-        """The tensors that have no role: constants of the network that are not stored with it."""
-        return {name: places[0].tensor() for name, places in self._places.items() if name not in self.roles}
+        """The tensors that have no role and are still there: constants that are not stored with the network."""
+        loose = {name: places[0] for name, places in self._places.items() if name not in self.roles}
+        return {name: place.tensor() for name, place in loose.items() if place.is_there}
 
     def is_tied(self, name: str) -> bool:
         """Whether a tensor stands in more than one place."""

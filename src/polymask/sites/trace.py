@@ -29,6 +29,12 @@ class Place:
         """Whether a parameter stands here, as against a buffer."""
         return isinstance(self.tensor(), nn.Parameter)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether a tensor still stands here: a user may take a buffer out."""
+        holder, leaf = self._holder()
+        return holder._parameters.get(leaf) is not None or holder._buffers.get(leaf) is not None
+
     def tensor(self) -> Tensor:
         """The live tensor; under a site the one that the site reads from."""
         found: Tensor = getattr(*self._holder())
