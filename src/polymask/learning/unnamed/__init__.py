@@ -1,0 +1,1 @@
+"""Learning without task identities: what tells tasks apart, and the loop that asks it."""
