@@ -68,6 +68,10 @@ class Usual:
         if len(self.seen) > self.batches:
             self.seen.popleft()
 
+    def forget(self) -> None:
+        """Begin to remember anew."""
+        self.seen.clear()
+
     def is_exceeded_by(self, h: float) -> bool:
         """Whether an entropy is too much."""
         if len(self.seen) < self.batches:
@@ -79,53 +83,56 @@ class EntropyJump(Rule):
     """A task is over when the entropy under its own mask jumps; what follows is old if an old mask knows it.
 
     Every batch is read under the open mask. Where its entropy is too much for what that mask's was (see ``Usual``; the
-    least is a share of ``ln s`` for ``s`` outputs), the other finished tasks are asked (``Inference``), and the
-    likeliest is it, unless the batch's entropy is too much for that mask too. A visit that is shorter than ``batches``
-    cannot be told from what follows.
+    least is a share of ``ln s`` for ``s`` outputs), the other finished tasks are asked (``Inference``), and it is of the
+    likeliest of them for whose mask its entropy is not too much; of a new one if there is none. The end of a visit that
+    is shorter than ``batches`` is not seen.
 
     Args:
         method: the learner.
         deviations: how many deviations above the mean are a jump.
         share: which part of ``ln s`` above the mean it is at the least.
         batches: how many batches mean and deviation are taken over.
+        candidates: how many of the likeliest tasks are tried.
     """
 
-    def __init__(self, method: Method, deviations: float = 8.0, share: float = 0.25, batches: int = 10) -> None:
+    def __init__(
+        self, method: Method, deviations: float = 6.0, share: float = 0.15, batches: int = 10, candidates: int = 3
+    ) -> None:
         super().__init__(method)
-        self.share = share
+        self.share, self.candidates = share, candidates
         self.usual: defaultdict[str, Usual] = defaultdict(lambda: Usual(deviations, math.inf, batches))
         self._inference: Inference | None = None
 
     def choose(self, x: Any) -> str | None:
-        """The open task where its mask is as sure of the batch as ever, else the likeliest other one of which this holds."""
-        method = self.method
-        if method.task is not None and self._is_known(x, method.task, method.model):
-            return method.task
-        other = self._likeliest_other(x)
-        return other if other is not None and self._is_known(x, other, method.plain(other)) else None
+        """The open task if its mask is as sure of a batch as ever, else another one of which this holds."""
+        task = self.method.task
+        if task is None or self._is_strange(x, task, self.method.model):
+            others = self._likeliest_others(x)
+            task = next((other for other in others if not self._is_strange(x, other, self.method.plain(other))), None)
+            if task is not None:
+                # Its scores are drawn anew: what its entropy is while they settle is no jump.
+                self.usual[task].forget()
+        return task
 
-    def _is_known(self, x: Any, task: str, network: nn.Module) -> bool:
+    def _is_strange(self, x: Any, task: str, network: nn.Module) -> bool:
+        """Whether a batch's entropy is too much for a task's mask; if not, it is remembered."""
         logits = run_probe(network, as_read(network, x)).float()
         h, usual = float(entropy(logits.flatten(0, -2))), self.usual[task]
         usual.least = self.share * math.log(logits.shape[-1])
         if usual.is_exceeded_by(h):
-            return False
+            return True
         usual.note(h)
-        return True
+        return False
 
-    def _likeliest_other(self, x: Any) -> str | None:
+    def _likeliest_others(self, x: Any) -> list[str]:
+        """The finished tasks that are tried, the likeliest first; never the open one."""
         if not self.method.records:
-            return None
-        if self._inference is None:
-            self._inference = Inference(self.method)
+            return []
+        self._inference = self._inference or Inference(self.method)
         self._inference.update(self.method)
         found = self._inference(x, together=True)
-        others = [
-            (score, task)
-            for score, task in zip(found.scores[0].tolist(), found.tasks, strict=True)
-            if task != self.method.task
-        ]
-        return max(others)[1] if others else None
+        ranked = [found.tasks[place] for place in found.scores[0].argsort(descending=True).tolist()]
+        return [task for task in ranked if task != self.method.task][: self.candidates]
 
 
 class UniformSlopes(Rule):
@@ -134,24 +141,29 @@ class UniformSlopes(Rule):
     ``nu = softmax(-scale dH/dalpha)`` over ``n = max(k, least)`` masks, those of the ``k`` tasks and untrained ones;
     new where ``n max(nu) < 1 + epsilon``, or where an untrained mask has the largest share; else it is of the task that
     has it (SupSup, Wortsman et al. 2020, section 3.5). The slopes are those of a network and grow with it, and ``nu`` is
-    no share without a unit: what separates is found by ``scale``. The paper asks every 100 batches, which is enough
-    only where tasks change then; here every batch is asked.
+    no share without a unit: what separates is found by ``scale``. A mask that has only begun is told from untrained ones
+    by nothing, so the paper asks every 100 batches, which finds a task's first batch only where it is one of these.
 
     Args:
         method: the learner.
         epsilon: how far from uniform a known task's share is.
         scale: what the slopes are multiplied by.
+        every: how many batches there are from one that is asked to the next.
         least: how many masks there are at the least.
     """
 
-    def __init__(self, method: Method, epsilon: float = 2**-3, scale: float = 1.0, least: int = 5) -> None:
+    def __init__(
+        self, method: Method, epsilon: float = 2**-3, scale: float = 1.0, every: int = 100, least: int = 5
+    ) -> None:
         super().__init__(method)
-        self.epsilon, self.scale = epsilon, scale
+        self.epsilon, self.scale, self.every, self.seen = epsilon, scale, every, 0
         self._mixture, self._untrained = Mixture(method.sites), [self._draw(place) for place in range(least)]
 
     def choose(self, x: Any) -> str | None:
-        """The task whose mask has the largest share, if it is one."""
-        method = self.method
+        """The task whose mask has the largest share, if it is one; between two batches that are asked the open one."""
+        method, self.seen = self.method, self.seen + 1
+        if method.task is not None and (self.seen - 1) % self.every:
+            return method.task
         known = dict(method.records)
         if method.task is not None:
             known[method.task] = self._open_record()
