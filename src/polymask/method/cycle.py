@@ -28,6 +28,23 @@ def start(method: Method, task: str, outputs: int | None) -> None:
         fresh_head(sites, method.head, outputs, (method.seed, task))
 
 
+def bring_back(method: Method, record: TaskRecord) -> None:
+    """Let a task that begins again start from the tensors of its own that it ended with.
+
+    Raises:
+        ValueError: if its head was of another width.
+    """
+    sites = method.sites
+    with refresh_caches(method.model):
+        for name, value in record.private.items():
+            if (found := sites.tensor(name).shape) != value.shape:
+                raise ValueError(
+                    f"expected {name!r} of shape {tuple(value.shape)}, as task {record.meta.task!r} left it, found "
+                    f"{tuple(found)}: begin it with outputs={record.meta.outputs}"
+                )
+            sites.write(name, value)
+
+
 def let_train(method: Method) -> None:
     """Ask for gradients of what the phase offers, and of nothing else."""
     for parameter in method.model.parameters():

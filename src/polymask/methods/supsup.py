@@ -11,6 +11,8 @@ Where paper, released code and this file differ:
 - Its norms changed twice; shared statistics left all tasks but the last at chance. Here statistics are the task's own.
 - Transfer takes the mean of earlier masks in the paper, of signed scores in the code, where they cancel although the
   mask reads their size. Here earlier masks vote.
+- Without task identities the released code keeps the scores of all tasks, and goes on from a task's. Here a task that
+  begins again goes on from its mask alone, which is all that is stored of it.
 - Its permutations are seeded by ``task + seed``, so that five seeds share nearly all of them; here a seed is a draw of
   its own. The test split serves as validation throughout; here a validation part chooses.
 """
@@ -27,8 +29,9 @@ from torch import Tensor, nn
 
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
+from polymask.method.cycle import bring_back
 from polymask.parts.binarize import kept_count, straight_through, top_k
-from polymask.parts.draw import signed_constant, voted_scores
+from polymask.parts.draw import signed_constant, signed_scores, voted_scores
 from polymask.parts.pack import unpack
 from polymask.parts.seeds import generator
 from polymask.parts.sparsity import layer_budget
@@ -43,6 +46,9 @@ class SupSup(Method):
     ``dL/ds = sign(s) * W * dL/dW_eff`` (edge-popup). ``select="threshold"``: ``M = [s >= 0]``, identity backward.
     Scores start uniform in ``(-b, b)``, ``b = 1 / sqrt(fan_in)``, anew for every task. There are no biases, norms have
     no affine part and keep statistics per task, and the head is masked like any other layer and shared.
+
+    A finished task may begin again. It goes on from its own tensors and its mask: magnitudes are drawn anew, and scores
+    are negative where the mask is off ("threshold"), or their magnitudes the smallest there ("top-k").
 
     Args:
         model: any module; its weights are replaced by the random ones. Its head is as wide as the largest task.
@@ -85,6 +91,7 @@ class SupSup(Method):
         exact=True,
     )
     recipes: ClassVar[dict[str, Recipe]] = {"train": Recipe(lr=1e-2, epochs=20)}
+    reopens = True
     roomier = "a larger density (--density, now {density})"
 
     def __init__(
@@ -126,6 +133,8 @@ class SupSup(Method):
             self.sites.freeze(name)
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
+        if self.task in self.records:
+            bring_back(self, self.records[self.task])
         for name in self.sites.weights:
             w = self.sites.tensor(name)
             density = self.density if self.budget is None else layer_budget(w.shape, self.budget)
@@ -134,8 +143,12 @@ class SupSup(Method):
             self.give_scores(name, Scores(self._start_scores(name).to(w.dtype), read, mask))
 
     def _start_scores(self, name: str) -> Tensor:
-        shape = self.sites.tensor(name).shape
-        bound, draw = 1 / math.sqrt(math.prod(shape[1:])), generator(self.seed, str(self.task), name, "scores")
+        shape, key = self.sites.tensor(name).shape, (self.seed, str(self.task), name, "scores")
+        bound = 1 / math.sqrt(math.prod(shape[1:]))
+        if (earlier := self.records.get(str(self.task))) is not None:
+            draw, mask = generator(*key, earlier.meta.revision + 1), unpack(earlier.masks[name])
+            return (signed_scores if self.select == "threshold" else voted_scores)(mask, bound, draw)
+        draw = generator(*key)
         if not self.transfer or not self.records:
             return torch.empty(shape).uniform_(-bound, bound, generator=draw)
         votes = sum(unpack(record.masks[name]).float() for record in self.records.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Float32, Shaped
+from jaxtyping import Bool, Float, Float32, Shaped
 from torch import Tensor, nn
 
 from polymask.parts.seeds import generator
@@ -69,3 +69,18 @@ def voted_scores(votes: Shaped[Tensor, "*w"], bound: float, draw: torch.Generato
     scores = torch.empty(n)
     scores[places] = drawn[drawn.abs().argsort(descending=True)]
     return scores.view(votes.shape)
+
+
+def signed_scores(mask: Bool[Tensor, "*w"], bound: float, draw: torch.Generator) -> Float[Tensor, "*w"]:
+    """Random scores that are negative exactly where a mask is off, so that ``s >= 0`` is the mask again.
+
+    Args:
+        mask: bool, any shape.
+        bound: magnitudes are uniform in ``(bound / 1000, bound)``: none is 0, which has no sign.
+        draw: where all randomness comes from.
+
+    >>> signed_scores(torch.tensor([True, False, True]), 1.0, torch.Generator().manual_seed(0)) >= 0
+    tensor([ True, False,  True])
+    """
+    sizes = torch.empty(mask.shape).uniform_(bound / 1000, bound, generator=draw)
+    return torch.where(mask, sizes, -sizes)

@@ -1,1 +1,1 @@
-"""Runs whose tasks are told apart by their inputs: outputs that belong to no label, and what asking costs."""
+"""Runs in which nobody says which task an input is of: outputs of no label, what asking costs, learning so."""
