@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods": LOW | {"method", "surgery"},
     "learning": LOW
     | {"held", "probe", "lock", "disk", "near", "version", "streams", "nets"}
-    | {"report", "bank", "method", "methods", "surgery", "mixed", "asking", "loaded"},
+    | {"report", "bank", "method", "methods", "surgery", "mixed", "asking", "loaded", "inference"},
     "pages": LOW | {"version", "report", "bank", "learning", "disk"},
 }
 """Floor -> what it may import besides itself; ``cli`` sees everything and is seen by nothing."""
