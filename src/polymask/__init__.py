@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from polymask.learning.learn import learn
     from polymask.learning.objective import Objective
     from polymask.learning.training import Training
+    from polymask.learning.unnamed.learn import Unnamed, learn_unnamed
     from polymask.loaded import load
     from polymask.method.card import Card, Recipe
     from polymask.method.contract import Method
@@ -72,6 +73,7 @@ __all__ = [
     "Task",
     "TaskRecord",
     "Training",
+    "Unnamed",
     "activate",
     "attach",
     "bake",
@@ -79,6 +81,7 @@ __all__ = [
     "export_task",
     "extend",
     "learn",
+    "learn_unnamed",
     "load",
     "switch",
     "write_report",
@@ -94,6 +97,7 @@ _ROOMS = {
     "loaded": ("load",),
     "learning.objective": ("Objective",),
     "learning.training": ("Training",),
+    "learning.unnamed.learn": ("Unnamed", "learn_unnamed"),
     "method.card": ("Card", "Recipe"),
     "method.contract": ("Method",),
     "methods": ("METHODS", "Finetune", "Independent", "LinearProbe"),

@@ -69,5 +69,5 @@ def changes(values: Sequence[object]) -> list[int]:
 def _check(groups: Sequence[str | None], true: Sequence[object]) -> None:
     if not groups or len(groups) != len(true):
         raise ValueError(
-            f"expected as many groups as true tasks, at least one, found {len(groups)} and {len(true)}: one each a batch"
+            f"expected a group and a true task of every batch, found {len(groups)} groups and {len(true)} tasks"
         )

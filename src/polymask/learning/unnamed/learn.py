@@ -64,10 +64,10 @@ def learn_unnamed(
 ) -> Unnamed:
     """Learn from one pass over batches that come task by task, without being told where a task ends or which it is.
 
-    Each batch is of one task, the open one, a finished one, which then goes on, or a new one, which gets a mask of its
-    own: ``rule`` says so before the batch is learned from. The loss is taken over all outputs of the head, which must be
-    wider than the labels: the outputs that are no label are what a strange mask lights (scenario NNs of SupSup, Wortsman
-    et al. 2020, section 3.5). What is finished stays as it is to the bit, until it goes on itself.
+    Each batch is put to the open task, to a finished one, which then goes on, or to a new one, which gets a mask of its
+    own: ``rule`` says which before anything is learned from it. The loss is taken over all outputs of the head, which
+    must be wider than the labels: outputs that are no label are what a strange mask leaves in doubt (scenario NNs of
+    SupSup, Wortsman et al. 2020, section 3.5). A finished task stays as it is to the bit until it goes on itself.
 
     The network is trained in place and belongs to the learner afterwards, as with ``learn``. Which task an input is of
     is asked of the result's ``learned.method`` by ``Inference``.
@@ -87,21 +87,19 @@ def learn_unnamed(
         seed: key of every random draw.
 
     Raises:
-        ValueError: for a method whose tasks cannot go on, a head as wide as the labels, labels beyond them, or no batch.
+        ValueError: for a method whose tasks cannot go on, a head that is not wider than the labels, or no batch.
 
-    >>> import torch
     >>> from polymask.nets import MLP
     >>> from polymask.streams import make_stream, prepare
     >>> def stream(*visits):
-    ...     tasks = make_stream("digits-permuted", tasks=2)
-    ...     for place in visits:
+    ...     for place, task in enumerate(visits):
     ...         for epoch in range(2):
-    ...             yield from prepare(tasks[place], seed=0).train.epoch(64, (place, epoch))
-    >>> run = learn_unnamed(
-    ...     MLP(64, (100,), 50), stream(0, 1, 0), outputs=10, options={"select": "threshold"},
-    ...     recipe=Recipe("rmsprop", lr=3e-3),
-    ... )  # fmt: skip
+    ...             yield from task.train.epoch(64, (place, epoch))
+    >>> a, b = (prepare(task, seed=0) for task in make_stream("digits-permuted", tasks=2))
+    >>> paper = {"select": "threshold"}
+    >>> run = learn_unnamed(MLP(64, (100,), 50), stream(a, b, a), outputs=10, options=paper)
     >>> run.tasks, len(run.assigned), run.boundaries
+    (['1', '2'], 126, [42, 84])
     """
     kind, batches = method_class(method), iter(batches)
     _check_kind(kind)
@@ -132,6 +130,8 @@ def _learn(
         check_labels(y, outputs, f"of batch {place}", "labels")
         x = _on_device(method.model, x)
         task = rule.choose(x) or _next_name(method, most)
+        if task is None and None not in assigned:
+            warnings.warn(f"all {most} masks are spent: batches of other tasks are skipped from now on", stacklevel=3)
         assigned.append(task)
         if task is None:
             continue
@@ -145,12 +145,9 @@ def _learn(
 
 
 def _next_name(method: Method, most: int | None) -> str | None:
-    """The name of a new task; None, and a warning the first time, if there may be no more."""
+    """The name of a new task; None if there may be no more."""
     made = len({*method.records, method.task} - {None})
-    if most is None or made < most:
-        return str(made + 1)
-    warnings.warn(f"all {most} masks are spent: batches of other tasks are skipped from now on", stacklevel=4)
-    return None
+    return str(made + 1) if most is None or made < most else None
 
 
 def _step(method: Method, optimizer: Optimizer, x: Any, y: Tensor) -> None:

@@ -83,9 +83,9 @@ class EntropyJump(Rule):
     """A task is over when the entropy under its own mask jumps; what follows is old if an old mask knows it.
 
     Every batch is read under the open mask. Where its entropy is too much for what that mask's was (see ``Usual``; the
-    least is a share of ``ln s`` for ``s`` outputs), the other finished tasks are asked (``Inference``), and it is of the
-    likeliest of them for whose mask its entropy is not too much; of a new one if there is none. The end of a visit that
-    is shorter than ``batches`` is not seen.
+    least is a share of ``ln s`` for ``s`` outputs), the other finished tasks are asked (``Inference``), and it is of
+    the likeliest of them for whose mask its entropy is not too much; of a new one if there is none. The end of a visit
+    that is shorter than ``batches`` is not seen.
 
     Args:
         method: the learner.
@@ -140,9 +140,11 @@ class UniformSlopes(Rule):
 
     ``nu = softmax(-scale dH/dalpha)`` over ``n = max(k, least)`` masks, those of the ``k`` tasks and untrained ones;
     new where ``n max(nu) < 1 + epsilon``, or where an untrained mask has the largest share; else it is of the task that
-    has it (SupSup, Wortsman et al. 2020, section 3.5). The slopes are those of a network and grow with it, and ``nu`` is
-    no share without a unit: what separates is found by ``scale``. A mask that has only begun is told from untrained ones
-    by nothing, so the paper asks every 100 batches, which finds a task's first batch only where it is one of these.
+    has it (SupSup, Wortsman et al. 2020, section 3.5; the released code may train an untrained mask and count it as
+    none). Slopes have a size that a network gives them, so what ``scale`` separates known from new is found for each.
+
+    A mask that has only begun is told from untrained ones by nothing, so the paper asks every 100 batches, and a task
+    that begins between two of these is learned under the one before it until then.
 
     Args:
         method: the learner.
@@ -156,17 +158,25 @@ class UniformSlopes(Rule):
         self, method: Method, epsilon: float = 2**-3, scale: float = 1.0, every: int = 100, least: int = 5
     ) -> None:
         super().__init__(method)
-        self.epsilon, self.scale, self.every, self.seen = epsilon, scale, every, 0
+        self.epsilon, self.scale, self.every = epsilon, scale, every
+        self._seen, self._left = 0, ""
         self._mixture, self._untrained = Mixture(method.sites), [self._draw(place) for place in range(least)]
 
     def choose(self, x: Any) -> str | None:
-        """The task whose mask has the largest share, if it is one; between two batches that are asked the open one."""
-        method, self.seen = self.method, self.seen + 1
-        if method.task is not None and (self.seen - 1) % self.every:
-            return method.task
-        known = dict(method.records)
-        if method.task is not None:
-            known[method.task] = self._open_record()
+        """The task of a batch that is asked; of those up to the next one the same."""
+        task, self._seen = self.method.task, self._seen + 1
+        if (self._seen - 1) % self.every and task is not None:
+            return None if task == self._left else task
+        chosen = self._ask(x)
+        # A batch of a new task for which there is no mask leaves the old one open: those that follow are not its own.
+        self._left = "" if chosen is not None or task is None else task
+        return chosen
+
+    def _ask(self, x: Any) -> str | None:
+        """The task whose mask has the largest share, if it is one."""
+        known = dict(self.method.records)
+        if self.method.task is not None:
+            known[self.method.task] = self._open_record()
         if not known:
             return None
         spare = self._untrained[: max(len(self._untrained) - len(known), 0)]
