@@ -627,7 +627,7 @@ def test_a_fresh_head_is_drawn_as_torch_draws_a_linear_layer_from_its_key_alone(
         fresh_head(sites, "5", 400, (0, task))
         drawn.append(sites.tensor("5.weight").detach().clone())
         for name, shape in (("5.weight", (400, 12)), ("5.bias", (400,))):
-            head, bound = sites.tensor(name), 12**-0.5
+            head, bound = sites.tensor(name).detach(), 12**-0.5
             assert head.shape == shape
             assert 0.98 * bound < float(head.max()) <= bound
             assert -bound <= float(head.min()) < -0.98 * bound

@@ -117,3 +117,11 @@ def test_straight_through_of_a_frozen_weight_asks_for_no_gradient_of_it() -> Non
     straight_through(w, s, s > 0).sum().backward()
     assert w.grad is None
     assert torch.equal(s.grad, w)  # type: ignore[arg-type]
+
+
+def test_the_scores_of_a_complex_weight_have_a_real_gradient() -> None:
+    w, up = (torch.view_as_complex(normal(4, 5, 2, seed=seed)) for seed in (0, 1))
+    s = normal(4, 5, seed=2).requires_grad_()
+    (straight_through(w, s, s > 0) * up).sum().real.backward()
+    assert s.grad is not None
+    torch.testing.assert_close(s.grad, (up * w).real)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from polymask.parts.binarize import select
 from polymask.parts.gate import hold
 
 unhurried = settings(deadline=None, max_examples=60)
@@ -72,3 +73,11 @@ def test_a_gate_broadcasts(shape: tuple[int, ...]) -> None:
     kept, w, _ = drawn((3, 4), 1)
     gate = torch.rand(shape, generator=torch.Generator().manual_seed(2)) > 0.5
     assert torch.equal(hold(kept, w, gate), hold(kept, w, gate.expand(3, 4)))
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_values_are_gated_and_selected_too(dtype: torch.dtype) -> None:
+    kept, w = (torch.randn(4, dtype=dtype, generator=torch.Generator().manual_seed(seed)) for seed in range(2))
+    gate = torch.tensor([True, False, True, False])
+    assert torch.equal(hold(kept, w, gate), torch.where(gate, w, kept))
+    assert torch.equal(select(w, gate), torch.where(gate, w, 0))

@@ -134,3 +134,13 @@ def test_a_sparse_tensor_keeps_its_dtype(dtype: torch.dtype) -> None:
     sparse = sparsify(dense)
     assert (sparse.index.dtype, sparse.value.dtype, densify(sparse).dtype) == (torch.int32, dtype, dtype)
     assert torch.equal(densify(sparse), dense)
+
+
+@pytest.mark.parametrize("n", [1, 3, 8, 9])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_real_mask_is_kept_as_the_bytes_of_float32(n: int, dtype: torch.dtype) -> None:
+    mask = torch.rand(n, generator=torch.Generator().manual_seed(n)).to(dtype)
+    packed = pack(mask)
+    assert (packed.payload.dtype, packed.nbytes) == (torch.uint8, 32 * -(-n // 8))
+    assert unpack(packed).dtype == torch.float32
+    assert torch.equal(unpack(packed), mask.float())
