@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from tests.inference import small
 from tests.methods.digits import mlp, permuted
 from torch import Tensor, nn
 
 from polymask.inference.infer import Inference
 from polymask.learning.unnamed.learn import Unnamed, learn_unnamed
-from polymask.learning.unnamed.rules import UniformSlopes, Usual
+from polymask.learning.unnamed.rules import EntropyJump, UniformSlopes, Usual
 from polymask.method.card import Recipe
 from polymask.parts.seeds import generator
+from polymask.parts.uncertainty import entropy
 from polymask.report.grouping import boundaries, purity
 
 VISIT = 25
@@ -66,6 +68,26 @@ def test_a_jump_is_many_deviations_and_no_small_step() -> None:
     assert not usual(*[0.1, 0.5] * 5).is_exceeded_by(1.49)
     assert usual(*[0.1, 0.5] * 5).is_exceeded_by(1.51)
     assert not usual(*[0.1, 0.1001] * 4).is_exceeded_by(9.0)  # two batches too few
+
+
+def test_what_is_strange_to_the_open_mask_is_of_another_task_which_is_watched_anew() -> None:
+    method, x = small.learned(), small.inputs(1)
+    known = entropy(method.plain("t1")(x)).item()
+    method.begin("t1")
+    with torch.no_grad():
+        for scores in method.scores.values():
+            scores.copy_(torch.randn(scores.shape, generator=generator("other scores")))
+    assert entropy(method.model(x)).item() > known + 0.1
+    rule = EntropyJump(method, share=0.01)
+    for _ in range(10):
+        rule.usual["t1"].note(known)  # so that the mask that "t1" had before would know the batch
+        rule.usual["t0"].note(9.0)
+        rule.usual["t2"].note(0.0)
+    assert rule.choose(x) == "t0"
+    assert (len(rule.usual["t0"].seen), len(rule.usual["t1"].seen)) == (0, 10)
+    for _ in range(10):
+        rule.usual["t0"].note(0.0)
+    assert rule.choose(x) is None
 
 
 def test_tasks_that_nobody_names_get_a_mask_each_and_go_on_when_they_come_back() -> None:
