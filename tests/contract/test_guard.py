@@ -662,3 +662,16 @@ def test_what_is_no_bank_cannot_be_restored_from(wrong: object) -> None:
     with pytest.raises(TypeError, match=r"expected a bank, found \w+: open it first, with Bank\.open\(path\)"):
         # Without the check of annotations, which a user does not have.
         inspect.unwrap(guard.restore)(method, wrong)
+
+
+@pytest.mark.parametrize("way", ["deleted", "None"])
+def test_a_tensor_that_finished_tasks_read_and_that_is_gone_is_named(way: str) -> None:
+    method, net, tasks = start("packnet")
+    drive.learn(method, tasks[:1])
+    if way == "deleted":
+        del net[0].bias
+    else:
+        net[0].bias = None
+    for verb in (lambda: method.begin("next"), method.check):
+        with pytest.raises(AlteredNetwork, match=r"'0\.bias' is gone"):
+            verb()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from polymask.held import AlteredNetwork
 from polymask.sites.foreign import find_foreign
 from polymask.sites.marks import is_marked
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 def check_begin(method: Method, task: str, phase: str) -> None:
     """Raise unless a task's phase may begin now."""
     refuse_wrapped(method.model)
+    refuse_gone(method)
     refuse_detached(method)
     if phase not in method.phases:
         raise ValueError(f"expected a phase of {', '.join(method.phases)}, found {phase!r}")
@@ -43,10 +45,21 @@ def refuse_shared(method: Method) -> None:
         )
 
 
+def refuse_gone(method: Method) -> None:
+    """Raise if a tensor with a role was taken out of the network, or replaced by None."""
+    sites = method.sites
+    if gone := [name for name in sites.roles if not all(spot.is_there for spot in sites.spots(name))]:
+        raise AlteredNetwork(
+            f"expected every tensor that the network was attached with, found that {', '.join(map(repr, gone[:4]))} "
+            f"{'is' if len(gone) == 1 else 'are'} gone: put it back as it was, or learn on a network made without it"
+        )
+
+
 def check_end(method: Method, task: str) -> None:
     """Raise unless the open task may end now."""
     expect_open(method, "end")
     refuse_wrapped(method.model)
+    refuse_gone(method)
     refuse_detached(method)
     if task != method.task:
         raise RuntimeError(f"expected the open task {method.task!r}, found {task!r}")

@@ -14,7 +14,7 @@ from polymask.method import cycle, finite, fold, guard, learner, snapshot
 from polymask.method.agreement import units_that_agree
 from polymask.method.answer import draw_probe
 from polymask.method.card import Card, Recipe
-from polymask.method.checks import check_begin, check_end, expect_open, refuse_wrapped, warn_unmoved
+from polymask.method.checks import check_begin, check_end, expect_open, refuse_gone, refuse_wrapped, warn_unmoved
 from polymask.method.removal import Removed, remove
 from polymask.parts.pack import Packed, pack
 from polymask.parts.sparse import Sparse
@@ -244,6 +244,7 @@ class Method(ABC):
         Traceback (most recent call last):
         polymask.held.AlteredNetwork: expected what finished tasks read to be as it was when task 'a' ended, found ...
         """
+        refuse_gone(self)
         guard.enforce(self, "check()", self.plain)
 
     def restore(self, bank: guard.HasBase) -> None:
