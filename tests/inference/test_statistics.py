@@ -130,8 +130,12 @@ def test_statistics_tell_tasks_apart_and_those_of_an_earlier_record_are_refused(
     assert torch.allclose(inference(x, together=True).scores[0], found.scores.mean(0))
     with pytest.raises(ValueError, match="statistics of task 't2' as it is now, found none: measure them"):
         Inference(method, "statistics", statistics={t: statistics[t] for t in ("t0", "t1")})
+    assert Inference(method, statistics=statistics).way == "statistics"
+    assert Inference(method, statistics={"t0": statistics["t0"]}).way == Inference(method).way == "every-mask"
+    assert Inference(small.learned(), statistics=statistics).way == "one-shot"
     method.remove("t1")
     small.learn_task(method, 1, steps=5)
+    assert Inference(method, statistics=statistics).way == "every-mask"
     with pytest.raises(ValueError, match="'t1' as it is now, found such of an earlier record"):
         inference.update(method)
     inference.update(method, {**statistics, "t1": measured(method, 1)})

@@ -15,8 +15,6 @@ from polymask.bank.bank import Bank
 from polymask.calling import tensors_of
 from polymask.inference.beside import calibration_in, statistics_in
 from polymask.inference.infer import By, Inference, Inferred, Way
-from polymask.inference.stacks import digest_of
-from polymask.inference.statistics import Statistics
 from polymask.streams.inputs import Inputs
 from polymask.task import TaskRecord
 
@@ -50,8 +48,7 @@ def inference_of(
     Args:
         bank: where the tasks are.
         base: the network, where the bank does not know how it is built; left alone.
-        way: how to ask; None: in one shot where that fits the tasks, else by the statistics of all tasks if the run has
-            kept them, else by every mask.
+        way: how to ask; None: as fits the tasks and what the run has kept, see ``Inference``.
         by: what tells the right task; None: the way's own first.
         reject: the share of inputs of known tasks that may be refused as of none of these.
 
@@ -59,16 +56,9 @@ def inference_of(
         ValueError: if what is kept beside the bank is damaged, or ``reject`` is not between 0 and 1.
     """
     folder, records = bank.path.parent, {task: bank.record(task) for task in bank.tasks}
-    kept = statistics_in(folder, records)
-    inference = Inference(bank, way, by, base, prepare_inputs, kept)
-    if way is None and inference.way == "every-mask" and all(_is_of(kept.get(task), records[task]) for task in records):
-        inference = Inference(bank, "statistics", None, base, prepare_inputs, kept)
+    inference = Inference(bank, way, by, base, prepare_inputs, statistics_in(folder, records))
     inference.calibration = calibration_in(folder, records, inference.way, inference.by, reject=reject)
     return inference
-
-
-def _is_of(statistics: Statistics | None, record: TaskRecord) -> bool:
-    return statistics is not None and statistics.digest == digest_of(record)
 
 
 def by_task(found: Inferred, read: Read, answered: Callable[[str, Read], Iterable[Answer]]) -> Iterator[Answer]:

@@ -92,7 +92,7 @@ class Inference:
 
     Mixtures work where tasks share a head and have no norms of their own: what one way of asking finds in a network
     without norms it may miss in one with them. So ``way=None`` asks in one shot where tasks have nothing of their own
-    but masks, and by every mask elsewhere.
+    but masks, elsewhere by statistics if those of all tasks are given, else by every mask.
 
     Args:
         source: a learner, or a bank.
@@ -141,8 +141,8 @@ class Inference:
         self._lock = Lock()
         self._plain: nn.Module | None = None
         self._follow(source)
-        self.way: Way = way or ("one-shot" if self._are_masks_alone() else "every-mask")
-        self.by: By = by or ("distance" if way == "statistics" else "entropy")
+        self.way: Way = way or self._fitting_way()
+        self.by: By = by or ("distance" if self.way == "statistics" else "entropy")
         _check(self.way, self.by)
         check_calibration(calibration, self.way, self.by)
         self._check_statistics()
@@ -221,8 +221,8 @@ class Inference:
 
     def _check_statistics(self) -> None:
         """Raise a ``ValueError`` where the way needs statistics of a task's present record that there are not."""
-        for task, record in self._records.items() if self.way == "statistics" else ():
-            if task not in self.statistics or self.statistics[task].digest != digest_of(record):
+        for task in self._records if self.way == "statistics" else ():
+            if self._lacks_statistics(task):
                 found = "such of an earlier record of it" if task in self.statistics else "none"
                 raise ValueError(
                     f"expected statistics of task {task!r} as it is now, found {found}: measure them from its data "
@@ -256,8 +256,14 @@ class Inference:
                 switch(self._plain, self._sites, record)
             yield self._plain
 
-    def _are_masks_alone(self) -> bool:
-        return not any(record.private for record in self._records.values())
+    def _fitting_way(self) -> Way:
+        if not any(record.private for record in self._records.values()):
+            return "one-shot"
+        return "every-mask" if any(self._lacks_statistics(task) for task in self._records) else "statistics"
+
+    def _lacks_statistics(self, task: str) -> bool:
+        """Whether there are none of a task as it is now."""
+        return task not in self.statistics or self.statistics[task].digest != digest_of(self._records[task])
 
 
 def rows_of(x: Any) -> list[Any]:

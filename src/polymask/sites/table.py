@@ -101,8 +101,7 @@ class Sites:
 
     def loose(self) -> dict[str, Tensor]:
         """The tensors that have no role and are still there: constants that are not stored with the network."""
-        loose = {name: places[0] for name, places in self._places.items() if name not in self.roles}
-        return {name: place.tensor() for name, place in loose.items() if place.is_there}
+        return {n: spots[0].tensor() for n, spots in self._places.items() if n not in self.roles and spots[0].is_there}
 
     def is_tied(self, name: str) -> bool:
         """Whether a tensor stands in more than one place."""
