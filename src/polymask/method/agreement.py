@@ -157,7 +157,8 @@ def make_trial(
 
         def asked(x: Any, clone: nn.Module = clone, fresh: bool = fresh, draw: torch.Generator = draw) -> Any:
             x = draw_fractions(x, draw) if fresh else x
-            if fresh and not torch.isfinite(answer(clone, x)).any():
+            found = answer(clone, x)
+            if fresh and not torch.isfinite(found).any():
                 raise ValueError("expected finite logits, found none")
             return x
 
