@@ -22,7 +22,7 @@ from polymask.streams import make_stream
 
 TINY_IMAGENET = "zh-plus/tiny-imagenet"
 OUT = WORK / "apd-tinyimagenet"
-NET: dict[str, Any] = {"widths": (32, 64, 128)}
+NET: dict[str, Any] = {"widths": (16, 32, 64)}
 GROUPS = [[*range(10 * k, 10 * k + 10)] for k in range(10)]
 ORDERED = [
     "apd",
@@ -40,7 +40,7 @@ FREE = ["ksm", "piggyback", "independent"]
 OPTIONS: dict[str, dict[str, Any]] = {"packnet": {"tasks": 10}, "piggyback": {"norms": "private"}}
 
 
-SETTING = "10 tasks of 10 of the first 100 classes of Tiny ImageNet in 3 orders, convnet 32-64-128, Adam"
+SETTING = "10 tasks of 10 of the first 100 classes of Tiny ImageNet in 3 orders, convnet 16-32-64, Adam"
 REDUCED = "images of 32 x 32, 5 epochs, one seed; KSM and Piggyback over the other 100 classes"
 
 

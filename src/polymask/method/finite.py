@@ -51,8 +51,8 @@ def _trained(method: Method) -> Iterable[tuple[str, Tensor | None, Tensor]]:
     """Name, what it was before the task, what it is now, of all that a task changes; of its own, only what it is."""
     before = {} if method._before is None else method._before.tensors
     for name in method.sites.names(*method.learning):
-        own = method.sites.roles[name].kind == "private"
-        yield name, None if own else before.get(name), method.sites.tensor(name)
+        was = None if method.sites.roles[name].kind == "private" else before.get(name)
+        yield name, was, method.sites.tensor(name)
     for name in sorted(method.sites.opened):
         if not method.sites.tensor(name).detach().sum().isfinite():
             yield name, method.sites.weights[name].kept, method.sites.base(name)
