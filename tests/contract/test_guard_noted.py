@@ -18,7 +18,7 @@ from polymask.method import guard, snapshot
 from polymask.method.answer import answer_probe, draw_probe
 from polymask.method.contract import Method
 from polymask.method.finite import NotFinite
-from polymask.methods import APD, HAT, METHODS, TFM, WSN, AdaHAT, PackNet
+from polymask.methods import APD, HAT, METHODS, TFM, WSN, AdaHAT, PackNet, SupSup
 from polymask.parts.pack import pack, unpack
 from polymask.probe import setting
 from polymask.sites.marks import is_marked, mark
@@ -261,4 +261,14 @@ def test_a_learner_says_what_is_open_and_a_record_who_made_it() -> None:
     method = PackNet(network(), torch.randn(8, 6))
     assert (method.task, method.phase) == (None, None)
     method = learned(PackNet, "ab")
-    assert (method.record("b").meta.method, method.count) == ("packnet", 2)
+    assert (method.record("b").meta.method, method.record("b").meta.exact, method.count) == ("packnet", True, 2)
+    method.activate(method.record("a"))
+    assert torch.equal(drive.answer(method.model, drive.probe(method)), drive.logits(method, "a"))
+
+
+def test_a_task_that_is_learned_again_has_the_next_revision() -> None:
+    method = learned(SupSup, "ab")
+    drive.learn(method, [drive.Task("a", method.example)] * 2, steps=2)
+    meta = method.record("a").meta
+    assert (meta.revision, meta.reason, meta.task, meta.outputs) == (2, "learned again", "a", 4)
+    assert method.count == 2

@@ -119,6 +119,11 @@ def two_changes(net: nn.Module) -> None:
     net[0], net[1].p = nn.Linear(2, 2), 0.5
 
 
+def one_for_another(net: nn.Module) -> None:
+    del net[1]
+    net.add_module("more", nn.ReLU())
+
+
 def what_is_no_plain_attribute(net: nn.Module) -> None:
     net.cache, net.seen = {"x": 1}, torch.zeros(2)
 
@@ -131,6 +136,7 @@ def what_is_no_plain_attribute(net: nn.Module) -> None:
         (another_class, ["the class of '0' went from Linear to Loud"]),
         (a_norm_on_it, ["a parametrization that is not ours came or went on '0'"]),
         (two_changes, ["module '0' was replaced by another", "attribute p of '1' went from 0.1 to 0.5"]),
+        (one_for_another, ["module '1' is gone", "module 'more' is new"]),
         (what_is_no_plain_attribute, []),
     ],
 )

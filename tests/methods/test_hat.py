@@ -222,6 +222,19 @@ def test_layer_and_group_norm_are_masked_before_and_after(optimizer: str) -> Non
     assert method.state["used"]["3.weight"].mean() < 1
 
 
+def test_a_norm_shuts_what_its_layer_shuts_while_the_task_is_open() -> None:
+    net = normed()
+    nn.init.ones_(net[1].bias)
+    method = HAT(net, torch.randn(3, 6))
+    method.begin("a")
+    attend(method)
+    seen: list[Tensor] = []
+    net[1].register_forward_hook(lambda norm, args, out: seen.append(out))
+    drive.answer(net, drive.probe(method))
+    assert seen[0][:, :4].all()
+    assert not seen[0][:, 4:].any()
+
+
 def test_as_published_it_forgets_a_little() -> None:
     method, todo = drive.make(partial(HAT, soft=True), "convnet")
     assert method.exact is None

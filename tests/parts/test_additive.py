@@ -83,11 +83,14 @@ def test_what_rounds_to_nothing_is_not_kept_and_another_scale_is_another_tensor(
     assert count_active([{"w": sparsify(tau, local=one)}, {"w": sparsify(tau, local=two)}]) == 2 * 48 + 2
 
 
-def test_the_gradients_of_a_corrected_weight() -> None:
-    shapes = [(5, 4), (5, 1), (5, 4)]
+@pytest.mark.parametrize("rows", [5, 2])
+def test_the_gradients_of_a_corrected_weight(rows: int) -> None:
+    shapes = [(rows, 4), (rows, 1), (rows, 4)]
     w, m, tau = (torch.randn(s, generator=draw(k), dtype=torch.float64).requires_grad_() for k, s in enumerate(shapes))
     assert torch.autograd.gradcheck(lambda w, m, tau: read_corrected(w, m, tau, None, 0.0), (w, m, tau))
-    rate = torch.rand(5, 1, dtype=torch.float64, generator=draw(7))
+    rate = torch.rand(rows, 1, dtype=torch.float64, generator=draw(7))
+    alone = torch.autograd.grad(read_corrected(w, m.detach(), tau, None, 0.5).sum(), w)
+    assert torch.equal(alone[0], m.expand_as(w))
     slow = torch.autograd.grad(read_corrected(w, m, tau, rate, 0.5).sum(), (w, tau))
     assert torch.equal(slow[0], (m * rate).expand_as(w))
     assert torch.equal(slow[1], torch.ones_like(tau)), "what is pruned can grow again"

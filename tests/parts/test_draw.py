@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from polymask.parts.draw import signed_constant, voted_scores
+from polymask.parts.draw import signed_constant, signed_scores, voted_scores
 from polymask.parts.seeds import generator
 
 shapes = st.lists(st.integers(1, 6), min_size=2, max_size=4).map(tuple)
@@ -74,3 +74,14 @@ def test_equal_votes_keep_the_order_of_the_draw() -> None:
     drawn = torch.empty(64).uniform_(-1.0, 1.0, generator=draw)
     shuffled = torch.randperm(64, generator=draw)
     assert torch.equal(scores[shuffled], drawn[drawn.abs().argsort(descending=True)])
+
+
+def test_scores_of_a_mask_stay_within_their_bound_and_say_the_mask_again() -> None:
+    mask = torch.rand(50, 40, generator=torch.Generator().manual_seed(1)) < 0.3
+    before = torch.get_rng_state()
+    first, again = (signed_scores(mask, 0.25, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first >= 0, mask)
+    assert torch.equal(first, again)
+    assert torch.equal(before, torch.get_rng_state())
+    assert 0.00025 <= float(first.abs().min()) < 0.002
+    assert 0.249 < float(first.abs().max()) <= 0.25
