@@ -211,3 +211,32 @@ def test_units_by_hook_that_agree_stay_and_others_go() -> None:
     torch.manual_seed(0)
     made = Piggyback(mlp(Gate), torch.randn(2, 6), granularity="unit")
     assert {*made.sites.units} == {"0", "4"}
+
+
+class Later(nn.Module):
+    """Its units mix only after the first forward in training mode, which sets a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(6, 8), nn.Linear(8, 7), nn.Linear(7, 4)
+        self.register_buffer("mix", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mix = self.mix * 0.5 + 0.5
+        h = self.a(x).relu()
+        return self.head(self.b(h + self.mix * h.roll(1, -1)).relu())
+
+
+def test_what_a_buffer_hides_at_first_is_found() -> None:
+    assert {*HAT(Later(), torch.randn(4, 6)).sites.units} == {"b"}
+    net, x = Later(), torch.randn(4, 6)
+    planned = plan(net, x, Policy("frozen", "frozen", "frozen", "frozen"), None)
+    assert {*planned.later} == {"mix"}
+    trial = make_trial(net, x, planned, {}, Wiring(), False)
+    assert trial.sites.model.mix.any()
+
+
+def test_units_of_the_layers_that_are_named_alone() -> None:
+    made = Piggyback(mlp(nn.Linear), torch.randn(2, 6), granularity="unit", masked=["2.weight"])
+    assert {*made.sites.units} == {"2"}
