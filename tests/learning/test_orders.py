@@ -24,7 +24,7 @@ from polymask.learning.loop import NotFinite
 from polymask.learning.options import Refused, run_folder
 from polymask.learning.orders.draw import NAMED, orders_of
 from polymask.learning.orders.plan import Plan, read_plan
-from polymask.learning.orders.robustness import Robustness, final_scores, robustness_of
+from polymask.learning.orders.robustness import Robustness, as_text, final_scores, robustness_of
 from polymask.learning.orders.run import announce, compare_orders
 from polymask.learning.training import Training
 from polymask.loaded import load
@@ -220,6 +220,18 @@ def test_what_will_be_run_is_said_before_it_is(tmp_path: Path) -> None:
     assert orders[0] == "Order 0: 0 1 2 3"
     assert len(orders) == 5
     assert "noise floor" not in announce(Plan(orders_of(2, 4), (0, 1)), ["ksm"], tmp_path)[0]
+
+
+def test_a_comparison_without_a_noise_floor_runs_orders_alone_and_says_so_when_read_again(tmp_path: Path) -> None:
+    plan = Plan(orders_of(3, 4), (0,), measures_floor=False)
+    assert plan.runs == [(0, 0), (1, 0), (2, 0)]
+    assert "3 runs" in announce(plan, ["ksm"], tmp_path)[0]
+    plan.write(tmp_path)
+    assert read_plan(tmp_path) == plan
+    ended = {"tasks": ["a", "b"], "accuracy_at_the_end": [0.5, 0.25]}
+    found = robustness_of(plan, dict.fromkeys(plan.runs, ended))
+    assert (found.aopd, math.isnan(found.floor)) == (0.0, True)
+    assert as_text(found) == {"AOPD (noise floor)": "0.0000 (-)", "MOPD (noise floor)": "0.0000 (-)"}
 
 
 def test_drawn_orders_are_always_the_same_and_all_different() -> None:

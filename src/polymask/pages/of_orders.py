@@ -34,9 +34,13 @@ def _by_method(plan: Plan, robust: Robust, metric: str) -> Section:
     sentence = (
         f"OPD of a task: its largest less its smallest final {metric} over {len(plan.orders)} orders, each the mean "
         f"over {counted(len(plan.seeds), 'seed')}; AOPD is the mean over tasks, MOPD the largest (Yoon et al. 2020). A "
-        "ring a task, a stroke their mean. Below each method, under the name of seeds, the noise floor: the same "
-        f"spread over {len(plan.orders)} single seeds in the first order. A disparity that is no larger may be noise."
+        "ring a task, a stroke their mean."
     )
+    if plan.floor:
+        sentence += (
+            " Below each method, under the name of seeds, the noise floor: the same spread over "
+            f"{len(plan.orders)} single seeds in the first order. A disparity that is no larger may be noise."
+        )
     alt = "; ".join(f"{name} {number(float(values.mean()))}" for name, values in series.items())
     label = f"spread of the final {metric} of a task"
     picture = spreads("orders-picture", f"{label}: {alt}.", series, label=label)

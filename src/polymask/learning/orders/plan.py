@@ -21,17 +21,23 @@ class Plan:
     Args:
         orders: as places in the stream; the first is the one that a comparison without orders runs.
         seeds: what scores are averaged over.
+        measures_floor: whether the noise floor gets seeds of its own; a run an order more.
 
     >>> Plan(((0, 1, 2), (2, 0, 1), (1, 0, 2)), (7,)).runs
     [(0, 7), (1, 7), (2, 7), (0, 0), (0, 1)]
+    >>> Plan(((0, 1, 2), (2, 0, 1)), (7,), measures_floor=False).runs
+    [(0, 7), (1, 7)]
     """
 
     orders: tuple[Order, ...]
     seeds: tuple[int, ...]
+    measures_floor: bool = True
 
     @property
     def floor(self) -> tuple[int, ...]:
         """As many seeds as there are orders: those of the comparison, and the smallest others where they are fewer."""
+        if not self.measures_floor:
+            return ()
         own = tuple(dict.fromkeys(self.seeds))
         return (*own, *islice((seed for seed in count() if seed not in own), len(self.orders)))[: len(self.orders)]
 
@@ -65,7 +71,7 @@ def read_plan(folder: Path) -> Plan | None:
             raise ValueError(f"orders {orders} and seeds {seeds}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"expected orders and seeds in {FILE}, found it cut short or changed ({error})") from error
-    return Plan(orders, seeds)
+    return Plan(orders, seeds, bool(found.get("floor", True)))
 
 
 def _is_no_order(order: Sequence[int], tasks: int) -> bool:

@@ -93,7 +93,9 @@ def final_scores(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _over(groups: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, list[float]]:
-    """Task -> the mean of each group; empty unless all know the same tasks."""
+    """Task -> the mean of each group; empty unless there is one and all know the same tasks."""
+    if not groups:
+        return {}
     tasks = groups[0][0]
     if not all(run.keys() == tasks.keys() for group in groups for run in group):
         return {}

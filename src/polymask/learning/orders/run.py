@@ -28,6 +28,7 @@ def compare_orders(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     weights: str | None = None,
     say: Callable[[str], None] = lambda line: None,
+    measure_floor: bool = True,
     **same: Any,
 ) -> tuple[Reports, dict[str, Robustness]]:
     """``compare`` under several orders: what it runs first, then further orders, then further seeds for the floor.
@@ -43,6 +44,7 @@ def compare_orders(
         options: as in ``compare``.
         weights: as in ``compare``.
         say: called with what will be run, with a line about every run that ends, and with what is still to come.
+        measure_floor: whether further seeds are run for the noise floor, as many as there are orders more.
         same: as in ``compare``.
 
     Returns:
@@ -63,7 +65,7 @@ def compare_orders(
     place, ordered = Path(out), [method for method in methods if method != JOINT]
     if not ordered:
         raise Refused(f"expected a method that learns task after task for several orders, found {JOINT} alone")
-    plan = Plan(orders_of(orders, _count_tasks(same), same.get("order") or ()), tuple(seeds))
+    plan = Plan(orders_of(orders, _count_tasks(same), same.get("order") or ()), tuple(seeds), measure_floor)
     same["order"] = same.get("order") or _as_option(plan.orders[0])
     for line in announce(plan, methods, place):
         say(line)
