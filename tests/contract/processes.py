@@ -100,3 +100,40 @@ def fsdp_phase(method: Method, task: drive.Task) -> None:
 
 
 STRATEGIES: dict[str, Phase] = {"ddp": ddp_phase, "fsdp": fsdp_phase}
+
+
+def refuse(rank: int, folder: str) -> None:
+    """What one process alone has harmed is refused by all of them; the words of each lie in ``folder`` then."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
+    told = []
+
+    def note(verb: Callable[[], object]) -> None:
+        try:
+            verb()
+        except (ArithmeticError, RuntimeError) as error:
+            told.append(f"{type(error).__name__}: {error}")
+        else:
+            told.append("")
+
+    method, todo = drive.make(EVERY["packnet"], SMALL)
+    for name in method.phases:
+        drive.begin(method, todo[0], name)
+        drive.train(method, todo[0], drive.adamw()(method), range(2))
+    was = next(p for p in method.parameters() if p.ndim == 1).data
+    kept = was.clone()
+    if rank == 1:
+        was.fill_(torch.nan)
+    note(lambda: method.end("a"))
+    was.copy_(kept)
+    note(lambda: method.end("a"))
+    name = next(iter(method.watch.held))
+    before = method.sites.base(name).clone()
+    if rank == 1:
+        method.sites.write(name, before + 1)
+    note(method.check)
+    method.sites.write(name, before)
+    note(method.check)
+    torch.save(told, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()

@@ -15,8 +15,8 @@ from tests.contract.conftest import EVERY, FEW
 @pytest.fixture(scope="module")
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each process found of every method that is asked for, under every strategy."""
-    here = [item for item in request.session.items if item.path == request.path]
-    names = list(dict.fromkeys(item.callspec.params["name"] for item in here))  # type: ignore[attr-defined]
+    here = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    names = list(dict.fromkeys(item.callspec.params["name"] for item in here))
     folder = tmp_path_factory.mktemp("distributed")
     # A copy of this process has imported everything already; a GPU's state cannot be copied.
     how = "fork" if zoo.DEVICE.type == "cpu" else "spawn"
@@ -42,3 +42,18 @@ def test_processes_keep_the_frozen_and_agree(found: list[dict[str, Any]], name: 
         assert not torch.equal(before, after)
     else:
         assert (before - after).abs().max() <= exact
+
+
+def test_what_one_process_harmed_all_refuse(tmp_path: Path) -> None:
+    how = "fork" if zoo.DEVICE.type == "cpu" else "spawn"
+    torch.multiprocessing.start_processes(
+        processes.refuse, (str(tmp_path),), nprocs=processes.PROCESSES, start_method=how
+    )
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(processes.PROCESSES))
+    assert one[0].startswith("NotFinite: ")
+    assert "found NaN or infinity in what another process trained: begin('a') again" in one[0]
+    assert other[0].startswith("NotFinite: ")
+    assert "in what another" not in other[0]
+    assert one[2] == "AlteredNetwork: check(): another process found that what finished tasks read was changed"
+    assert "has other values" in other[2]
+    assert [*one[1::2], *other[1::2]] == [""] * 4

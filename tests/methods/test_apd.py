@@ -549,3 +549,13 @@ def test_as_a_subgradient_the_penalty_is_in_the_loss() -> None:
     assert method.penalty().item() == pytest.approx(0.5 * 0.1 * source.tau.numel(), rel=1e-4)
     method.on_step(0.5)
     assert source.tau.min().item() == pytest.approx(0.1)
+
+
+def test_what_is_anchored_is_held_back_where_the_task_reads_it() -> None:
+    """``1 / (1 + 2 anchor)`` of the gradient of ``sigma``, a unit; all of those of its gate and correction."""
+    v, anchor = torch.tensor([[0.0], [2.0], [-1.0]]), torch.tensor([[2.0], [0.0], [0.5]])
+    own, sigma = Corrected(v, torch.zeros(3, 4), anchor, 0.1, 32), torch.ones(3, 4, requires_grad=True)
+    own(sigma).sum().backward()
+    assert torch.allclose(sigma.grad, (v.sigmoid() / (1 + 2 * anchor)).expand(3, 4))
+    assert torch.allclose(own.scores.grad, 4 * v.sigmoid() * (1 - v.sigmoid()))
+    assert torch.equal(own.tau.grad, torch.ones(3, 4))
