@@ -238,8 +238,14 @@ def test_an_end_that_fails_at_its_last_steps_has_not_happened(
 
 @pytest.mark.parametrize(
     ("kind", "how"),
-    [(AdaHAT, {}), (APD, {"form": "fixed"}), (PackNet, {"grow": 2, "ratio": 0.0}), (TFM, {"growth": 2})],
-    ids=["adahat", "apd", "packnet that grows", "tfm"],
+    [
+        (AdaHAT, {}),
+        (APD, {"form": "fixed"}),
+        (HAT, {"rule": "unions"}),
+        (PackNet, {"grow": 2, "ratio": 0.0}),
+        (TFM, {"growth": 2}),
+    ],
+    ids=["adahat", "apd", "hat as published", "packnet that grows", "tfm"],
 )
 def test_a_task_that_is_given_up_takes_along_what_was_loaded_over_its_base(
     kind: Callable[..., Method], how: dict[str, Any]
@@ -249,12 +255,70 @@ def test_a_task_that_is_given_up_takes_along_what_was_loaded_over_its_base(
     task = drive.Task("b", method.example)
     drive.begin(method, task, method.phases[0])
     drive.train(method, task, drive.sgd()(method), range(1))
+    state = method.model.state_dict()
+    method.model.load_state_dict({key: t + 1 if t.is_floating_point() else t for key, t in state.items()})
     with torch.no_grad():
         for name in method.sites.weights:
             method.sites.tensor(name).data.add_(1)
     method.abandon()
     assert all(torch.equal(method.sites.base(name), was) for name, was in before.items())
     method.check()
+
+
+@pytest.mark.parametrize("kind", [APD, HAT, WSN, SupSup])
+def test_a_task_that_is_given_up_leaves_the_active_one_answering(kind: Callable[..., Method]) -> None:
+    method = learned(kind, "ab")
+    x, was = drive.probe(method), drive.logits(method, "a")
+    task = drive.Task("c", method.example)
+    drive.begin(method, task, method.phases[0])
+    drive.train(method, task, drive.sgd()(method), range(1))
+    method.abandon()
+    assert torch.equal(drive.answer(method.model, x), was)
+
+
+def test_every_task_draws_a_head_of_its_own() -> None:
+    method, heads = PackNet(network(), torch.randn(8, 6)), []
+    for task in "ab":
+        method.begin(task)
+        heads.append(method.sites.tensor("5.weight").detach().clone())
+        method.abandon()
+    assert not torch.equal(*heads)
+
+
+def test_a_shared_head_takes_as_many_outputs_as_it_has_and_a_tied_one_those_alone() -> None:
+    method = SupSup(network(), torch.randn(8, 6))
+    method.begin("a", outputs=4)
+    method.abandon()
+    with pytest.raises(ValueError, match="expected at most 4 outputs, the width of the shared head '5', found 5"):
+        method.begin("a", outputs=5)
+    tied = WSN(Tied(), torch.arange(6).view(2, 3))
+    for outputs in (None, 9):
+        tied.begin("a", outputs=outputs)
+        tied.abandon()
+    with pytest.raises(ValueError, match="expected 9 outputs, the width of the head 'head', which is tied to another"):
+        tied.begin("a", outputs=4)
+
+
+class Tied(nn.Module):
+    """The head is the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.hidden, self.head = nn.Embedding(9, 6), nn.Linear(6, 6), nn.Linear(6, 9)
+        self.head.weight = self.words.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.hidden(self.words(x)).relu().mean(1))
+
+
+def test_another_head_may_be_named_and_phases_come_in_their_order() -> None:
+    net = network()
+    net.add_module("6", nn.ReLU())
+    assert PackNet(net, torch.randn(8, 6), head="3").head == "3"
+    method = PackNet(network(), torch.randn(8, 6))
+    method.begin("a")
+    with pytest.raises(RuntimeError, match="expected phase 'train' of task 'b' before 'retrain', found 'train' of 'a'"):
+        method.begin("b", "retrain")
 
 
 def test_a_learner_says_what_is_open_and_a_record_who_made_it() -> None:

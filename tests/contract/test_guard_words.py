@@ -17,7 +17,7 @@ from polymask.method import guard
 from polymask.method.agreement import is_real, same
 from polymask.method.answer import Answer, same_answer
 from polymask.method.causes import causes, changed_forms, forms
-from polymask.methods import WSN, PackNet
+from polymask.methods import HAT, WSN, PackNet
 from polymask.parts.pack import Packed, pack, pack_block, pack_soft, unpack
 from polymask.parts.soft import soft_mask
 from polymask.task import Meta, TaskRecord, reads
@@ -148,6 +148,13 @@ def test_a_change_of_form_is_said_once_and_no_other_is_missed(
     was = forms(net)
     change(net)
     assert changed_forms(was, forms(net)) == told
+
+
+@pytest.mark.parametrize("kind", [WSN, HAT])
+def test_what_is_ours_is_no_part_of_a_form(kind: Callable[..., WSN | HAT]) -> None:
+    plain, method = network(), kind(network(), torch.zeros(2, 6))
+    assert forms(method.model).keys() == forms(plain).keys()
+    assert forms(method.model)["0"]["class"] == "Linear"
 
 
 OTHER = "other values"
