@@ -586,7 +586,7 @@ def test_an_own_state_is_taken_back_in_the_middle_of_a_task(name: str) -> None:
     method.check()
 
 
-@pytest.mark.parametrize("name", ["packnet", "hat", "piggyback units"])
+@pytest.mark.parametrize("name", ["packnet", "hat", "piggyback units", "exssnet"])
 def test_a_task_that_is_open_trains_what_it_offers_and_leaves_the_active_one_as_it_was(name: str) -> None:
     method, net, todo = start(name)
     assert method.exact is True

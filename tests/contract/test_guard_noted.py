@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -20,6 +21,7 @@ from polymask.method.contract import Method
 from polymask.method.finite import NotFinite
 from polymask.methods import APD, HAT, METHODS, TFM, WSN, AdaHAT, PackNet, SupSup
 from polymask.parts.pack import pack, unpack
+from polymask.parts.sparse import densify
 from polymask.probe import setting
 from polymask.sites.marks import is_marked, mark
 from polymask.task import reads
@@ -241,11 +243,11 @@ def test_an_end_that_fails_at_its_last_steps_has_not_happened(
     [
         (AdaHAT, {}),
         (APD, {"form": "fixed"}),
-        (HAT, {"rule": "unions"}),
+        (HAT, {"soft": True}),
         (PackNet, {"grow": 2, "ratio": 0.0}),
         (TFM, {"growth": 2}),
     ],
-    ids=["adahat", "apd", "hat as published", "packnet that grows", "tfm"],
+    ids=["adahat", "apd", "soft hat", "packnet that grows", "tfm"],
 )
 def test_a_task_that_is_given_up_takes_along_what_was_loaded_over_its_base(
     kind: Callable[..., Method], how: dict[str, Any]
@@ -265,15 +267,22 @@ def test_a_task_that_is_given_up_takes_along_what_was_loaded_over_its_base(
     method.check()
 
 
-@pytest.mark.parametrize("kind", [APD, HAT, WSN, SupSup])
+@pytest.mark.parametrize("kind", [partial(APD, lambda1=1e-6), HAT, WSN, SupSup], ids=["apd", "hat", "wsn", "supsup"])
 def test_a_task_that_is_given_up_leaves_the_active_one_answering(kind: Callable[..., Method]) -> None:
     method = learned(kind, "ab")
+    assert method.name != "apd" or any(densify(one).any() for one in method.record("a").deltas.values())
     x, was = drive.probe(method), drive.logits(method, "a")
     task = drive.Task("c", method.example)
     drive.begin(method, task, method.phases[0])
     drive.train(method, task, drive.sgd()(method), range(1))
     method.abandon()
     assert torch.equal(drive.answer(method.model, x), was)
+
+
+def test_norms_that_would_go_on_learning_are_refused_by_what_keeps_finished_tasks() -> None:
+    method = PackNet(network(), torch.randn(8, 6), norms="shared")
+    with pytest.raises(ValueError, match=r"norms='shared', with which 1\.weight, .* would go on learning"):
+        method.begin("a")
 
 
 def test_every_task_draws_a_head_of_its_own() -> None:
