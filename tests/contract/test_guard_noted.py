@@ -19,12 +19,16 @@ from polymask.method import guard, snapshot
 from polymask.method.answer import answer_probe, draw_probe
 from polymask.method.contract import Method
 from polymask.method.finite import NotFinite
+from polymask.method.heads import fresh_head, is_shared
 from polymask.methods import APD, HAT, METHODS, TFM, WSN, AdaHAT, PackNet, SupSup
 from polymask.parts.pack import pack, unpack
 from polymask.parts.sparse import densify
 from polymask.probe import setting
 from polymask.sites.marks import is_marked, mark
+from polymask.sites.roles import Policy, plan
+from polymask.sites.table import attach
 from polymask.task import reads
+from polymask.wiring import Wiring
 
 
 def network() -> nn.Module:
@@ -171,6 +175,14 @@ def test_what_is_a_tasks_own_must_be_finite_wherever_it_started() -> None:
     assert method.task == "a"
 
 
+def test_one_weight_that_went_to_infinity_is_found_beside_finite_ones() -> None:
+    method = opened(PackNet, "a")
+    place = tuple(unpack(pack(method.sites.weights["0.weight"].gate)).nonzero()[0].tolist())
+    method.sites.tensor("0.weight").data[place] = torch.inf
+    with pytest.raises(NotFinite, match=r"found NaN or infinity in 0\.weight: begin\('a'\)"):
+        method.end("a")
+
+
 def test_a_head_that_each_task_draws_anew_may_be_infinite_before_the_first() -> None:
     net = network()
     with torch.no_grad():
@@ -306,6 +318,17 @@ def test_a_shared_head_takes_as_many_outputs_as_it_has_and_a_tied_one_those_alon
         tied.abandon()
     with pytest.raises(ValueError, match="expected 9 outputs, the width of the head 'head', which is tied to another"):
         tied.begin("a", outputs=4)
+
+
+def test_a_head_that_is_masked_and_learns_is_not_drawn_anew() -> None:
+    net, x = network(), torch.randn(8, 6)
+    planned = plan(net, x, Policy("masked", "frozen", "private", "private", "masked"), None)
+    sites = attach(net, planned.roles, {}, Wiring())
+    was = sites.base("5.weight").clone()
+    assert isinstance(sites.tensor("5.weight"), nn.Parameter)
+    assert is_shared(sites, "5")
+    fresh_head(sites, "5", 4, (0, "a"))
+    assert torch.equal(sites.base("5.weight"), was)
 
 
 class Tied(nn.Module):

@@ -71,10 +71,9 @@ def before_fold(method: Method) -> Fold:
     """Note everything that ending a task may change."""
     sites = method.sites
     modules = {id(spot.module): spot.module for name in sites.roles for spot in sites.spots(name)}
-    holders = [part for module in modules.values() for part in (module, *_stacks(module))]
     homes = [
         (each, dict(each._parameters), dict(each._buffers), vars(each).get("train"), each.training, set(_frozen(each)))
-        for each in holders
+        for each in modules.values()
     ]
     kept = {name: (None if site.kept is None else site.kept.clone(), site.gate) for name, site in sites.weights.items()}
     slots = {
@@ -112,10 +111,6 @@ def unfold(method: Method, fold: Fold) -> None:
     sites.opened = set(fold.opened)
     for name, value in fold.learner.items():
         setattr(method, name, value)
-
-
-def _stacks(module: nn.Module) -> list[nn.Module]:
-    return list(module.get_submodule("parametrizations").children()) if "parametrizations" in module._modules else []
 
 
 def _frozen(module: nn.Module) -> set[str]:
