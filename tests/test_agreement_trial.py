@@ -246,9 +246,3 @@ def test_layers_behind_a_norm_that_echoes_are_tried_as_well() -> None:
     parts = [nn.Linear(6, 9), nn.LayerNorm(9), nn.ReLU(), Gate(9, 10), nn.ReLU(), nn.Linear(10, 8), nn.ReLU()]
     made = HAT(nn.Sequential(*parts, nn.Linear(8, 4)), torch.randn(3, 6))
     assert ({*made.sites.wiring.sites}, {*made.sites.wiring.echoes}) == ({"0", "5"}, {"1"})
-
-
-def test_a_transposed_convolution_has_a_unit_a_column() -> None:
-    body = [nn.ConvTranspose2d(3, 5, 2), nn.ReLU(), nn.Conv2d(5, 6, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
-    net = nn.Sequential(*body, nn.Flatten(), nn.Linear(6, 4))
-    assert HAT(net, torch.randn(2, 3, 2, 2)).sites.wiring.sizes == {"0": 5, "2": 6}
