@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.learning import small
-from torch import Tensor
+from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
 from polymask.inference.beside import Evidence, calibration_in, path_of, read_evidence, statistics_in, write_evidence
@@ -156,3 +157,19 @@ def test_what_cannot_be_calibrated_is_refused_at_the_door(tmp_path: Path) -> Non
     tiny = Task("tiny", small.blobs("tiny", 2, 20), val=small.blobs("tiny", 2, 1))
     with pytest.raises(ValueError, match="its validation part,' has one example, too few"):
         small.run("piggyback", tmp_path, [tiny], training=HALF)
+
+
+@pytest.mark.parametrize("spare", [5, 0])
+def test_a_run_with_spare_outputs_is_asked_by_them(tmp_path: Path, spare: int) -> None:
+    stream, x = [small.task("one"), small.task("two", 2)], small.blobs("one", 3, 5)[0]
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 8))
+    run = small.run("supsup", tmp_path, model=copy.deepcopy(net), stream=stream, spare=spare, training=HALF)
+    by = {by: Inference(run.method, "one-shot", by)(x).scores for by in ("entropy", "superfluous")}
+    assert not torch.equal(*by.values())
+    wanted = "superfluous" if spare else "entropy"
+    kept = read_evidence(tmp_path, "one")
+    assert kept is not None
+    assert ("one-shot", wanted, 1) in kept.values
+    assert torch.equal(load(tmp_path, net).infer(x).scores, by[wanted])
+    (tmp_path / "config.yaml").write_text("[cut")
+    assert torch.equal(load(tmp_path, net).infer(x).scores, by["entropy"])

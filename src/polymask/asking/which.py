@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import Tensor, nn
 
 from polymask.asking.answers import Answer, Read
@@ -49,16 +51,27 @@ def inference_of(
         bank: where the tasks are.
         base: the network, where the bank does not know how it is built; left alone.
         way: how to ask; None: as fits the tasks and what the run has kept, see ``Inference``.
-        by: what tells the right task; None: the way's own first.
+        by: what tells the right task; None: what fits the way, and whether the run had spare outputs.
         reject: the share of inputs of known tasks that may be refused as of none of these.
 
     Raises:
         ValueError: if what is kept beside the bank is damaged, or ``reject`` is not between 0 and 1.
     """
     folder, records = bank.path.parent, {task: bank.record(task) for task in bank.tasks}
-    inference = Inference(bank, way, by, base, prepare_inputs, statistics_in(folder, records))
+    known, spare = statistics_in(folder, records), has_spare(folder)
+    inference = Inference(bank, way, by, base, prepare_inputs, known, spare=spare)
     inference.calibration = calibration_in(folder, records, inference.way, inference.by, reject=reject)
     return inference
+
+
+def has_spare(folder: Path) -> bool:
+    """Whether the run in a folder says that it trained spare outputs; a bank alone says nothing."""
+    path = folder / "config.yaml"
+    try:
+        said = yaml.safe_load(path.read_text()) if path.is_file() else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(said, dict) and bool(said.get("spare"))
 
 
 def by_task(found: Inferred, read: Read, answered: Callable[[str, Read], Iterable[Answer]]) -> Iterator[Answer]:

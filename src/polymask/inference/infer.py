@@ -26,7 +26,7 @@ from polymask.task import TaskRecord, switch
 Way = Literal["one-shot", "binary", "every-mask", "statistics"]
 By = Literal["entropy", "superfluous", "confidence", "distance"]
 
-BY = {
+BY: dict[str, tuple[By, ...]] = {
     "one-shot": ("entropy", "superfluous"),
     "binary": ("entropy", "superfluous"),
     "every-mask": ("entropy", "confidence"),
@@ -97,11 +97,13 @@ class Inference:
     Args:
         source: a learner, or a bank.
         way: how to ask; None: as said above.
-        by: what tells the right mask; None: "entropy", and of "statistics" the "distance".
+        by: what tells the right mask; None: of mixtures "superfluous" if ``spare``, else "entropy"; of "statistics"
+            the "distance".
         base: the network, for a bank that does not know how it is built; left alone.
         prepare: what makes of an input what a task's network reads; by default inputs are given so.
         statistics: task -> what was measured of it, for "statistics".
         calibration: which answers are of none of these tasks, see ``calibrate``.
+        spare: whether the outputs beyond the labels were trained, as ``learn(spare=...)`` does.
 
     Raises:
         ValueError: for another way, one that does not fit the tasks, or if there is no task; where statistics are
@@ -129,6 +131,7 @@ class Inference:
         prepare: Callable[[TaskRecord, Any], Any] = as_given,
         statistics: Mapping[str, Statistics] | None = None,
         calibration: Calibration | None = None,
+        spare: bool = False,
     ) -> None:
         self._base, self._prepare = base, prepare
         self.statistics, self.calibration = statistics or {}, calibration
@@ -142,8 +145,9 @@ class Inference:
         self._plain: nn.Module | None = None
         self._follow(source)
         self.way: Way = way or self._fitting_way()
-        self.by: By = by or ("distance" if self.way == "statistics" else "entropy")
-        _check(self.way, self.by)
+        _check(self.way, by)
+        # Beside labels that every task has learned, the entropy tells less than the outputs that none has.
+        self.by: By = by or ("superfluous" if spare and "superfluous" in BY[self.way] else BY[self.way][0])
         check_calibration(calibration, self.way, self.by)
         self._check_statistics()
 
@@ -284,9 +288,9 @@ def _row(t: Tensor, place: int) -> Tensor:
     return t[place : place + 1] if t.ndim else t
 
 
-def _check(way: str, by: str) -> None:
+def _check(way: str, by: str | None) -> None:
     """Raise a ``ValueError`` for an unknown way, or one that cannot go by what it is to go by."""
     if way not in BY:
         raise ValueError(f"expected a way of {', '.join(BY)}, found {way!r}")
-    if by not in BY[way]:
+    if by is not None and by not in BY[way]:
         raise ValueError(f"expected {way!r} to go by {' or '.join(BY[way])}, found {by!r}")

@@ -98,7 +98,7 @@ class Apart:
         """The ways of asking that fit the tasks; says why where one does not."""
         assert self.folder is not None
         method, statistics = self.twin.method, statistics_in(self.folder, self.twin.method.records)
-        makers = [partial(Inference, method)]
+        makers = [partial(Inference, method, spare=self.setup.spare > 0)]
         makers += [partial(Inference, method, "statistics", statistics=statistics)] if statistics else []
         for make in makers:
             try:
