@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from polymask import TFM
 from polymask.mixed import Mixed
+from polymask.mixed.own import own_of
 from polymask.task import activate
 
 LR = 0.03
@@ -242,13 +243,7 @@ def test_a_task_without_a_mask_on_units_reads_them_all() -> None:
         torch.testing.assert_close(answers[rows][:, : alone.shape[1]], alone, rtol=1e-4, atol=1e-4)
 
 
-def test_layers_of_half_precision() -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
-    method = learned(UNITS["hat"], net.bfloat16(), torch.randn(8, 5).bfloat16(), lr=LR)
-    x, tasks = torch.randn(5, 5).bfloat16().to(DEVICE), list("abcab")
-    answers = Mixed(method.sites, method.records)(x, tasks)
-    assert answers.dtype == torch.bfloat16
-    for row, task in enumerate(tasks):
-        alone = drive.answer(method.plain(task), x)[row]
-        torch.testing.assert_close(answers[row][: len(alone)], alone, rtol=0.05, atol=0.05)
+def test_a_gate_is_of_its_layers_precision_and_open_where_a_task_has_none() -> None:
+    gate = own_of(nn.Linear(3, 2).bfloat16(), {}, [], [torch.tensor([True, False]), None]).gate
+    assert gate is not None
+    assert torch.equal(gate, torch.tensor([[1, 0], [1, 1]], dtype=torch.bfloat16))

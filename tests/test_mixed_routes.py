@@ -312,6 +312,28 @@ def test_threads_do_not_answer_for_each_other(order: Callable[..., Any] | None) 
         assert list(pool.map(serve, range(2))) == [0, 0]
 
 
+class Aside(Sent):
+    """Samples sorted by a value's sign in a thread of the network's own, where nobody sees it."""
+
+    def forward(self, x: Tensor, flag: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as pool:
+            order = pool.submit(lambda: (x[:, 0] > 0).int().argsort(stable=True)).result()
+            sent = pool.submit(lambda: x[order]).result()
+        return self.head(self.hidden(sent)[order.argsort()])
+
+
+def test_samples_that_are_sent_where_no_operation_is_seen_are_their_own_tasks() -> None:
+    method = taught(Aside())
+    mixed, plain, tasks = Mixed(method.sites, method.records), {t: method.plain(t) for t in "ab"}, list("ababab")
+    for flags in FLAGS:
+        flag, x = torch.tensor(flags), torch.randn(6, 6)
+        x[:, 0] = 200.0 * flag - 100.0
+        batch = tensors_of((x, flag), lambda t: t.to(DEVICE))
+        assert (
+            wrong(mixed(batch, tasks), tasks, {task: drive.answer(model, batch) for task, model in plain.items()}) == 0
+        )
+
+
 class Threaded(Sent):
     """A network that calls a layer in a thread of its own."""
 
