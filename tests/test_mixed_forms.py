@@ -246,4 +246,5 @@ def test_a_task_without_a_mask_on_units_reads_them_all() -> None:
 def test_a_gate_is_of_its_layers_precision_and_open_where_a_task_has_none() -> None:
     gate = own_of(nn.Linear(3, 2).bfloat16(), {}, [], [torch.tensor([True, False]), None]).gate
     assert gate is not None
+    assert gate.dtype == torch.bfloat16
     assert torch.equal(gate, torch.tensor([[1, 0], [1, 1]], dtype=torch.bfloat16))

@@ -284,6 +284,19 @@ def test_a_layer_that_is_read_elsewhere_too_is_not_answered_wrongly() -> None:
         Mixed(method.sites, method.records)((randn(2, 6), torch.tensor([0, 1], device=DEVICE)), ["a", "b"])
 
 
+class Started(Sent):
+    """A network that asks a weight that all tasks share for zeros of its kind."""
+
+    def forward(self, x: Tensor, flag: Tensor) -> Tensor:
+        return self.head(self.hidden(x + self.up.weight.new_zeros(1)))
+
+
+def test_a_shared_weight_of_a_layer_with_gates_may_be_read_elsewhere() -> None:
+    method = taught(Started())
+    assert "up" in method.sites.units
+    check(method, (torch.randn(4, 6), torch.tensor([0, 1, 0, 1])), 4)
+
+
 def test_a_private_bias_is_shut_with_its_unit() -> None:
     layer, x = nn.Linear(3, 2), torch.randn(2, 3)
     biases, gate = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])], torch.tensor([[1.0, 0.0], [0.5, 1.0]])
