@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,7 +16,10 @@ from tests.contract.zoo import DEVICE
 from tests.test_mixed import UNITS, check, learned
 from torch import Tensor, nn
 
+from polymask import TFM
 from polymask.mixed import Mixed
+from polymask.mixed.own import own_of
+from polymask.task import activate
 
 LR = 0.03
 """Small enough for units to survive HAT, large enough for tasks to differ."""
@@ -101,7 +108,8 @@ class Scaled(Doubled):
 @METHODS
 def test_layers_of_a_class_of_ones_own_that_have_gates_and_tensors(method: str, bias: bool) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(5, 8, bias=bias), nn.ReLU(), Doubled(8, 6, bias=bias), nn.ReLU(), nn.Linear(6, 4))
+    between = nn.LeakyReLU()  # it passes an infinity on
+    net = nn.Sequential(nn.Linear(5, 8, bias=bias), nn.ReLU(), Doubled(8, 6, bias=bias), between, nn.Linear(6, 4))
     check(learned(UNITS[method], net, torch.randn(8, 5), lr=LR), torch.randn(5, 5), 5)
 
 
@@ -158,3 +166,84 @@ def test_a_layer_that_is_given_two_tensors_is_refused(named: bool) -> None:
     assert "b" in method.sites.units
     with pytest.raises(ValueError, match="'b', of which tasks have their own, to be called on one tensor, found 2"):
         Mixed(method.sites, method.records)(x[:2].to(DEVICE), list(method.records))
+
+
+class Projected(nn.Module):
+    """A head with a layer inside, both with tensors of the tasks' own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.weight = nn.Linear(8, 8), nn.Parameter(torch.randn(4, 8) / 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x).relu() @ self.weight.T
+
+
+def test_a_layer_in_a_layer_is_its_own_tasks_too() -> None:
+    torch.manual_seed(0)
+    method = learned(TFM, nn.Sequential(nn.Linear(5, 8), nn.ReLU(), Projected()), torch.randn(8, 5), lr=0.1)
+    check(method, torch.randn(5, 5), 5)
+
+
+def test_a_hook_on_a_layer_of_a_class_of_ones_own_runs_once() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), Doubled(8, 4))
+    net[2].register_forward_hook(lambda _module, _x, y: y + 1)
+    net[2].register_forward_pre_hook(lambda _module, x: (x[0] + 1,))
+    check(learned(TFM, net, torch.randn(8, 5), lr=LR), torch.randn(5, 5), 5)
+
+
+class Slow(Doubled):
+    """It lets other threads run before it reads its tensors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(0.001)
+        return super().forward(x)
+
+
+def test_threads_do_not_answer_for_each_other_in_a_layer_of_a_class_of_ones_own() -> None:
+    torch.manual_seed(0)
+    method = learned(TFM, nn.Sequential(nn.Linear(5, 8), nn.ReLU(), Slow(8, 4)), torch.randn(8, 5), count=2, lr=LR)
+    mixed, x, start = Mixed(method.sites, method.records), torch.randn(6, 5).to(DEVICE), threading.Barrier(2)
+    served = (list("aabbab"), list("bbabaa"))
+    alone = [mixed(x, tasks) for tasks in served]
+
+    def serve(which: int) -> int:
+        start.wait()
+        return sum(not torch.allclose(mixed(x, served[which]), alone[which]) for _ in range(4))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(serve, range(2))) == [0, 0]
+
+
+def test_the_gain_of_a_single_unit() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1), nn.Linear(1, 4))
+    method = learned(TFM, net, torch.randn(8, 5), lr=LR)
+    for place, (name, record) in enumerate(method.records.items()):
+        masks = dict(record.masks)
+        masks["2.weight"] = replace(masks["2.weight"], payload=masks["2.weight"].payload + place)
+        method.records[name] = replace(record, masks=masks)
+    check(method, torch.randn(5, 5), 5)
+
+
+def test_a_task_without_a_mask_on_units_reads_them_all() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4))
+    method, x = learned(UNITS["hat"], net, torch.randn(8, 5), count=2), torch.randn(4, 5).to(DEVICE)
+    records = dict(method.records)
+    records["b"] = replace(
+        records["b"], masks={k: v for k, v in records["b"].masks.items() if k not in method.sites.units}
+    )
+    answers = Mixed(method.sites, records)(x, ["a", "b", "b", "a"])
+    for rows, name in (([0, 3], "a"), ([1, 2], "b")):
+        activate(method.sites, records[name])
+        alone = drive.answer(method.model, x)[rows]
+        torch.testing.assert_close(answers[rows][:, : alone.shape[1]], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_a_gate_is_of_its_layers_precision_and_open_where_a_task_has_none() -> None:
+    gate = own_of(nn.Linear(3, 2).bfloat16(), {}, [], [torch.tensor([True, False]), None]).gate
+    assert gate is not None
+    assert gate.dtype == torch.bfloat16
+    assert torch.equal(gate, torch.tensor([[1, 0], [1, 1]], dtype=torch.bfloat16))

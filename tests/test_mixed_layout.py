@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from polymask.mixed.layout import Layout, decode_layout, key_of, rearranged, variants
+from polymask.mixed.layout import CLOSE, Layout, decode_layout, key_of, rearranged, signature, variants
 from polymask.mixed.routes import Mark, Routes, readings
 from polymask.mixed.turns import Layer, Together, Unlike
 
@@ -89,6 +89,25 @@ def test_what_fits_several_places_is_not_guessed() -> None:
     assert found.same(Layout(0, torch.tensor([0, 1])))
 
 
+def test_a_position_between_two_samples_is_nobodys() -> None:
+    plain, changed, high = torch.zeros(4), torch.full((4,), 2.0), torch.tensor([0.0, 0.0, 2.0, 2.0])
+    rounding = float(CLOSE * changed[0])
+    for off in (0.0, rounding):
+        found = decode_layout("layer", [plain, changed, torch.tensor([off, 2.0, off, 2.0]), high], 4)
+        assert found is not None
+        assert found.same(Layout(0, torch.arange(4)))
+    with pytest.raises(ValueError, match="found them mixed"):
+        decode_layout("layer", [plain, changed, torch.tensor([1.1 * rounding, 2.0, 0.0, 2.0]), high], 4)
+
+
+def test_a_signature_has_a_number_for_every_place() -> None:
+    x = nn.functional.layer_norm(torch.randn(4, 3, 2), (2,))
+    assert [signature(x, units).shape for units in (-1, 1, None)] == [(4, 3), (4, 2), (4,)]
+    assert (signature(x, -1).abs() > 1e-3).all(), "a plain sum is 0"
+    assert torch.equal(signature(x[:, 0, 0], None), x[:, 0, 0])
+    assert signature(x[:, 0], -1).shape == (4,)
+
+
 def layer(path: str = "up") -> Layer:
     plain = nn.Linear(2, 2)
     return Layer(path, lambda x, spread: x * spread(torch.tensor([[1.0, 1.0], [2.0, 2.0]]), x), plain, -1, -1)
@@ -108,6 +127,12 @@ def test_a_pass_that_calls_its_layers_otherwise_is_found() -> None:
         Together(turn.layouts, index).answer(layer(), torch.ones(3, 2))
 
 
+def _copied(x: Tensor, named: bool = False) -> Tensor:
+    y = torch.zeros(4, 2)
+    torch.ops.aten._foreach_add.Scalar_out([x], 1.0, out=[y]) if named else torch._foreach_copy_([y], [x])
+    return y
+
+
 X, ORDER = torch.randn(4, 2), torch.tensor([2, 0, 1, 3])
 WAYS: dict[str, tuple[Any, bool]] = {
     "index": (lambda x, n: x[n], True),
@@ -115,6 +140,9 @@ WAYS: dict[str, tuple[Any, bool]] = {
     "index of a constant": (lambda x, n: torch.eye(4)[n], False),
     "view of what was sent": (lambda x, n: x[n].view(2, 4).relu() + 1, True),
     "written in place": (lambda x, n: torch.zeros(4, 2).index_put_((n,), x), True),
+    "written where nothing is returned": (lambda x, n: _copied(x[n]), True),
+    "written to what is named": (lambda x, n: _copied(x[n], named=True), True),
+    "a function of every row": (lambda x, n: torch.ops.higher_order.map_impl(lambda t: (t.sin(),), (x,), ())[0], True),
     "written to a view": (lambda x, n: torch.zeros(4, 2).view(8)[:] + 0 * x[n].view(8), True),
     "one-hot product": (lambda x, n: nn.functional.one_hot(n, 4).float() @ x, True),
     "mask": (lambda x, n: torch.where((n > 1)[:, None], x, -x).masked_fill_((n > 2)[:, None], 0.0), False),

@@ -284,6 +284,19 @@ def test_a_layer_that_is_read_elsewhere_too_is_not_answered_wrongly() -> None:
         Mixed(method.sites, method.records)((randn(2, 6), torch.tensor([0, 1], device=DEVICE)), ["a", "b"])
 
 
+class Started(Sent):
+    """A network that asks a weight that all tasks share for zeros of its kind."""
+
+    def forward(self, x: Tensor, flag: Tensor) -> Tensor:
+        return self.head(self.hidden(x + self.up.weight.new_zeros(1)))
+
+
+def test_a_shared_weight_of_a_layer_with_gates_may_be_read_elsewhere() -> None:
+    method = taught(Started())
+    assert "up" in method.sites.units
+    check(method, (torch.randn(4, 6), torch.tensor([0, 1, 0, 1])), 4)
+
+
 def test_a_private_bias_is_shut_with_its_unit() -> None:
     layer, x = nn.Linear(3, 2), torch.randn(2, 3)
     biases, gate = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])], torch.tensor([[1.0, 0.0], [0.5, 1.0]])
@@ -310,6 +323,28 @@ def test_threads_do_not_answer_for_each_other(order: Callable[..., Any] | None) 
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(serve, range(2))) == [0, 0]
+
+
+class Aside(Sent):
+    """Samples sorted by a value's sign in a thread of the network's own, where nobody sees it."""
+
+    def forward(self, x: Tensor, flag: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as pool:
+            order = pool.submit(lambda: (x[:, 0] > 0).int().argsort(stable=True)).result()
+            sent = pool.submit(lambda: x[order]).result()
+        return self.head(self.hidden(sent)[order.argsort()])
+
+
+def test_samples_that_are_sent_where_no_operation_is_seen_are_their_own_tasks() -> None:
+    method = taught(Aside())
+    mixed, plain, tasks = Mixed(method.sites, method.records), {t: method.plain(t) for t in "ab"}, list("ababab")
+    for flags in FLAGS:
+        flag, x = torch.tensor(flags), torch.randn(6, 6)
+        x[:, 0] = 200.0 * flag - 100.0
+        batch = tensors_of((x, flag), lambda t: t.to(DEVICE))
+        assert (
+            wrong(mixed(batch, tasks), tasks, {task: drive.answer(model, batch) for task, model in plain.items()}) == 0
+        )
 
 
 class Threaded(Sent):

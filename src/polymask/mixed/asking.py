@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from polymask.mixed.layout import Layout, decode_layout, rearranged, variants
@@ -50,7 +49,8 @@ def find_layouts(
     asking = Asking(routes)
     with readings(asking.read), routes:
         run(model, asking, first)
-    routed = any(mark & Mark.ROUTED for marks in asking.marks.values() for mark in marks)
+    marks = [mark for each in asking.marks.values() for mark in each]
+    routed = any(mark & Mark.ROUTED for mark in marks)
     unheard = sorted(routes.elsewhere) or ([] if routed else sorted({*layers} - {*asking.seen}))
     if unheard:
         raise ValueError(
@@ -59,7 +59,7 @@ def find_layouts(
         )
     seen = [] if routed else [asking.seen, *(_seen(model, other) for other in others)]
     found = _layouts(seen, rows)
-    if found is None or _untracked(asking.marks, seen):
+    if found is None or not all(mark & Mark.BATCH for mark in marks):  # what no operation was seen to carry there
         return Found()
     again = (_tried(model, other, rows) for other in rearranged(first, rows))
     return Found(found, asking.read) if all(_same(found, other) for other in again) else Found()
@@ -92,16 +92,6 @@ def _tried(model: nn.Module, x: Any, rows: int) -> Layouts | None:
     except (RuntimeError, ValueError, LookupError, TypeError, AssertionError):
         # The network does not take its numbers in another order, or its samples mix where it does.
         return None
-
-
-def _untracked(marks: Mapping[str, Sequence[Mark]], seen: Sequence[Mapping[str, list[Tensor]]]) -> bool:
-    """Whether something changed with the batch although no operation was seen to carry it there."""
-    plain, changed = seen[:2]
-    return any(
-        not mark & Mark.BATCH and not torch.equal(plain[path][call], changed[path][call])
-        for path, each in marks.items()
-        for call, mark in enumerate(each)
-    )
 
 
 def _same(found: Layouts, other: Layouts | None) -> bool:

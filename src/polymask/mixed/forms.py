@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -112,14 +113,13 @@ def _heads(module: Any, own: Own) -> Form:
 
 def per_task(module: nn.Module, own: Own) -> Form:
     """Any module: it is asked once for every task of the batch, with this task's samples and tensors."""
-    plain = copy.deepcopy(module)
+    plain, lock = _without_hooks(module), threading.RLock()
     stacks = {leaf: own.stack(leaf, getattr(module, leaf)) for leaf in own.tensors}
-    widest = next((leaf for leaf, each in stacks.items() if own.head and each.ndim > 1), None)
-    beyond = None if widest is None else own.beyond(widest, stacks[widest].shape[1])
-    narrower = beyond is not None and bool(beyond.any())
+    uneven = next((leaf for leaf, each in own.tensors.items() if own.head and len({t.shape[:1] for t in each}) > 1), "")
+    beyond = own.beyond(uneven, stacks[uneven].shape[1]) if uneven else None
 
     def tensors_of(task: int) -> dict[str, Tensor]:
-        bases = {leaf: getattr(plain, leaf).detach() for leaf in own.rows}
+        bases = {leaf: getattr(module, leaf).detach() for leaf in own.rows}
         masked = {leaf: w * own.rows[leaf][task].view(-1, *[1] * (w.ndim - 1)) for leaf, w in bases.items()}
         return masked | {leaf: each[task] for leaf, each in stacks.items()}
 
@@ -129,16 +129,17 @@ def per_task(module: nn.Module, own: Own) -> Form:
         else:
             y = _each(x, spread(torch.arange(own.count, device=x.device)[:, None], x).flatten())
         y = y if own.gate is None else y * spread(own.gate, y)
-        return y.masked_fill(spread(beyond, y), -torch.inf) if narrower and beyond is not None else y
+        return y if beyond is None else y.masked_fill(spread(beyond, y), -torch.inf)
 
     def _each(x: Tensor, tasks: Tensor) -> Tensor:
         order = tasks.expand(len(x)).argsort(stable=True)
         present, counts = tasks.expand(len(x)).unique(return_counts=True)
         parts = []
         for task, rows in zip(present.tolist(), order.split(counts.tolist()), strict=True):
-            with refresh_caches(plain):  # what it has cached is the last task's
-                pass
-            parts.append(functional_call(plain, tensors_of(task), (x[rows],)))
+            with lock:  # meanwhile it holds a task's tensors, which no other thread's samples may be given
+                with refresh_caches(plain):  # what it has cached is the last task's
+                    pass
+                parts.append(functional_call(plain, tensors_of(task), (x[rows],)))
             if not isinstance(parts[-1], Tensor):
                 raise ValueError(
                     f"expected a tensor from {type(plain).__name__}, of which tasks have their own, found "
@@ -147,3 +148,14 @@ def per_task(module: nn.Module, own: Own) -> Form:
         return torch.cat(parts)[order.argsort()]
 
     return run
+
+
+def _without_hooks(module: nn.Module) -> nn.Module:
+    """A copy of a module that holds the very modules inside it, which answer for tasks themselves.
+
+    Its hooks run where the module itself is called.
+    """
+    plain = copy.deepcopy(module, {id(inner): inner for inner in module.modules() if inner is not module})
+    plain._forward_pre_hooks.clear()
+    plain._forward_hooks.clear()
+    return plain

@@ -165,10 +165,10 @@ def signature(x: Tensor, units: int | None) -> Tensor:
 
     A random sum, as a plain one is the same for all that a LayerNorm has passed.
     """
-    x = x.float() if units is None else x.float().movedim(units, -1)
-    x = x.flatten(1) if units is None and x.ndim > 1 else x
+    x = x.float()
     if x.ndim == 1:
         return x
+    x = x.flatten(1) if units is None else x.movedim(units, -1)
     draw = torch.Generator().manual_seed(0)
     return x @ torch.randn(x.shape[-1], generator=draw).to(x)
 

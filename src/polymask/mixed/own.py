@@ -107,8 +107,8 @@ def _gains(record: TaskRecord, name: str, base: Tensor) -> Tensor:
     """What a task multiplies the rows of a weight by: 1 or a gain in the block that it reads, 0 outside."""
     if name not in record.masks:
         return base.new_ones(len(base))
-    mask = unpack(record.masks[name]).to(base)
-    return mask.flatten(1)[:, 0] if len(mask) > 1 else mask.new_ones(len(base))
+    gains = unpack(record.masks[name]).to(base).flatten(1)[:, 0]
+    return gains.expand(len(base)) if len(gains) == 1 else gains
 
 
 def refuse_weight_masks(sites: Sites, record: TaskRecord) -> None:

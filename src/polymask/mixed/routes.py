@@ -125,11 +125,11 @@ def _after(func: Any, given: list[Mark]) -> Mark:
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     """The arguments that an operation writes to."""
-    if not isinstance(func, torch._ops.OpOverload) or not func._schema.is_mutable:
+    if not isinstance(func, torch._ops.OpOverload):
         return []
-    names = [one.name for one in func._schema.arguments if one.alias_info is not None and one.alias_info.is_write]
-    places = {one.name: place for place, one in enumerate(func._schema.arguments)}
-    found = [args[places[name]] if places[name] < len(args) else kwargs.get(name) for name in names]
+    wanted = func._schema.arguments
+    given = {**dict(zip((one.name for one in wanted), args, strict=False)), **kwargs}
+    found = [given.get(one.name) for one in wanted if one.alias_info is not None and one.alias_info.is_write]
     return [t for t in tree_leaves(found) if isinstance(t, Tensor)]
 
 
