@@ -36,7 +36,7 @@ from polymask.nets import build_net
 from polymask.nets.weights import load_weights
 
 OUT = WORK / "which-domain"
-NET: dict[str, Any] = {"widths": (32, 64, 128)}
+NET: dict[str, Any] = {"widths": (16, 32, 64)}
 METHODS: Mapping[str, dict[str, Any]] = {
     "supsup": {},
     "packnet": {},
@@ -47,12 +47,12 @@ METHODS: Mapping[str, dict[str, Any]] = {
 }
 FROZEN, SPARE = ("piggyback", "ksm"), {"supsup": 90}
 """Methods over a pretrained network; outputs beyond the labels, where tasks share a head."""
-EPOCHS, PRETRAIN = 3, 20_000
+EPOCHS, PRETRAIN = 5, 20_000
 LOST = 2
 """Points that may be lost by asking."""
 SETTING = (
     "MNIST, FashionMNIST, CIFAR-10 (JPEG) and seven groups of ten classes of Tiny ImageNet, grey, 32 x 32, convnet "
-    f"32-64-128; the way of each method is chosen on held-out images; {TEST} test images of each task"
+    f"16-32-64; the way of each method is chosen on held-out images; {TEST} test images of each task"
 )
 REDUCED = (
     f"{TRAIN} images of each task, a fifth of them for validation, {EPOCHS} epochs; Piggyback's and KSM's network by "
