@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from polymask.bank.bank import Bank
     from polymask.bank.base import Builder
     from polymask.export.task import export_task
-    from polymask.inference.infer import Inference, Inferred
+    from polymask.inference.infer import Inference
+    from polymask.inference.inferred import Inferred
     from polymask.learning.extend import extend
     from polymask.learning.learn import learn
     from polymask.learning.objective import Objective
@@ -91,7 +92,8 @@ _ROOMS = {
     "bank.bank": ("Bank",),
     "bank.base": ("Builder",),
     "export.task": ("export_task",),
-    "inference.infer": ("Inference", "Inferred"),
+    "inference.infer": ("Inference",),
+    "inference.inferred": ("Inferred",),
     "learning.extend": ("extend",),
     "learning.learn": ("learn",),
     "loaded": ("load",),

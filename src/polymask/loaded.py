@@ -21,7 +21,8 @@ from polymask.asking.wanted import Wanted, wanted_by
 from polymask.asking.which import by_task, inference_of, prepare_inputs, wanted_by_all
 from polymask.bank.bank import Bank
 from polymask.calling import REFUSALS, as_read, leaves_of
-from polymask.inference.infer import Inference, Inferred, Way
+from polymask.inference.infer import Inference, Way
+from polymask.inference.inferred import Inferred
 from polymask.probe import run_probe
 from polymask.task import TaskRecord
 

@@ -12,7 +12,8 @@ from tests.inference import small
 from torch import nn
 
 from polymask.bank.bank import Bank
-from polymask.inference.infer import Inference, Inferred
+from polymask.inference.infer import Inference
+from polymask.inference.inferred import Inferred
 from polymask.methods import SupSup
 
 

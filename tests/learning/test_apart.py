@@ -78,7 +78,7 @@ def test_nothing_that_chose_an_epoch_calibrates(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Statistics, "measure", classmethod(held))
     monkeypatch.setattr(apart, "calibrate", asked)
     small.run("piggyback", tmp_path, small.tasks()[:2], training=HALF)
-    assert len(measured) == 6  # statistics and two ways of asking, of two tasks
+    assert len(measured) == 7  # statistics, of one in the features of the other too, and two ways of asking
     rows = {tuple(row.tolist()) for x in chose for row in x}
     assert len(rows) == 24
     assert not rows & {tuple(row.tolist()) for x in measured for row in x}

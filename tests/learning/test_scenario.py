@@ -85,7 +85,7 @@ def test_what_a_run_kept_says_what_belongs_to_none_of_its_tasks(
 def test_a_batch_of_another_task_scores_nothing_or_what_its_labels_say(
     run: Learned, scenario: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from polymask.inference.infer import Inferred
+    from polymask.inference.inferred import Inferred
 
     said: list[str] = []
 

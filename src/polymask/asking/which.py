@@ -15,8 +15,9 @@ from polymask.asking.answers import Answer, Read
 from polymask.asking.wanted import Wanted, wanted_by
 from polymask.bank.bank import Bank
 from polymask.calling import tensors_of
-from polymask.inference.beside import calibration_in, statistics_in
-from polymask.inference.infer import By, Inference, Inferred, Way
+from polymask.inference.beside import calibration_in, shortlist_in, statistics_in
+from polymask.inference.infer import By, Inference, Way
+from polymask.inference.inferred import Inferred
 from polymask.streams.inputs import Inputs
 from polymask.task import TaskRecord
 
@@ -58,8 +59,8 @@ def inference_of(
         ValueError: if what is kept beside the bank is damaged, or ``reject`` is not between 0 and 1.
     """
     folder, records = bank.path.parent, {task: bank.record(task) for task in bank.tasks}
-    known, spare = statistics_in(folder, records), has_spare(folder)
-    inference = Inference(bank, way, by, base, prepare_inputs, known, spare=spare)
+    known, spare, few = statistics_in(folder, records), has_spare(folder), shortlist_in(folder, records)
+    inference = Inference(bank, way, by, base, prepare_inputs, known, spare=spare, shortlist=few)
     inference.calibration = calibration_in(folder, records, inference.way, inference.by, reject=reject)
     return inference
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from polymask.disk import write_file
 from polymask.inference.known import Calibration
+from polymask.inference.shortlist import FEW, MANY, Shortlist
 from polymask.inference.stacks import digest_of
 from polymask.inference.statistics import Statistics
 from polymask.task import TaskRecord
@@ -30,11 +32,19 @@ class Evidence:
         digest: of the record that all of it was measured under, ``stacks.digest_of``.
         statistics: those of its features, if it has any.
         values: (way, by, rows) -> what its held-out requests came to, see ``Calibration.values``.
+        shared: its statistics in the features of another task, which all tasks have for a ``Shortlist``.
+        reference: that task; it has no others than its own.
     """
 
     digest: bytes
     statistics: Statistics | None = None
     values: Mapping[tuple[str, str, int], Tensor] = field(default_factory=dict)
+    shared: Statistics | None = None
+    reference: str = ""
+
+    def under_reference(self, task: str) -> Statistics | None:
+        """The statistics of a task in the reference's features; those of the reference are its own."""
+        return self.statistics if task == self.reference else self.shared
 
     def is_of(self, record: TaskRecord) -> bool:
         """Whether it was measured under this very record."""
@@ -52,11 +62,10 @@ def path_of(folder: Path, task: str) -> Path:
 
 def write_evidence(folder: Path, task: str, evidence: Evidence) -> None:
     """Replace the file of a task, whole or not at all."""
-    made, tensors = evidence.statistics, {}
     about: dict[str, object] = {"task": task, "digest": evidence.digest.hex()}
-    if made is not None:
-        tensors = {part: getattr(made, part) for part in PARTS}
-        about |= {"dims": made.dims, "seed": made.seed, "head": made.head}
+    tensors = _put(about, "", evidence.statistics) | _put(about, "shared ", evidence.shared)
+    about |= {"reference": evidence.reference}
+    about |= {} if evidence.shared is None else {"shared digest": evidence.shared.digest.hex()}
     tensors |= {" ".join(map(str, key)): values for key, values in evidence.values.items()}
     path = path_of(folder, task)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,12 +93,29 @@ def read_evidence(folder: Path, task: str) -> Evidence | None:
             f"expected {path} as a run wrote it, found it cut short or changed ({error}): delete it; the same command "
             f"that learned task {task!r} measures it anew"
         ) from error
-    made, digest = None, bytes.fromhex(about["digest"])
-    if "means" in tensors:
-        means, factor, scales = (tensors.pop(part) for part in PARTS)
-        made = Statistics(means, factor, scales, about["dims"], about["seed"], about["head"], digest)
+    digest = bytes.fromhex(about["digest"])
+    made = _taken(about, "", tensors, digest)
+    shared = _taken(about, "shared ", tensors, bytes.fromhex(about.get("shared digest", "")))
     keys = {name: name.split(" ") for name in tensors}
-    return Evidence(digest, made, {(way, by, int(rows)): tensors[name] for name, (way, by, rows) in keys.items()})
+    values = {(way, by, int(rows)): tensors[name] for name, (way, by, rows) in keys.items()}
+    return Evidence(digest, made, values, shared, about.get("reference", ""))
+
+
+def _put(about: dict[str, object], prefix: str, made: Statistics | None) -> dict[str, Tensor]:
+    """The tensors of statistics by name, with what else they are noted in ``about``."""
+    if made is None:
+        return {}
+    about |= {f"{prefix}dims": made.dims, f"{prefix}seed": made.seed, f"{prefix}head": made.head}
+    return {prefix + part: getattr(made, part) for part in PARTS}
+
+
+def _taken(about: Mapping[str, Any], prefix: str, tensors: dict[str, Tensor], digest: bytes) -> Statistics | None:
+    """What ``_put`` wrote, taken out of the tensors."""
+    if f"{prefix}means" not in tensors:
+        return None
+    means, factor, scales = (tensors.pop(prefix + part) for part in PARTS)
+    dims, seed, head = (about[prefix + key] for key in ("dims", "seed", "head"))
+    return Statistics(means, factor, scales, dims, seed, head, digest)
 
 
 def statistics_in(folder: Path, records: Mapping[str, TaskRecord]) -> dict[str, Statistics]:
@@ -100,6 +126,35 @@ def statistics_in(folder: Path, records: Mapping[str, TaskRecord]) -> dict[str, 
     """
     found = {task: read_evidence(folder, task) for task in records}
     return {task: kept.statistics for task, kept in found.items() if kept is not None and kept.statistics is not None}
+
+
+def shortlist_in(
+    folder: Path, records: Mapping[str, TaskRecord], count: int = FEW, many: int = MANY
+) -> Shortlist | None:
+    """The shortlist that a run's folder keeps over all tasks.
+
+    Args:
+        folder: the run's.
+        records: of the tasks that there are.
+        count: how many tasks it names for each input.
+        many: how many tasks there are at most of which it names none.
+
+    Returns:
+        None where there are no more tasks than that, or one was not measured under the reference as it is now.
+
+    Raises:
+        ValueError: if a file is cut short or changed.
+    """
+    if len(records) <= many:
+        return None
+    found = {task: read_evidence(folder, task) for task in records}
+    known = {task: kept.under_reference(task) for task, kept in found.items() if kept and kept.is_of(records[task])}
+    references = {kept.reference for kept in found.values() if kept is not None}
+    every = {task: one for task, one in known.items() if one is not None}
+    if len(references) != 1 or len({one.digest for one in every.values()}) != 1:
+        return None
+    made = Shortlist(references.pop(), every, count)
+    return made if made.fits(records) else None
 
 
 def calibration_in(

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from polymask.calling import tensors_of
-from polymask.inference.infer import Inference, count_rows
+from polymask.inference.infer import Inference
 from polymask.inference.known import Calibration, certainty
+from polymask.inference.rows import count_rows
 
 
 def calibrate(inference: Inference, held_out: Mapping[str, Any], rows: int = 1, reject: float = 0.05) -> Calibration:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from threading import Lock
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -12,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
-from polymask.calling import leaves_of, tensors_of
+from polymask.calling import tensors_of
 from polymask.copies.kept import twin
-from polymask.inference.known import Calibration, certainty, check_calibration, margin
+from polymask.inference.inferred import Inferred
+from polymask.inference.known import Calibration, certainty, check_calibration
 from polymask.inference.mixture import Mixture, Objective
+from polymask.inference.rows import at_rows, count_rows, rows_of
+from polymask.inference.shortlist import Shortlist, below
 from polymask.inference.stacks import digest_of
 from polymask.inference.statistics import Statistics
 from polymask.inference.ways import ask_by_features, ask_by_halves, ask_each, ask_once
@@ -51,34 +53,6 @@ class Learner(Protocol):
         """A plain copy of the network that answers as a finished task."""
 
 
-@dataclass(frozen=True)
-class Inferred:
-    """Which task each input belongs to.
-
-    Args:
-        tasks: the names of all tasks.
-        scores: (inputs, tasks), the larger the likelier; of one way and network they can be compared, of two not.
-        known: (inputs,), bool: False: of none of these tasks; None: not calibrated, see ``Calibration``.
-    """
-
-    tasks: tuple[str, ...]
-    scores: Tensor
-    known: Tensor | None = None
-
-    @property
-    def choice(self) -> list[str]:
-        """The likeliest task of every input."""
-        return [self.tasks[place] for place in self.scores.argmax(-1).tolist()]
-
-    @property
-    def margin(self) -> Tensor:
-        """``T`` times the gap between the two largest scores, (inputs,); infinite where there is but one task.
-
-        The plain gap shrinks as tasks are added, since each has a smaller part in the mixture.
-        """
-        return margin(self.scores)
-
-
 class Inference:
     """Asks a copy of a network which of its finished tasks an input belongs to; the attached one is never touched.
 
@@ -104,10 +78,11 @@ class Inference:
         statistics: task -> what was measured of it, for "statistics".
         calibration: which answers are of none of these tasks, see ``calibrate``.
         spare: whether the outputs beyond the labels were trained, as ``learn(spare=...)`` does.
+        shortlist: which few tasks are asked for each input, of the ways that ask one after the other.
 
     Raises:
-        ValueError: for another way, one that does not fit the tasks, or if there is no task; where statistics are
-            missing, or were measured under another record of the task; for a calibration of another way.
+        ValueError: for another way, one that does not fit the tasks, or if there is no task; where statistics or a
+            shortlist lack a task, or were measured under another record of it; for a calibration of another way.
 
     >>> from polymask import SupSup
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6))
@@ -132,9 +107,10 @@ class Inference:
         statistics: Mapping[str, Statistics] | None = None,
         calibration: Calibration | None = None,
         spare: bool = False,
+        shortlist: Shortlist | None = None,
     ) -> None:
         self._base, self._prepare = base, prepare
-        self.statistics, self.calibration = statistics or {}, calibration
+        self.statistics, self.calibration, self.shortlist = statistics or {}, calibration, shortlist
         if isinstance(source, Bank):
             self._sites = source.model(None if base is None else twin(base))
         else:
@@ -156,18 +132,25 @@ class Inference:
         """The names of all tasks, in the order of scores."""
         return tuple(self._records)
 
-    def update(self, source: Learner | Bank, statistics: Mapping[str, Statistics] | None = None) -> None:
+    def update(
+        self,
+        source: Learner | Bank,
+        statistics: Mapping[str, Statistics] | None = None,
+        shortlist: Shortlist | None = None,
+    ) -> None:
         """Follow a learner that has learned, removed or reissued tasks since, or a bank opened again.
 
         Args:
             source: the learner, or the bank.
             statistics: those of all tasks; None: as before.
+            shortlist: over all tasks; None: as before.
 
         Raises:
             ValueError: if there is no task, or "statistics" asks and a task has none of its present record.
         """
         self._follow(source)
         self.statistics = self.statistics if statistics is None else statistics
+        self.shortlist = self.shortlist if shortlist is None else shortlist
         self._check_statistics()
 
     def _follow(self, source: Learner | Bank) -> None:
@@ -192,7 +175,7 @@ class Inference:
             raise ValueError("expected one input or more, found a batch without rows")
         with self._lock:
             if self.way in ("every-mask", "statistics"):
-                scores = self._ask_each(x)
+                scores = self._ask_each(x, together)
                 return self._judged(self.tasks, scores.mean(0, keepdim=True) if together else scores, x, together)
             mixture, batch = self._mixed(), self._prepared(x)
             ask = partial(ask_once if self.way == "one-shot" else ask_by_halves, mixture, objective=self._objective())
@@ -208,11 +191,31 @@ class Inference:
             self._changed = False
         return self._mixture
 
-    def _ask_each(self, x: Any) -> Tensor:
-        asked = zip(self._networks(), (self._prepare(record, x) for record in self._records.values()), strict=True)
+    def _ask_each(self, x: Any, together: bool) -> Tensor:
+        if self.shortlist is not None and self.shortlist.count < len(self.tasks):
+            return self._ask_few(self.shortlist, x, together)
+        networks = self._networks(self.tasks)
+        return self._asked((n, self._prepare(self._records[t], x)) for t, n in zip(self.tasks, networks, strict=True))
+
+    def _asked(self, asked: Iterable[tuple[nn.Module, Any]], tasks: Sequence[str] | None = None) -> Tensor:
+        """Scores of tasks, (rows, tasks), from the network as each and the batch as it reads it."""
         if self.way == "statistics":
-            return ask_by_features(asked, [self.statistics[task] for task in self.tasks])
+            return ask_by_features(asked, [self.statistics[task] for task in tasks or self.tasks])
         return ask_each(asked, self.by)
+
+    def _ask_few(self, few: Shortlist, x: Any, together: bool) -> Tensor:
+        """The same, where only the tasks that are nearest by a shortlist are asked for each row."""
+        network = next(self._networks([few.reference]))
+        read = self._prepare(self._records[few.reference], x)
+        chosen, near = few.chosen(network, read, self.tasks, together)
+        scores = torch.zeros_like(near)
+        wanted = [task for task, rows in zip(self.tasks, chosen.T, strict=True) if rows.any()]
+        for task, network in zip(wanted, self._networks(wanted), strict=True):
+            place = self.tasks.index(task)
+            rows = chosen[:, place].nonzero()[:, 0]
+            part = self._prepare(self._records[task], tensors_of(x, partial(at_rows, rows=rows)))
+            scores[rows, place] = self._asked([(network, part)], [task])[:, 0]
+        return below(scores, chosen, near)
 
     def _judged(self, tasks: tuple[str, ...], scores: Tensor, x: Any, together: bool) -> Inferred:
         """The answer, with whether it is of one of these tasks where as many inputs as now were calibrated on."""
@@ -225,6 +228,11 @@ class Inference:
 
     def _check_statistics(self) -> None:
         """Raise a ``ValueError`` where the way needs statistics of a task's present record that there are not."""
+        if self.shortlist is not None and not self.shortlist.fits(self._records):
+            raise ValueError(
+                f"expected a shortlist over all {len(self._records)} tasks in the features of "
+                f"{self.shortlist.reference!r} as it is now, found another one: leave it out, and every task is asked"
+            )
         for task in self._records if self.way == "statistics" else ():
             if self._lacks_statistics(task):
                 found = "such of an earlier record of it" if task in self.statistics else "none"
@@ -249,9 +257,10 @@ class Inference:
             return entropy
         return partial(superfluous, labels=max(record.meta.outputs for record in self._records.values()))
 
-    def _networks(self) -> Iterator[nn.Module]:
-        """One plain network, as each task in turn."""
-        for task, record in self._records.items():
+    def _networks(self, tasks: Sequence[str]) -> Iterator[nn.Module]:
+        """One plain network, as each of some tasks in turn."""
+        for task in tasks:
+            record = self._records[task]
             if self._plain is None or any(packed.codec == "block" for packed in record.masks.values()):
                 # Where layers grow, a task's network has widths of its own.
                 source = self._source
@@ -268,24 +277,6 @@ class Inference:
     def _lacks_statistics(self, task: str) -> bool:
         """Whether there are none of a task as it is now."""
         return task not in self.statistics or self.statistics[task].digest != digest_of(self._records[task])
-
-
-def rows_of(x: Any) -> list[Any]:
-    """A batch as batches of one row."""
-    return [tensors_of(x, partial(_row, place=place)) for place in range(count_rows(x))]
-
-
-def count_rows(x: Any) -> int:
-    """How many inputs a batch has.
-
-    >>> count_rows({"ids": torch.zeros(3, 5)})
-    3
-    """
-    return next(len(t) for t in leaves_of(x) if t.ndim)
-
-
-def _row(t: Tensor, place: int) -> Tensor:
-    return t[place : place + 1] if t.ndim else t
 
 
 def _check(way: str, by: str | None) -> None:

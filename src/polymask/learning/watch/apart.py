@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from polymask.calling import REFUSALS, tensors_of
-from polymask.inference.beside import Evidence, read_evidence, statistics_in, write_evidence
+from polymask.inference.beside import Evidence, read_evidence, shortlist_in, statistics_in, write_evidence
 from polymask.inference.calibrate import calibrate
 from polymask.inference.infer import Inference
+from polymask.inference.rows import at_rows
 from polymask.inference.stacks import digest_of
 from polymask.inference.statistics import Statistics
 from polymask.learning.setup import Setup
@@ -52,14 +53,23 @@ class Apart:
         """Write the statistics of a task that has ended, in place of what was kept of an earlier one of its name."""
         if self.folder is None or feeds.calibration is None:
             return
-        method, network = self.twin.method, self.twin.answering(task)
-        digest, made = digest_of(method.records[task]), None
-        train, held_out = feeds.train.ordered(BATCH), feeds.calibration.ordered(BATCH)
+        method, made, shared = self.twin.method, None, None
+        reference = next(iter(method.records))
+
+        def measured(by: str) -> Statistics:
+            """Of this task's inputs, as the network reads them as some task."""
+            parts = (feed.ordered(BATCH) for feed in (feeds.train, held_out))
+            digest, network = digest_of(method.records[by]), self.twin.answering(by)
+            return Statistics.measure(network, method.head, *parts, seed=method.seed, digest=digest)
+
+        held_out = feeds.calibration
         try:
-            made = Statistics.measure(network, method.head, train, held_out, seed=method.seed, digest=digest)
+            made = measured(task)
+            shared = None if task == reference else measured(reference)
         except ValueError as error:
             warnings.warn(f"this run keeps no statistics to tell tasks apart: {error}", stacklevel=2)
-        write_evidence(self.folder, task, Evidence(digest, made))
+        digest = digest_of(method.records[task])
+        write_evidence(self.folder, task, Evidence(digest, made, shared=shared, reference=reference))
 
     def calibrate(self, tasks: Sequence[Task]) -> None:
         """Ask about held-out inputs of every task that was not asked about as it is now, in all ways that fit."""
@@ -90,7 +100,7 @@ class Apart:
             here = chosen[(chosen >= start) & (chosen < start + len(y))] - start
             start += len(y)
             for inference in asked if len(here) else ():
-                part = tensors_of(x, partial(_rows, rows=here))
+                part = tensors_of(x, partial(at_rows, rows=here))
                 found[inference.way, inference.by, 1].append(calibrate(inference, {task.name: part}).values[task.name])
         return {key: torch.cat(values) for key, values in found.items()}
 
@@ -98,8 +108,9 @@ class Apart:
         """The ways of asking that fit the tasks; says why where one does not."""
         assert self.folder is not None
         method, statistics = self.twin.method, statistics_in(self.folder, self.twin.method.records)
-        makers = [partial(Inference, method, spare=self.setup.spare > 0)]
-        makers += [partial(Inference, method, "statistics", statistics=statistics)] if statistics else []
+        few = shortlist_in(self.folder, method.records)
+        makers = [partial(Inference, method, spare=self.setup.spare > 0, shortlist=few)]
+        makers += [partial(Inference, method, "statistics", statistics=statistics, shortlist=few)] if statistics else []
         for make in makers:
             try:
                 inference = make()
@@ -121,7 +132,3 @@ class Apart:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what there is to warn of was said when the task was learned
             return self.setup.open(task, self.twin.method.seed)
-
-
-def _rows(t: Tensor, rows: Tensor) -> Tensor:
-    return t[rows.to(t.device)] if t.ndim else t
