@@ -1,4 +1,4 @@
-"""Thirty tasks of two classes on a narrow ResNet-18: is a shortlist as right as statistics over all of them, and faster?"""
+"""Thirty tasks of two classes on a narrow ResNet-18: is a shortlist as right as asking all of them, and faster?"""
 
 from __future__ import annotations
 
