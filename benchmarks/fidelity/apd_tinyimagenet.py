@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from math import isfinite
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -110,7 +111,8 @@ def main() -> None:
     print(f"Tiny ImageNet: {SETTING}; {REDUCED}")
     print(table(rows, floatfmt=".2f"))
     print(write_report(OUT / "ordered"))
-    values = {f"{row['method']}, {key}": [float(str(row[key]))] for row in rows for key in row if key != "method"}
+    known = ((row["method"], key, float(str(row[key]))) for row in rows for key in row if key != "method")
+    values = {f"{method}, {key}": [value] for method, key, value in known if isfinite(value)}
     write(TARGETS[0], values, [0], {_where("cpu")})
 
 
