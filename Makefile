@@ -25,7 +25,7 @@ test: $(STAMPS)/dev  ## run the tests and every docstring example, except those 
 test-all: $(PARTS:%=test-all-%)  ## run every test, those marked full as well, part after part
 
 test-all-%: $(STAMPS)/dev  ## run one part of them alone, e.g. test-all-units-1; the parts are in tests/choice.py
-	$(TEST) --part $*
+	$(TEST) --part $* $(if $(findstring compile,$*),--untyped)
 
 mutants: $(STAMPS)/mutants  ## change the code in small ways and list what no test notices; takes hours, goes on where it stopped
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2

@@ -22,7 +22,9 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def _fresh_compiler() -> Iterator[None]:
+def _fresh_compiler(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not request.config.getoption("untyped"):
+        pytest.skip("the check of annotations draws what it looks at, which no graph can hold: run with --untyped")
     torch._dynamo.reset()
     # The check of shapes is Python that no graph can hold.
     jaxtyping.config.update("jaxtyping_disable", True)
