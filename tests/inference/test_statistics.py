@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +152,8 @@ def test_what_is_kept_comes_back_and_a_damaged_file_is_one_sentence(tmp_path: Pa
     assert back.statistics is not None
     assert torch.equal(back.values[key], evidence.values[key])
     assert torch.equal(back.statistics.factor, made.factor)
-    assert replace(back.statistics, means=0, factor=0, scales=0) == replace(made, means=0, factor=0, scales=0)  # type: ignore[arg-type]
+    for key_of in ("dims", "seed", "head", "digest"):
+        assert getattr(back.statistics, key_of) == getattr(made, key_of)
     assert back.is_of(method.records["t0"])
     assert [*statistics_in(tmp_path, method.records)] == ["t0"]
     assert calibration_in(tmp_path, method.records, *key[:2]).count == 120  # nothing of another record
