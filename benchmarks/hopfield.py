@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from _measure import machine, needed_root, options, threads, with_data
+from polymask.parts.binarize import straight_through
 from polymask.parts.uncertainty import entropy
 from polymask.streams import make_stream, prepare
 
@@ -26,16 +27,9 @@ SETTINGS = list(product((500.0, 50.0, 5.0), (1.5e-3, 1.5e-2, 1.5e-4)))
 Batches = Sequence[tuple[Tensor, Tensor]]
 
 
-class Units(torch.autograd.Function):
+def units(s: Tensor) -> Tensor:
     """``s >= 0`` as 0 or 1, with the gradient of ``s``."""
-
-    @staticmethod
-    def forward(ctx: object, s: Tensor) -> Tensor:
-        return (s >= 0).to(s.dtype)
-
-    @staticmethod
-    def backward(ctx: object, g: Tensor) -> Tensor:
-        return g
+    return straight_through(torch.ones_like(s), s, s >= 0)
 
 
 class Net(nn.Module):
@@ -63,7 +57,7 @@ def learn(net: Net, batches: Batches) -> list[Tensor]:
     optimizer = torch.optim.SGD(scores, lr=0.1, momentum=0.9, weight_decay=1e-4)
     for x, y in batches:
         optimizer.zero_grad()
-        F.cross_entropy(net(x, [Units.apply(s) for s in scores]), y).backward()
+        F.cross_entropy(net(x, [units(s) for s in scores]), y).backward()
         optimizer.step()
     return [2 * (s.detach() >= 0).float() - 1 for s in scores]
 
@@ -82,7 +76,7 @@ def recover(
     optimizer = torch.optim.SGD(scores, lr=lr, momentum=0.9, weight_decay=1e-4)
     for step, (x, _) in enumerate(batches):
         share = step / len(batches)
-        masks = [Units.apply(s) for s in scores]
+        masks = [units(s) for s in scores]
         energy = sum((-(2 * m - 1) @ p @ (2 * m - 1) / 2 for m, p in zip(masks, psi, strict=True)), torch.zeros(()))
         optimizer.zero_grad()
         ((1 - share) * entropy(net(x, masks)) + gamma * share * energy).backward()

@@ -77,8 +77,7 @@ class Loaded:
             ValueError: if a file cannot be read, values are NaN, infinite or on another scale, or the network refuses
                 them or is not to be had.
         """
-        name = self.find(task)
-        record = self.bank.record(name)
+        record = self.bank.record(self.find(task))
         wanted = wanted_by(self.bank, record.meta)
         if not are_paths(x):
             return self._run(record, wanted, as_batch(x, wanted))

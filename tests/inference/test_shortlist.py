@@ -87,10 +87,14 @@ def test_a_shortlist_of_other_records_is_refused() -> None:
     small.learn_task(method, 3)
     with pytest.raises(ValueError, match="expected a shortlist over all 4 tasks in the features of 't0' as it is now"):
         inference.update(method)
+    inference.shortlist = None
+    inference.update(method)
+    every = inference(small.inputs(3, 2)).scores
+    assert torch.equal(every, Inference(method, "every-mask")(small.inputs(3, 2)).scores)
     inference.update(method, shortlist=shared(method, 1))
     assert inference(small.inputs(3, 2)).scores.shape == (2, 4)
     method.remove("t0")
-    with pytest.raises(ValueError, match="leave it out, and every task is asked"):
+    with pytest.raises(ValueError, match="set shortlist to None, and every task is asked"):
         Inference(method, "every-mask", shortlist=few)
     with pytest.raises(ValueError, match="expected to ask 1 task or more, found count=0"):
         replace(few, count=0)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from polymask.calling import tensors_of
 from polymask.inference.beside import calibration_in, shortlist_in, statistics_in
 from polymask.inference.infer import By, Inference, Way
 from polymask.inference.inferred import Inferred
+from polymask.inference.rows import at_rows
 from polymask.streams.inputs import Inputs
 from polymask.task import TaskRecord
 
@@ -66,13 +68,20 @@ def inference_of(
 
 
 def has_spare(folder: Path) -> bool:
-    """Whether the run in a folder says that it trained spare outputs; a bank alone says nothing."""
+    """Whether the run in a folder says that it trained spare outputs; a bank alone says nothing.
+
+    Raises:
+        ValueError: if what it says is cut short or changed.
+    """
     path = folder / "config.yaml"
     try:
-        said = yaml.safe_load(path.read_text()) if path.is_file() else None
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
-    return isinstance(said, dict) and bool(said.get("spare"))
+        said = yaml.safe_load(path.read_text()) if path.is_file() else {}
+        return bool(said.get("spare"))
+    except (AttributeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"expected {path} as a run wrote it, found it cut short or changed ({type(error).__name__}): name the "
+            "task, or bring the file back"
+        ) from error
 
 
 def by_task(found: Inferred, read: Read, answered: Callable[[str, Read], Iterable[Answer]]) -> Iterator[Answer]:
@@ -89,16 +98,14 @@ def by_task(found: Inferred, read: Read, answered: Callable[[str, Read], Iterabl
     answers: dict[int, Answer] = {}
     for task in dict.fromkeys(found.choice):
         rows = [row for row, choice in enumerate(found.choice) if choice == task]
-        part = Read([read.names[row] for row in rows], tensors_of(read.batch, partial(_taken, rows=rows)))
+        part = Read(
+            [read.names[row] for row in rows], tensors_of(read.batch, partial(at_rows, rows=torch.tensor(rows)))
+        )
         for row, one in zip(rows, answered(task, part), strict=True):
             answers[row] = replace(one, task=task, margin=float(found.margin[row]))
             if found.known is not None and not found.known[row] and not one.problem:
                 answers[row] = Answer(one.file, task=NONE, margin=float(found.margin[row]))
     yield from (answers[row] for row in range(len(read.names)))
-
-
-def _taken(t: Tensor, rows: list[int]) -> Tensor:
-    return t[rows] if t.ndim else t
 
 
 def prepare_inputs(record: TaskRecord, x: Any) -> Any:

@@ -231,7 +231,8 @@ class Inference:
         if self.shortlist is not None and not self.shortlist.fits(self._records):
             raise ValueError(
                 f"expected a shortlist over all {len(self._records)} tasks in the features of "
-                f"{self.shortlist.reference!r} as it is now, found another one: leave it out, and every task is asked"
+                f"{self.shortlist.reference!r} as it is now, found another one: give one that is, or set shortlist to "
+                "None, and every task is asked"
             )
         for task in self._records if self.way == "statistics" else ():
             if self._lacks_statistics(task):
