@@ -19,6 +19,10 @@ FOUND, ACCEPTED = RESULTS / "supsup-inference-250-by-tasks.csv", RESULTS / "whic
 
 def columns(path: Path) -> dict[str, list[float]]:
     """The columns of a file of numbers."""
+    if not path.is_file():
+        raise SystemExit(
+            f"expected {path.name} in {path.parent}, found none: measure it first, see benchmarks/README.md"
+        )
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     return {name: [float(row[name]) for row in rows] for name in rows[0]}
