@@ -242,6 +242,54 @@ def test_a_task_without_a_mask_on_units_reads_them_all() -> None:
         torch.testing.assert_close(answers[rows][:, : alone.shape[1]], alone, rtol=1e-4, atol=1e-4)
 
 
+class Experts(nn.Module):
+    """What is negative goes through a layer of a class of one's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(5, 8), Doubled(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        chosen = x[:, 0] < 0
+        out = h.clone()
+        out[chosen] = self.b(h[chosen])
+        return self.head(out.relu())
+
+
+@pytest.mark.parametrize("method", ["hat", "tfm"])
+def test_a_layer_of_a_class_of_ones_own_that_is_given_no_sample(method: str) -> None:
+    torch.manual_seed(0)
+    learner = learned(UNITS[method], Experts(), torch.randn(8, 5), lr=LR)
+    x = torch.randn(5, 5)
+    x[:, 0] = x[:, 0].abs()
+    check(learner, x, 5)
+
+
+@pytest.mark.parametrize("head", [nn.Linear, Doubled])
+@pytest.mark.parametrize("method", ["hat", "tfm", "piggyback"])
+def test_a_batch_without_samples(method: str, head: type[nn.Linear]) -> None:
+    torch.manual_seed(0)
+    learner = learned(UNITS[method], nn.Sequential(nn.Linear(5, 8), nn.ReLU(), head(8, 4)), torch.randn(8, 5), lr=LR)
+    widest = max(record.meta.outputs for record in learner.records.values())
+    mixed = Mixed(learner.sites, learner.records)
+    assert mixed(torch.randn(0, 5).to(DEVICE), []).shape == (0, widest)
+
+
+def test_a_task_without_a_mask_on_the_rows_of_a_weight_reads_them_all() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4))
+    learner = learned(TFM, net, torch.randn(8, 5), count=2, lr=LR)
+    records = dict(learner.records)
+    masks = {name: mask for name, mask in records["b"].masks.items() if name != "0.weight"}
+    records["b"] = replace(records["b"], masks=masks)
+    x = torch.randn(4, 5).to(DEVICE)
+    answers = Mixed(learner.sites, records)(x, list("abba"))
+    activate(learner.sites, records["b"])
+    alone = drive.answer(learner.model, x)
+    torch.testing.assert_close(answers[1:3, : alone.shape[1]], alone[1:3], rtol=1e-4, atol=1e-4)
+
+
 def test_a_gate_is_of_its_layers_precision_and_open_where_a_task_has_none() -> None:
     gate = own_of(nn.Linear(3, 2).bfloat16(), {}, [], [torch.tensor([True, False]), None]).gate
     assert gate is not None

@@ -15,6 +15,7 @@ from polymask.learning.compare import compare
 from polymask.learning.figures.cost import FILE
 from polymask.learning.figures.table import RAW, numbers, raw, rows, write
 from polymask.learning.loop import NotFinite
+from polymask.learning.results import Forgot
 from polymask.learning.training import Training
 
 SAME: dict[str, Any] = {"tasks": 2, "training": Training(epochs=1), "net": {"hidden": [16]}}
@@ -111,6 +112,39 @@ def test_each_method_is_given_what_it_can_use(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "table.md").read_text().splitlines()[-1].startswith("| joint")
     compare(["joint"], [0], tmp_path, options={"joint": {"prefixes": "all"}})
     assert given["joint"] == (None, {"prefixes": "all"})
+
+
+def test_spare_outputs_are_given_to_methods_whose_tasks_share_a_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def noted(method: str, **how: Any) -> dict[str, Any]:
+        given[method] = how.get("spare", "not said")
+        return {"metric": "accuracy", "average_accuracy": None, "bwt_gem": None, "max_logit_drift": None, "seconds": 1}
+
+    monkeypatch.setattr(module, "run_named", noted)
+    lines: list[str] = []
+    compare(["supsup", "packnet"], [0], tmp_path, spare=5, say=lines.append)
+    assert given == {"supsup": 5, "packnet": 0}
+    assert lines[0] == "Spare outputs are for heads='masked' alone, and not for packnet."
+    compare(["supsup", "packnet"], [0], tmp_path)
+    assert given == {"supsup": "not said", "packnet": "not said"}
+
+
+def test_a_failed_run_is_one_row_and_any_other_error_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[Exception] = [NotFinite("found NaN"), Forgot("found a change"), ValueError("found something else")]
+
+    def fails(method: str, **how: Any) -> dict[str, Any]:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(module, "run_named", fails)
+    lines: list[str] = []
+    found = compare(["hat"], [0, 1], tmp_path, say=lines.append)["hat"]
+    assert found == [{"error": "found NaN", "seconds": None}, {"error": "found a change", "seconds": None}]
+    assert lines == ["hat, seed 0: failed: found NaN", "hat, seed 1: failed: found a change"]
+    with pytest.raises(ValueError, match="something else"):
+        compare(["hat"], [0], tmp_path)
 
 
 def test_raw_rows_say_every_task_and_of_a_failed_run_why() -> None:

@@ -19,7 +19,7 @@ from tests.learning.small import assert_same
 from polymask.cli.main import main
 from polymask.learning import compare as compare_module
 from polymask.learning import session
-from polymask.learning.figures.table import rows
+from polymask.learning.figures.table import as_table, rows, write_orders
 from polymask.learning.loop import NotFinite
 from polymask.learning.options import Refused, run_folder
 from polymask.learning.orders.draw import NAMED, orders_of
@@ -31,6 +31,7 @@ from polymask.loaded import load
 from polymask.pages.runs import run_folders
 from polymask.pages.write import write_report
 from polymask.parts.seeds import generator
+from polymask.report.table import table
 from polymask.streams.by_name import make_stream
 
 FREE = ("ksm", "piggyback", "supsup", "linear_probe", "independent")
@@ -313,6 +314,50 @@ def test_a_run_that_is_missing_unfinished_or_of_other_tasks_is_no_number() -> No
     assert final_scores({"tasks": ["a"], "accuracy_at_the_end": [math.nan]}) == {}
     row = rows({"hat": [{"error": "NaN", "seconds": None}]}, {"hat": Robustness()})[0]
     assert (row["AOPD (noise floor)"], row["MOPD (noise floor)"]) == (None, None)
+
+
+def test_the_files_of_several_orders(tmp_path: Path) -> None:
+    plan, ended = Plan(((0, 1), (1, 0), (0, 1)), (3,), measures_floor=False), report("ab", 0.5, 0.25)
+    runs = {"hat": {(0, 3): ended, (1, 3): report("ba", 0.5, 0.75), (2, 3): ended}, "joint": {(0, 3): ended}}
+    robust = {"hat": robustness_of(plan, runs["hat"])}
+    write_orders(tmp_path, {"hat": [ended], "joint": [ended]}, [3], robust, runs)
+    found = {one.name: one.read_text().splitlines() for one in tmp_path.iterdir()}
+    assert set(found) == {"table.md", "table.tex", "table.json", "runs.csv", "orders.csv"}
+    assert found["orders.csv"] == [
+        "method,task,opd,noise_floor,order_0,order_1,order_2",
+        "hat,a,0.25,,0.5,0.75,0.5",
+        "hat,b,0.25,,0.25,0.5,0.25",
+    ]
+    header, *lines = found["runs.csv"]
+    assert header == "method,seed,order,task,place,when_learned,at_the_end,logit_drift,bytes,seconds,error"
+    assert [line.split(",")[:5] for line in lines] == [
+        ["hat", "3", "0", "a", "0"],
+        ["hat", "3", "0", "b", "1"],
+        ["hat", "3", "1", "b", "0"],
+        ["hat", "3", "1", "a", "1"],
+        ["hat", "3", "2", "a", "0"],
+        ["hat", "3", "2", "b", "1"],
+        ["joint", "3", "0", "a", "0"],
+        ["joint", "3", "0", "b", "1"],
+    ]
+    assert [line.split(",")[6] for line in lines[:2]] == ["0.5", "0.25"]
+    assert [row["aopd"] for row in json.loads((tmp_path / "table.json").read_text())] == [0.25, None]
+    assert all("0.2500 (-)" in "".join(found[name]) for name in ("table.md", "table.tex"))
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, False), (1, True), (20, True), (21, False)])
+def test_the_disparity_of_each_of_a_few_tasks_is_shown_on_a_terminal(count: int, shown: bool) -> None:
+    found = {"hat": Robustness({f"task {k}": [0.5, 0.62505] for k in range(count)})}
+    text = as_table({"hat": [report("ab", 0.5, 0.5)]}, found)
+    head, _, each = text.partition("\n\nOPD of each task:\n")
+    assert head == table(rows({"hat": [report("ab", 0.5, 0.5)]}, found))
+    assert bool(each) == shown
+    assert each.count("0.1250") + each.count("0.1251") == (count if shown else 0)
+    assert shown or text == head
+
+
+def test_a_table_of_one_order_has_no_disparity() -> None:
+    assert as_table({"hat": [report("ab", 0.5, 0.5)]}) == table(rows({"hat": [report("ab", 0.5, 0.5)]}))
 
 
 def test_as_many_seeds_as_orders_make_the_floor() -> None:

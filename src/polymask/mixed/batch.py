@@ -100,6 +100,8 @@ class Mixed:
         if unknown:
             raise KeyError(f"expected tasks among {', '.join(self.tasks)}, found {', '.join(unknown)}")
         device = next(iter((*self.model.parameters(), *self.model.buffers()))).device
+        if not rows:
+            return logits_of(run(self.model, Alone(0), x))
         index = torch.tensor([self.tasks[task] for task in tasks], device=device)
         key = key_of(x, rows)
         known = self._found.get(key)

@@ -124,7 +124,7 @@ def per_task(module: nn.Module, own: Own) -> Form:
         return masked | {leaf: each[task] for leaf, each in stacks.items()}
 
     def run(x: Tensor, spread: Spread) -> Tensor:
-        if not (stacks or own.rows) or not len(x):
+        if not (stacks or own.rows):
             y: Tensor = plain(x)
         else:
             y = _each(x, spread(torch.arange(own.count, device=x.device)[:, None], x).flatten())
@@ -134,8 +134,8 @@ def per_task(module: nn.Module, own: Own) -> Form:
     def _each(x: Tensor, tasks: Tensor) -> Tensor:
         order = tasks.expand(len(x)).argsort(stable=True)
         present, counts = tasks.expand(len(x)).unique(return_counts=True)
-        parts = []
-        for task, rows in zip(present.tolist(), order.split(counts.tolist()), strict=True):
+        parts = []  # of no samples at all: what any task answers of none
+        for task, rows in zip(present.tolist() or [0], order.split(counts.tolist() or [0]), strict=True):
             with lock:  # meanwhile it holds a task's tensors, which no other thread's samples may be given
                 with refresh_caches(plain):  # what it has cached is the last task's
                     pass
