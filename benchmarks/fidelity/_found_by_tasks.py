@@ -13,9 +13,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from _learn import some_of
 from _row import RESULTS, WORK, OutOfTimeError, limited
 from supsup_inference import PROTOCOLS, learned
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ def main() -> None:
         with limited(args.minutes):
             run, stream = learned(args.name, args.seed, place, args.data_root)
             feeds = (prepare(task, seed=args.seed).test for task in stream)
-            images: list[Any] = [next(feed.ordered(MOST))[0] for feed in feeds if feed is not None]
+            images = [some_of(feed, MOST, place) for place, feed in enumerate(feeds)]
             for name, (way, by) in WAYS.items():
                 inference = Inference(First(run.method, counts[0]), way, by)
                 for count in counts:

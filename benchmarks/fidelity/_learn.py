@@ -1,18 +1,20 @@
-"""What the rows share: MNIST's permutations, a run in a folder that goes on after a stop, accuracy in points."""
+"""What the rows share: MNIST's permutations, a run in a folder that goes on after a stop, single images, accuracy."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from polymask import Stream, Task, Training, learn
 from polymask.streams import make_stream
+from polymask.streams.feed import Feed
 
 MNIST, TINY_IMAGENET = "ylecun/mnist", "zh-plus/tiny-imagenet"
 
@@ -31,6 +33,17 @@ def tiny_imagenet(data_root: str | None, tasks: int, size: int, seed: int) -> li
     how = {"tasks": tasks, "size": (size, size), "seed": seed}
     stream = make_stream("split", [TINY_IMAGENET], data_root=data_root, **how)
     return [replace(task, val=None, test=task.test or task.val) for task in stream]
+
+
+def some_of(feed: Feed | None, count: int, place: int) -> Tensor:
+    """So many inputs of a part of a task's data: other rows for each of neighbouring places.
+
+    Tasks may all be made of the same images, and the first ones of each would be as many copies of few.
+    """
+    assert feed is not None
+    parts = feed.ordered(count)
+    x: Tensor = next(islice(parts, place % min(97, feed.size // count), None))[0]
+    return x
 
 
 def points(
