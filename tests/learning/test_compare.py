@@ -132,6 +132,24 @@ def test_spare_outputs_are_given_to_methods_whose_tasks_share_a_head(
     assert given == {"supsup": "not said", "packnet": "not said"}
 
 
+@pytest.mark.parametrize("options", [{"supsup": {"heads": "private"}}, {"supsup": {"heads": "private"}, "wsn": {}}])
+def test_spare_outputs_that_no_method_can_use_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(module, "run_named", lambda *_, **how: pytest.fail("learned"))
+    with pytest.raises(ValueError, match="for spare=5, found packnet, supsup, where each has a head of"):
+        compare(["packnet", "supsup"], [0], tmp_path, spare=5, options=options)
+    with pytest.raises(ValueError, match="expected one device for a comparison, found 2: run each method by itself"):
+        compare(["hat"], [0], tmp_path, training=Training(devices=2))
+
+
+def test_every_method_that_spare_outputs_are_not_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "run_named", lambda *_, **how: {"error": "none", "seconds": None})
+    lines: list[str] = []
+    compare(["packnet", "supsup", "wsn"], [0], tmp_path, spare=5, training=Training(), say=lines.append)
+    assert lines[0] == "Spare outputs are for heads='masked' alone, and not for packnet, wsn."
+
+
 def test_a_failed_run_is_one_row_and_any_other_error_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     errors: list[Exception] = [NotFinite("found NaN"), Forgot("found a change"), ValueError("found something else")]
 
@@ -139,6 +157,7 @@ def test_a_failed_run_is_one_row_and_any_other_error_is_raised(tmp_path: Path, m
         raise errors.pop(0)
 
     monkeypatch.setattr(module, "run_named", fails)
+    monkeypatch.setattr(module, "cost_of_run", lambda _: {"parameters": 5})
     lines: list[str] = []
     found = compare(["hat"], [0, 1], tmp_path, say=lines.append)["hat"]
     assert found == [{"error": "found NaN", "seconds": None}, {"error": "found a change", "seconds": None}]
@@ -156,6 +175,67 @@ def test_raw_rows_say_every_task_and_of_a_failed_run_why() -> None:
         ["hat", 3, "b", 1, None, None, None, None, None, None],
         ["hat", 4, None, None, None, None, None, None, None, "NaN"],
     ]
+
+
+def test_raw_rows_of_a_run_that_says_little() -> None:
+    found = raw(
+        {"hat": [{"tasks": ["a"]}], "joint": [{"tasks": ["a"], "accuracy_at_the_end": [0.5], "bytes": None}]}, [0]
+    )
+    assert [[row[name] for name in ("task", "when_learned", "at_the_end", "bytes")] for row in found] == [
+        ["a", None, None, None],
+        ["a", None, 0.5, None],
+    ]
+
+
+def test_every_number_of_a_table() -> None:
+    run = {"metric": "accuracy", "average_accuracy": 0.25, "bwt_gem": -0.5, "max_logit_drift": 0.125, "seconds": 2.0}
+    run |= {"latency_ms": 1.5, "parameters": 12345, "bytes": {"backbone": 4000, "per_task": [100, 300]}}
+    other = {
+        **run,
+        "average_accuracy": 0.75,
+        "bwt_gem": 0.5,
+        "max_logit_drift": 0.25,
+        "seconds": 4.0,
+        "latency_ms": 2.5,
+    }
+    found = numbers({"hat": [{**run, "parameters": None}, other]})[0]
+    std = {"average_accuracy": 0.5, "bwt_gem": 0.0, "latency_ms": 2.0, "seconds": 3.0, "bytes_per_task": 200.0}
+    assert {name: found[name]["mean"] for name in std} == std
+    assert [found[name]["n"] for name in std] == [2, 2, 2, 2, 4]
+    rest = {name: value for name, value in found.items() if name not in std}
+    assert rest == {
+        "method": "hat",
+        "metric": "accuracy",
+        "max_logit_drift": 0.25,
+        "shared_bytes": 4000,
+        "parameters": 12345,
+    }
+    assert rows({"hat": [run]})[0] == {
+        "method": "hat",
+        "average accuracy": "0.2500",
+        "bwt": "-0.5000",
+        "max logit drift": "0.125",
+        "bytes per task": "200 B",
+        "shared bytes": "4.00 kB",
+        "parameters": "12,345",
+        "latency, ms": "1.50",
+        "seconds": "2.0",
+    }
+    bare = numbers({"hat": [{"average_accuracy": 0.25}]})[0]
+    assert (bare["shared_bytes"], bare["parameters"], bare["max_logit_drift"]) == (None, None, None)
+    assert rows({"hat": [{"average_accuracy": 0.25}]})[0]["parameters"] is None
+
+
+def test_what_a_comparison_writes(tmp_path: Path) -> None:
+    reports = {"hat": [{"tasks": ["a"], "average_accuracy": 0.25}, {"error": "no \udcff letter", "seconds": None}]}
+    write(tmp_path, reports, [3, 4])
+    text = {one.name: one.read_bytes().decode() for one in tmp_path.iterdir()}
+    assert set(text) == {"table.md", "table.tex", "table.json", "runs.csv"}
+    assert "4,,,,,,,,no ? letter" in text["runs.csv"]
+    assert all(content.endswith("\n") for content in text.values())
+    assert text["table.tex"].endswith("\\end{tabular}\n")
+    assert text["table.md"].count("\n") == 3
+    assert json.loads(text["table.json"])[0]["seeds"] == [3, 4]
 
 
 def test_a_mean_with_a_missing_seed_is_no_number(tmp_path: Path) -> None:
