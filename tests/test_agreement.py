@@ -432,6 +432,40 @@ def test_a_lazy_layer_is_to_be_called_first(method: str) -> None:
     METHODS[method](net, torch.zeros(2, 6))
 
 
+class Linked(nn.Module):
+    """Steps that see each other through a sparse matrix, which is a buffer, a parameter or neither."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.up, self.mid, self.head = nn.Linear(6, 12), nn.Linear(12, 8), nn.Linear(8, 4)
+        links = torch.eye(3).roll(1, 0).to_sparse()
+        if kind == "parameter":
+            self.links: Tensor = nn.Parameter(links)
+        elif kind == "buffer":
+            self.register_buffer("links", links, persistent=False)
+        else:
+            self.links = links
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = torch.sparse.mm(self.links, x.transpose(0, 1).flatten(1)).view(3, len(x), 6).transpose(0, 1)
+        return self.head(self.mid(self.up(seen).relu().mean(1)).relu())
+
+
+@pytest.mark.parametrize("method", ["packnet", "tfm", "hat"])
+def test_a_sparse_matrix_is_an_attribute_or_refused(method: str) -> None:
+    for kind in ("buffer", "parameter"):
+        with pytest.raises(
+            ValueError, match=r"found 'links' of '' with the layout torch.sparse_coo: register it dense"
+        ):
+            METHODS[method](Linked(kind), torch.randn(4, 3, 6))
+    made = METHODS[method](Linked("attribute"), torch.randn(4, 3, 6))
+    first, second = drive.tasks(made.example, 2)
+    drive.learn(made, [first])
+    x, before = drive.probe(made), drive.logits(made, first)
+    drive.learn(made, [second])
+    assert torch.equal(drive.logits(made, first, x), before)
+
+
 class Complex(nn.Module):
     def __init__(self) -> None:
         super().__init__()

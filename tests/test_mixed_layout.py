@@ -40,6 +40,27 @@ def test_of_numbers_the_smallest_becomes_the_largest_and_the_others_the_smallest
     assert variants(torch.tensor([5, 7, 7, 5]), 4)[1].tolist() == [7, 5, 5, 7]
 
 
+def test_features_are_changed_each_otherwise() -> None:
+    # What all features of a sample have in common a norm takes out again.
+    for shape in ((4, 3), (4, 3, 2)):
+        plain, changed, *_ = variants(torch.randn(shape), 4)
+        assert (changed - plain)[0].std(0).min() > 1e-3
+
+
+def test_of_several_tensors_of_numbers_each_is_changed() -> None:
+    x = (torch.tensor([0, 1, 2, 1]), torch.tensor([0, 1, 2, 3]))
+    assert [torch.equal(one, other) for one, other in zip(variants(x, 4)[1], x, strict=True)] == [False, False]
+
+
+def test_samples_change_places_whole() -> None:
+    tokens = torch.tensor([[0, 1], [2, 3], [4, 5]])
+    x = (torch.randn(3, 2), tokens)
+    rolled, exchanged = rearranged(x, 3)
+    assert rolled[1].tolist() == [[4, 5], [0, 1], [2, 3]]
+    assert exchanged[1].tolist() == [[5, 1], [2, 3], [4, 0]]
+    assert all(torch.equal(other[0], x[0]) for other in (rolled, exchanged))
+
+
 def test_numbers_are_rearranged_each_tensor_otherwise() -> None:
     x = (torch.randn(4, 2), FLAGS, FLAGS.clone())
     rolled, exchanged = rearranged(x, 4)
@@ -66,6 +87,27 @@ def test_batches_are_alike_by_shapes_and_by_numbers_that_are_few() -> None:
     assert not same((x, torch.tensor([0.0, 1.0])), (x, torch.tensor([0.0, 2.0])))
     assert not same((x, torch.tensor(0)), (x, torch.tensor(1)))
     assert len({key_of((x, torch.tensor([0.0, 1.0])), 4), key_of((x, torch.tensor([0.0, 1.0])), 4)}) == 1
+
+
+class One:
+    """It says no more of itself than Other."""
+
+    def __repr__(self) -> str:
+        return "a value"
+
+
+class Other(One):
+    """It says no more of itself than One."""
+
+
+def test_what_is_nested_and_what_is_no_tensor_is_told_apart() -> None:
+    x = torch.randn(4, 2)
+    assert not same({"a": x}, {"a": x[:, :1]})
+    assert not same((x,), [x])
+    assert not same((x, One()), (x, Other()))
+    four = torch.arange(4)
+    assert not same((x, four), (x, four + 1))
+    assert key_of((x, torch.arange(5)), 5) == key_of((x, torch.arange(5) + 1), 5)
 
 
 def test_a_layout_fits_what_has_its_places() -> None:
@@ -100,6 +142,34 @@ def test_a_position_between_two_samples_is_nobodys() -> None:
         decode_layout("layer", [plain, changed, torch.tensor([1.1 * rounding, 2.0, 0.0, 2.0]), high], 4)
 
 
+def test_a_position_that_no_sample_changes_is_nobodys() -> None:
+    plain, changed, bit = ([[0.0, 5.0]] * 2, [[1.0, 5.0]] * 2, [[0.0, 5.0], [1.0, 5.0]])
+    found = decode_layout("layer", [torch.tensor(rows) for rows in (plain, changed, bit)], 2)
+    assert found is not None
+    assert found.same(Layout(0, torch.tensor([0, 1])))
+    with pytest.raises(ValueError, match="found them mixed or not there"):
+        decode_layout("layer", [torch.tensor(plain)] * 3, 2)
+
+
+def test_large_values_that_were_rounded_otherwise_are_nobodys() -> None:
+    big = 1e6
+    plain, changed, bit = ([[0.0, big]] * 2, [[1.0, big + 1]] * 2, [[0.0, big + 1], [1.0, big]])
+    found = decode_layout("layer", [torch.tensor(rows) for rows in (plain, changed, bit)], 2)
+    assert found is not None
+    assert found.same(Layout(0, torch.tensor([0, 1])))
+
+
+@pytest.mark.parametrize(
+    ("axis", "units", "shape"), [(0, 1, (3, 4, 1)), (1, 1, (1, 4, 3)), (0, 0, (4, 3, 1)), (1, -1, (1, 3, 4))]
+)
+def test_values_are_spread_over_the_axes_of_units_and_samples(axis: int, units: int, shape: tuple[int, ...]) -> None:
+    values, index = torch.arange(8.0).view(2, 4), torch.tensor([1, 0, 1])
+    found = Layout(axis, torch.arange(3)).spread(values, index, 3, units)
+    assert found.shape == shape
+    there = found.squeeze() if shape.index(3) < shape.index(4) else found.squeeze().T
+    assert torch.equal(there, values[index])
+
+
 def test_a_signature_has_a_number_for_every_place() -> None:
     x = nn.functional.layer_norm(torch.randn(4, 3, 2), (2,))
     assert [signature(x, units).shape for units in (-1, 1, None)] == [(4, 3), (4, 2), (4,)]
@@ -125,6 +195,13 @@ def test_a_pass_that_calls_its_layers_otherwise_is_found() -> None:
             turn.answer(layer(path), x)
     with pytest.raises(Unlike):
         Together(turn.layouts, index).answer(layer(), torch.ones(3, 2))
+
+
+def test_a_layer_whose_units_come_before_its_samples() -> None:
+    gains = torch.tensor([[1.0, 1.0, 1.0], [2.0, 3.0, 4.0]])
+    one = Layer("up", lambda x, spread: x * spread(gains, x), nn.Identity(), 1, 1)
+    turn = Together({"up": [Layout(1, torch.tensor([0, 1]))]}, torch.tensor([1, 0]))
+    assert turn.answer(one, torch.ones(1, 3, 2)).tolist() == [[[2, 1], [3, 1], [4, 1]]]
 
 
 def _copied(x: Tensor, named: bool = False) -> Tensor:
@@ -174,6 +251,15 @@ def test_what_python_reads_is_noted() -> None:
     with readings(found):
         _ = bool(x.max() > 1), x[0].item(), x.tolist(), x.numpy(), torch.equal(x, x), len(x), x.shape
     assert found == [True, 1.0, [1.0, 2.0], [1.0, 2.0], True]
+
+
+def test_what_has_no_memory_of_its_own_has_no_mark() -> None:
+    links = torch.eye(4).to_sparse()
+    with Routes(X, [(links, "links")]) as routes:
+        y = torch.sparse.mm(links, X)
+    assert routes.of(y) & Mark.BATCH
+    assert routes.of(links) == Mark(0)
+    assert routes.of(torch.ones(1)) == Mark(0)
 
 
 def test_reading_a_layers_tensor_elsewhere_is_noted() -> None:

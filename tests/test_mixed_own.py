@@ -157,6 +157,26 @@ def test_a_head_is_as_wide_as_its_tasks(
         assert torch.isneginf(found[place][..., widths[task] :]).all()
 
 
+@pytest.mark.parametrize("layer", ["convolution", "convolution over steps"])
+def test_a_kernel_of_each_tasks_own_is_that_of_each_samples_task(layer: str) -> None:
+    torch.manual_seed(0)
+    make, draw = LAYERS[layer]
+    module = make(True)
+    check(module, Own(TASKS, drawn(module, ["weight", "bias"])), draw())
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, Doubled])
+def test_a_single_task_and_no_samples_at_all(kind: type[nn.Linear]) -> None:
+    module, own = kind(6, UNITS), Own(1, {"weight": [torch.randn(2, 6)], "bias": [torch.randn(2)]}, head=True)
+    form = form_of(module, own) or per_task(module, own)
+    for rows in (0, 3):
+        assert form(torch.randn(rows, 6), lambda values, t: values[torch.zeros(len(t), dtype=torch.long)]).shape == (
+            rows,
+            2,
+        )
+    assert own.beyond("weight", 3).tolist() == [[False, False, True]]
+
+
 def test_a_layer_that_no_head_is_keeps_the_width_that_it_has_grown_to() -> None:
     own = Own(2, {"bias": [torch.ones(2), torch.ones(3)]})
     assert own.stack("bias", torch.zeros(5)).tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]

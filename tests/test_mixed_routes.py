@@ -359,3 +359,100 @@ def test_a_layer_in_another_thread_is_refused_in_words() -> None:
     method = taught(Threaded())
     with pytest.raises(ValueError, match="'up' to be called in the thread that called Mixed"):
         Mixed(method.sites, method.records)((randn(2, 6), torch.tensor([0, 1], device=DEVICE)), ["a", "b"])
+
+
+class Skipping(Sent):
+    """A layer that is called only where a sample is meant for it."""
+
+    def forward(self, x: Tensor, flag: Tensor) -> Tensor:
+        h = self.up(x).relu()
+        out = torch.zeros(len(x), 8, device=x.device)
+        out[flag == 0] = h[flag == 0][:, :8]
+        if (flag == 1).any():
+            out[flag == 1] = self.mid(h[flag == 1])
+        return self.head(out)
+
+
+def test_a_layer_that_this_batch_does_not_need() -> None:
+    method = taught(Skipping())
+    mixed, plain, tasks = Mixed(method.sites, method.records), {t: method.plain(t) for t in "ab"}, list("abab")
+    for flags in ([0, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]):
+        x = (randn(4, 6), torch.tensor(flags, device=DEVICE))
+        assert wrong(mixed(x, tasks), tasks, {task: drive.answer(net, x) for task, net in plain.items()}) == 0
+
+
+class ReadAside(Sent):
+    """A layer's tensors are read in a thread of the network's own, where nobody sees it."""
+
+    def forward(self, x: Tensor, flag: Tensor) -> Tensor:
+        h = self.hidden(x)
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(lambda: h @ self.head.weight.T + self.head.bias).result()
+
+
+class Glancing(Sent):
+    """The first of several layers that have tensors of the tasks' own is read elsewhere, too."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.norm = nn.BatchNorm1d(6)
+        self.up, self.mid, self.head = nn.Linear(6, 12), nn.Linear(12, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, flag: Tensor) -> Tensor:
+        return self.head(self.hidden(self.norm(x) + self.norm.running_mean))
+
+
+@pytest.mark.parametrize(("net", "layer"), [(ReadAside, "head"), (Glancing, "norm")])
+def test_a_tensor_that_is_read_elsewhere_is_refused(net: type[Sent], layer: str) -> None:
+    method = taught(net())
+    with pytest.raises(ValueError, match=f"expected the network to call '{layer}'"):
+        Mixed(method.sites, method.records)((randn(2, 6), torch.tensor([0, 1], device=DEVICE)), ["a", "b"])
+
+
+def test_answers_that_are_not_a_samples_are_refused_wherever_samples_lie() -> None:
+    method = taught(Sent(by_flag))
+    mixed = Mixed(method.sites, method.records)
+    mixed.model.register_forward_hook(lambda _module, _x, y: y.mean(0))
+    with pytest.raises(ValueError, match=r"expected logits for each of 3 samples, found shape \(\d+,\)"):
+        mixed((randn(3, 6), torch.tensor([1, 0, 1], device=DEVICE)), ["a", "b", "a"])
+
+
+class Doubled(nn.Linear):
+    """A layer of a class that has no form of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class TimeFirst(nn.Module):
+    """A layer of a class of one's own is given steps before samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.head = Doubled(6, 12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.up(x.transpose(0, 1)).relu().mean(0))
+
+
+def test_a_layer_of_ones_own_that_is_given_steps_first_is_not_answered_wrongly() -> None:
+    method = learned(TimeFirst(), torch.randn(4, 3, 6))
+    with pytest.raises(ValueError, match="answer one task at a time"):
+        Mixed(method.sites, method.records)(randn(3, 3, 6), list("aba"))
+
+
+class Linked(nn.Module):
+    """Steps that see each other through a sparse matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.head = nn.Linear(6, 12), nn.Linear(12, 4)
+        self.links = torch.eye(3, device=DEVICE).roll(1, 0).to_sparse()
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = torch.sparse.mm(self.links, x.transpose(0, 1).flatten(1)).view(3, len(x), 6).transpose(0, 1)
+        return self.head(self.up(seen).relu().mean(1))
+
+
+def test_a_network_with_a_sparse_matrix() -> None:
+    check(learned(Linked(), torch.randn(4, 3, 6)), torch.randn(4, 3, 6), 4)

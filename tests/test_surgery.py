@@ -174,9 +174,22 @@ def test_a_flatten_gives_each_unit_a_block_of_columns() -> None:
     assert axes.growth("head.weight", (9, 36 + 2 * 6)) == 2
 
 
+class Aided(nn.Module):
+    """A second head that is asked in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.aid, self.head = nn.Linear(6, 8), nn.Linear(8, 2), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x).relu()
+        return self.head(h) + self.aid(h) if self.training else self.head(h)
+
+
 @pytest.mark.parametrize(
     ("net", "x", "layer", "why"),
     [
+        (Aided(), torch.randn(2, 6), "body", "in training the network does not accept it wider (mat1"),
         (Joined(), torch.randn(2, 6), "left", "its columns in 'head' are not the last ones"),
         (ChannelsLast(), torch.randn(2, 1, 4, 5), "conv", "its columns in 'head' are not the last ones"),
         (Averaged(), torch.randn(2, 6), "body", "its units mix"),

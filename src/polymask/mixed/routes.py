@@ -83,7 +83,8 @@ class Routes(TorchDispatchMode):
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         marks = [self.of(t) for t in given]
         for t in given:
-            path = self._owned.get(_memory(t))
+            memory = _memory(t)
+            path = None if memory is None else self._owned.get(memory)
             if path is not None and path not in self._inside:
                 self.elsewhere.add(path)
         out = func(*args, **kwargs)

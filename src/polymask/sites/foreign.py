@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
@@ -15,7 +16,7 @@ COMPUTED = ("_g", "_v", "_orig")
 
 
 def refuse_foreign(model: nn.Module) -> None:
-    """Raise if a parameter of a plain model has no shape yet, or is computed from others by somebody else's hook.
+    """Raise if a tensor of a plain model has no shape yet or is sparse, or is computed by somebody else's hook.
 
     Args:
         model: a plain model.
@@ -24,11 +25,17 @@ def refuse_foreign(model: nn.Module) -> None:
         ValueError: it names the first such module.
     """
     for path, module in model.named_modules():
-        leaves = [leaf for leaf, t in (*module._parameters.items(), *module._buffers.items()) if is_lazy(t)]
-        if leaves:
+        tensors = {leaf: t for leaf, t in (*module._parameters.items(), *module._buffers.items()) if t is not None}
+        if leaves := [leaf for leaf, t in tensors.items() if is_lazy(t)]:
             raise ValueError(
                 f"expected parameters that have their shapes, found {leaves[0]!r} of {path!r} without one: call the "
                 "model once on an example first"
+            )
+        if leaves := [leaf for leaf, t in tensors.items() if t.layout != torch.strided]:
+            raise ValueError(
+                f"expected dense parameters and buffers, found {leaves[0]!r} of {path!r} with the layout "
+                f"{tensors[leaves[0]].layout}: register it dense (to_dense), or keep it as a plain attribute of the "
+                "module, which belongs to no task"
             )
         old = [leaf for leaf in module._parameters if leaf.endswith(COMPUTED)]
         if parametrize.is_parametrized(module) or (old and module._forward_pre_hooks):

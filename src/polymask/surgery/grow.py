@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import as_read, call, logits_of
+from polymask.calling import REFUSALS, as_read, call, logits_of
 from polymask.copies.kept import twin
 from polymask.parts.recent import Recent
 from polymask.sites.roles import Plan
@@ -193,6 +194,8 @@ def _tried(network: PaintedCopy, steps: Mapping[str, tuple[int, int]], growth: i
         for x in (*network.followed_inputs, *([other[0]] if other and other[1].isfinite().all() else [])):
             if why := _differs(network.model, wide, as_read(network.model, x)):
                 return why
+        if not trial and (why := _fails_in_training(network.model, wide, network.followed_inputs[0])):
+            return why
     return ""
 
 
@@ -214,12 +217,26 @@ def _wider(model: nn.Module, steps: Mapping[str, tuple[int, int]], growth: int, 
     return wide
 
 
+def _fails_in_training(model: nn.Module, wide: nn.Module, x: Any) -> str:
+    """Why a copy that has grown cannot be trained although the network can: it may call more layers in training.
+
+    The copy is left in training mode, with what that changes.
+    """
+    with torch.random.fork_rng(), suppress(*REFUSALS):
+        call(twin(model).train(), as_read(model, x))
+        try:
+            call(wide.train(), as_read(model, x))
+        except REFUSALS as error:
+            return f"in training the network does not accept it wider ({str(error).splitlines()[0]})"
+    return ""
+
+
 def _differs(model: nn.Module, wide: nn.Module, x: Any) -> str:
     """Why a copy that has grown does not answer an input as the network does; "" if it does."""
     before = logits_of(call(model, x))
     try:
         after = logits_of(call(wide, x))
-    except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
+    except REFUSALS as error:
         return f"the network does not accept it wider ({str(error).splitlines()[0]})"
     scale = float(before.abs().max())
     same = before.shape == after.shape and torch.allclose(after, before, rtol=1e-3, atol=1e-4 * scale)

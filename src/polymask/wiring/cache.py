@@ -86,6 +86,8 @@ def _in_words(value: Any, depth: int = 0) -> str:
     if isinstance(value, nn.Module) or depth > DEEPEST:
         raise _UnlikeError
     if isinstance(value, Tensor):
+        if value.layout != torch.strided:
+            raise _UnlikeError
         plain = value.detach().cpu().contiguous()
         data = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
         return f"{plain.dtype} {tuple(plain.shape)} {hashlib.blake2b(data, digest_size=16).hexdigest()}"
