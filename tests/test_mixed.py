@@ -188,6 +188,15 @@ def test_what_cannot_be_served_is_refused_in_words() -> None:
         Mixed(method.sites, method.records)
 
 
+@pytest.mark.parametrize("kind", UNITS)
+def test_a_task_in_training_is_not_served(kind: str) -> None:
+    torch.manual_seed(0)
+    method = learned(UNITS[kind], *BACKBONES["mlp_bn"](), count=1)
+    method.begin("next")
+    with pytest.raises(ValueError, match="no task in training"):
+        Mixed(method.sites, method.records)
+
+
 def test_masks_on_single_weights_are_refused() -> None:
     method = learned(PackNet, *BACKBONES["mlp_bn"]())
     with pytest.raises(ValueError, match=r"that share every weight, found that 'a' reads '0.weight' under a mask"):

@@ -375,6 +375,7 @@ class Skipping(Sent):
 
 def test_a_layer_that_this_batch_does_not_need() -> None:
     method = taught(Skipping())
+    assert method.sites.roles["mid.bias"].kind != "frozen", "the example's first row alone does not call it"
     mixed, plain, tasks = Mixed(method.sites, method.records), {t: method.plain(t) for t in "ab"}, list("abab")
     for flags in ([0, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]):
         x = (randn(4, 6), torch.tensor(flags, device=DEVICE))

@@ -26,7 +26,8 @@ class Read:
     """What a forward reads.
 
     Args:
-        order: the tensors read both in train and in eval mode, in the order of reading.
+        order: the tensors read both in train and in eval mode, in the order of reading; first those that the example
+            alone does not read, but another row of it or another input does.
         width: of the logits.
         past: the parameters whose memory decides the answer although a site no longer reads it.
     """
@@ -46,7 +47,7 @@ def read_tensors(model: nn.Module, example: Any, names: list[str], others: Seque
         model: a plain network.
         example: an input that it accepts.
         names: its parameters.
-        others: inputs under which it takes other paths, where it must read nothing past its sites either.
+        others: inputs under which it takes other paths: what it reads there is read, and nothing past its sites.
 
     Raises:
         ValueError: if the model refuses the example, or a copy of it reads the model's own parameters.
@@ -74,9 +75,11 @@ def read_tensors(model: nn.Module, example: Any, names: list[str], others: Seque
 
     x, output, learning, answering = run_as_accepted(example, run)
     refuse_past(sorted(own.seen))
-    for other in others:
+    both = set(learning) & set(answering)
+    several = any(t.ndim and len(t) > 1 for t in leaves_of(example))
+    for other in (*([example] if several else []), *others):
         with suppress(*REFUSALS), own, kept:
-            answer(other, True), answer(other, False)
+            both |= set(answer(other, True)[1]) & set(answer(other, False)[1])
     refuse_past(sorted(own.seen))
     past = sorted(kept.seen)
     if past:
@@ -85,7 +88,8 @@ def read_tensors(model: nn.Module, example: Any, names: list[str], others: Seque
         asked = [draw_fractions(x, draw), *others]
         past = [name for name in past if decides(was[name], lambda: _outputs(clone, asked))]
     last = {name: place for place, name in enumerate(answering)}
-    order = [name for name in sorted(last, key=last.__getitem__) if name in learning]
+    elsewhere = [name for name in names if name in both and name not in last]
+    order = elsewhere + [name for name in sorted(last, key=last.__getitem__) if name in both]
     return Read(order, logits_of(output).shape[-1], past)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import REFUSALS, as_read, call, logits_of
+from polymask.calling import REFUSALS, as_read, call, logits_of, two_rows
 from polymask.copies.kept import twin
 from polymask.parts.recent import Recent
 from polymask.sites.roles import Plan
@@ -222,10 +222,11 @@ def _fails_in_training(model: nn.Module, wide: nn.Module, x: Any) -> str:
 
     The copy is left in training mode, with what that changes.
     """
+    x = as_read(model, two_rows(x))
     with torch.random.fork_rng(), suppress(*REFUSALS):
-        call(twin(model).train(), as_read(model, x))
+        call(twin(model).train(), x)
         try:
-            call(wide.train(), as_read(model, x))
+            call(wide.train(), x)
         except REFUSALS as error:
             return f"in training the network does not accept it wider ({str(error).splitlines()[0]})"
     return ""
