@@ -49,7 +49,7 @@ TARGETS = [
         f"supsup-known-{count}",
         "SupSup, threshold",
         f"{count:,} permutations of MNIST, the run of supsup-inference-{count}; {ASKED} single test images; unknown: "
-        "FashionMNIST under learned permutations, MNIST under others, noise, the worst of them; T times the gap of G; "
+        "FashionMNIST under learned permutations, MNIST under others, noise, the worst of them; T times the gap of H; "
         "5 % refused by validation images, which had no epoch to choose: the last one was the best of every task",
         "AUROC at least 95, whatever the number of tasks",
         "specified",
@@ -69,7 +69,7 @@ def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:
     rows = [row for by in BY for row in figures(by, count, found[by])]
     note(target.name, seed, rows)
     key = name.rpartition(" ")[2]
-    return float(min(row[key] for row in rows if row["by"] == "G"))
+    return float(min(row[key] for row in rows if row["by"] == "H"))
 
 
 def margins(run: str, by: str, seed: int, count: int, place: Path, data_root: str | None) -> dict[str, Tensor]:

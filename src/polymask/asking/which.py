@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from polymask.asking.answers import Answer, Read
@@ -54,34 +52,17 @@ def inference_of(
         bank: where the tasks are.
         base: the network, where the bank does not know how it is built; left alone.
         way: how to ask; None: as fits the tasks and what the run has kept, see ``Inference``.
-        by: what tells the right task; None: what fits the way, and whether the run had spare outputs.
+        by: what tells the right task; None: what fits the way.
         reject: the share of inputs of known tasks that may be refused as of none of these.
 
     Raises:
         ValueError: if what is kept beside the bank is damaged, or ``reject`` is not between 0 and 1.
     """
     folder, records = bank.path.parent, {task: bank.record(task) for task in bank.tasks}
-    known, spare, few = statistics_in(folder, records), has_spare(folder), shortlist_in(folder, records)
-    inference = Inference(bank, way, by, base, prepare_inputs, known, spare=spare, shortlist=few)
+    known, few = statistics_in(folder, records), shortlist_in(folder, records)
+    inference = Inference(bank, way, by, base, prepare_inputs, known, shortlist=few)
     inference.calibration = calibration_in(folder, records, inference.way, inference.by, reject=reject)
     return inference
-
-
-def has_spare(folder: Path) -> bool:
-    """Whether the run in a folder says that it trained spare outputs; a bank alone says nothing.
-
-    Raises:
-        ValueError: if what it says is cut short or changed.
-    """
-    path = folder / "config.yaml"
-    try:
-        said = yaml.safe_load(path.read_text()) if path.is_file() else {}
-        return bool(said.get("spare"))
-    except (AttributeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"expected {path} as a run wrote it, found it cut short or changed ({type(error).__name__}): name the "
-            "task, or bring the file back"
-        ) from error
 
 
 def by_task(found: Inferred, read: Read, answered: Callable[[str, Read], Iterable[Answer]]) -> Iterator[Answer]:

@@ -71,13 +71,11 @@ class Inference:
     Args:
         source: a learner, or a bank.
         way: how to ask; None: as said above.
-        by: what tells the right mask; None: of mixtures "superfluous" if ``spare``, else "entropy"; of "statistics"
-            the "distance".
+        by: what tells the right mask; None: the "entropy", of "statistics" the "distance".
         base: the network, for a bank that does not know how it is built; left alone.
         prepare: what makes of an input what a task's network reads; by default inputs are given so.
         statistics: task -> what was measured of it, for "statistics".
         calibration: which answers are of none of these tasks, see ``calibrate``.
-        spare: whether the outputs beyond the labels were trained, as ``learn(spare=...)`` does.
         shortlist: which few tasks are asked for each input, of the ways that ask one after the other.
 
     Raises:
@@ -106,7 +104,6 @@ class Inference:
         prepare: Callable[[TaskRecord, Any], Any] = as_given,
         statistics: Mapping[str, Statistics] | None = None,
         calibration: Calibration | None = None,
-        spare: bool = False,
         shortlist: Shortlist | None = None,
     ) -> None:
         self._base, self._prepare = base, prepare
@@ -122,8 +119,7 @@ class Inference:
         self._follow(source)
         self.way: Way = way or self._fitting_way()
         _check(self.way, by)
-        # Beside labels that every task has learned, the entropy tells less than the outputs that none has.
-        self.by: By = by or ("superfluous" if spare and "superfluous" in BY[self.way] else BY[self.way][0])
+        self.by: By = by or BY[self.way][0]
         check_calibration(calibration, self.way, self.by)
         self._check_statistics()
 

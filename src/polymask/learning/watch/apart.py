@@ -109,7 +109,7 @@ class Apart:
         assert self.folder is not None
         method, statistics = self.twin.method, statistics_in(self.folder, self.twin.method.records)
         few = shortlist_in(self.folder, method.records)
-        makers = [partial(Inference, method, spare=self.setup.spare > 0, shortlist=few)]
+        makers = [partial(Inference, method, shortlist=few)]
         makers += [partial(Inference, method, "statistics", statistics=statistics, shortlist=few)] if statistics else []
         for make in makers:
             try:
