@@ -11,19 +11,20 @@ from statistics import median
 from typing import Any
 
 import torch
-from _domains import Images
+from _domains import SIZE, Images
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from _tasks_of import Asked as Pixels
 from _tasks_of import by_nearest_class_image, by_nearest_mean_image, by_pixel_statistics
-from polymask import Inference, Method
+from polymask import Inference, Method, Task, Training, learn
 from polymask.disk import write_file
 from polymask.inference.features import features_of
 from polymask.inference.infer import By, Way
 from polymask.inference.stacks import digest_of
 from polymask.inference.statistics import Statistics
 from polymask.method.heads import is_shared
+from polymask.nets import build_net
 
 TOGETHER = 16
 """Images of one task that are asked about at once."""
@@ -41,6 +42,8 @@ EACH: Mapping[str, tuple[Way, By]] = {
 }
 PIXELS = "pixels"
 """Not a method: what is told from the images alone."""
+TRAINED = "trained to tell domains"
+"""Not a method either: one network that sees the images of all tasks at once, and learns their domains."""
 Scores = dict[str, Tensor]
 """Which images -> (images, tasks); "together" of batches; and two numbers, "ms" of an image and "bytes" of a task."""
 
@@ -123,6 +126,28 @@ def ask_pixels(images: Images, place: Path) -> dict[str, Scores]:
     for name, dims in DIMS.items():
         ways[f"statistics, {name}"] = partial(by_pixel_statistics, images.train, images.held_out, dims=dims)
     return {name: kept(place / f"{name}.safetensors", partial(_ask_pixels, way, images)) for name, way in ways.items()}
+
+
+def ask_trained(images: Images, place: Path, domains: Tensor, seed: int) -> dict[str, Scores]:
+    """What the images themselves would say of their domains to a network that is shown all of them together."""
+    return {TRAINED: kept(place / "scores.safetensors", partial(_train_and_ask, images, domains, seed))}
+
+
+def _train_and_ask(images: Images, domains: Tensor, seed: int) -> Scores:
+    x = torch.cat([x for x, _ in images.train.values()])
+    y = torch.cat([domains[place].expand(len(y)) for place, (_, y) in enumerate(images.train.values())])
+    held = torch.cat([x for x, _ in images.held_out.values()])
+    kinds = torch.cat([domains[place].expand(len(y)) for place, (_, y) in enumerate(images.held_out.values())])
+    task = Task("domains", (x, y), val=(held, kinds), outputs=len(domains.unique()))
+    network = build_net("convnet", (1, *SIZE), len(domains.unique()), widths=(16, 32, 64), seed=seed)
+    training = Training(epochs=5, batch_size=64, device="cpu", quiet=True)
+    network = learn(network, [task], "independent", seed=seed, training=training).method.plain("domains").eval()
+
+    @torch.no_grad()
+    def score(part: Tensor) -> Tensor:
+        return network(part).log_softmax(-1)[:, domains]
+
+    return ask(score, images, 0)
 
 
 def statistics_of(method: Method, images: Images) -> Measured:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import mean
 
 import torch
-from _asked import TOGETHER, Asked, Scores
-from _domains import Images
+from _asked import TOGETHER, TRAINED, Asked, Scores
+from _domains import DOMAINS, Images
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -75,6 +75,7 @@ def figures(way: str, scores: Scores, labels: Tensor | None, truth: Truth) -> Fi
         truth: what the images are of.
     """
     domain, task = shares(scores["test"], truth.test, truth)
+    choice, true = truth.domains[scores["test"].argmax(1)], truth.domains[truth.test]
     domain_at_once, task_at_once = shares(scores["together"], truth.together, truth)
     found = {
         "domain": domain,
@@ -82,6 +83,8 @@ def figures(way: str, scores: Scores, labels: Tensor | None, truth: Truth) -> Fi
         f"domain of {TOGETHER}": domain_at_once,
         f"task of {TOGETHER}": task_at_once,
     }
+    for place, name in enumerate(DOMAINS):
+        found[f"found, {name}"] = 100 * float((choice == place)[true == place].float().mean())
     if labels is not None:
         right = labels == truth.labels[:, None]
         given = right.gather(1, truth.test[:, None])[:, 0]
@@ -92,7 +95,7 @@ def figures(way: str, scores: Scores, labels: Tensor | None, truth: Truth) -> Fi
             found[f"domain found{name}"] = truth.between(given & same, truth.test)
             found[f"task found{name}"] = truth.between(given & (choice == truth.test), truth.test)
     found |= {"ms": float(scores["ms"]), "bytes": float(scores["bytes"])}
-    return found if way.startswith("binary") else found | refusals(way, scores, truth)
+    return found if way.startswith("binary") or way == TRAINED else found | refusals(way, scores, truth)
 
 
 def refusals(way: str, scores: Scores, truth: Truth) -> Figures:

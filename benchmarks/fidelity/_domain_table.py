@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from _asked import TOGETHER, Asked
+from _asked import TOGETHER, TRAINED, Asked
 from _confused import REFUSED, Truth, curve, figures
-from _domains import NOISE, NOVEL, PERMUTED
+from _domains import DOMAINS, NOISE, NOVEL, PERMUTED
 
 from polymask.report.table import markdown
 
@@ -44,6 +44,7 @@ def in_short(row: Mapping[str, Any]) -> dict[str, object]:
         "method": row["method"],
         "way": f"**{row['way']}**" if row["best"] else row["way"],
         f"domain, 1 / {TOGETHER}": said("domain", f"domain of {TOGETHER}"),
+        "of each domain": said(*(f"found, {name}" for name in DOMAINS)),
         f"inside Tiny ImageNet, 1 / {TOGETHER}": said("task", f"task of {TOGETHER}"),
         "task given": said("given"),
         f"domain found, 1 / {TOGETHER}": said("domain found", f"domain found of {TOGETHER}"),
@@ -63,7 +64,7 @@ def publish(found: Found, chosen: Mapping[str, str], folder: Path) -> str:
     text = markdown([in_short(row) for row in rows])
     (folder / "which-domain.md").write_text(text + "\n")
     accepted: list[dict[str, Any]] = [{"refused": share} for share in REFUSED]
-    for name, seeds in found.items():
+    for name, seeds in ((name, seeds) for name, seeds in found.items() if name != TRAINED):
         curves = [curve(chosen[name], asked.by_way[chosen[name]]) for asked, _ in seeds]
         for row, values in zip(accepted, zip(*curves, strict=True), strict=True):
             row[f"{name}, {chosen[name]}"] = mean(values)

@@ -17,6 +17,7 @@ from polymask.streams import prepare
 from polymask.streams.images import load_images
 from polymask.streams.inputs import Inputs
 
+DOMAINS = ("MNIST", "FashionMNIST", "CIFAR-10 (JPEG)", "Tiny ImageNet")
 WHOLE = ("ylecun/mnist", "zalando-datasets/fashion_mnist", "local/cifar10-jpeg")
 GROUPS, CLASSES = 7, 10
 """Tasks of so many neighbouring classes of Tiny ImageNet; the next group of classes is never learned."""

@@ -10,7 +10,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from _asked import PIXELS, TOGETHER, Asked, ask_learner, ask_pixels, kept, labels_of
+from _asked import PIXELS, TOGETHER, TRAINED, Asked, ask_learner, ask_pixels, ask_trained, kept, labels_of
 from _confused import Truth, best, figures, shares
 from _domain_table import Found, publish
 from _domains import (
@@ -79,7 +79,7 @@ TARGETS = [
 
 
 ROWS = (("given", "domain found", f"domain found of {TOGETHER}"), ("domain", "task"))
-"""The numbers that each row shows."""
+"""The numbers that each row shows; the second also what a network finds that is trained to tell domains."""
 
 
 def training() -> Training:
@@ -123,6 +123,8 @@ def asked(name: str, seed: int, tasks: Sequence[Task], images: Images, data_root
     place = OUT / f"{name}-{seed}"
     if name == PIXELS:
         return Asked(ask_pixels(images, place))
+    if name == TRAINED:
+        return Asked(ask_trained(images, place, domains(), seed))
     method = learned(name, seed, tasks, place / "run", data_root)
     labels = kept(place / "labels.safetensors", lambda: {"labels": labels_of(method, images)})["labels"]
     sizes = Bank.open(place / "run" / "bank").sizes()["per_task"].values()
@@ -133,11 +135,11 @@ def values_of(found: Found, chosen: Mapping[str, str]) -> dict[str, list[float]]
     """The numbers of the rows, seed by seed: each method by its chosen way, of pixels whichever finds most."""
     values: dict[str, list[float]] = {}
     for name, seeds in found.items():
-        if name == PIXELS:
+        if name in (PIXELS, TRAINED):
             every = [
                 [shares(one["test"], truth.test, truth)[0] for one in asked.by_way.values()] for asked, truth in seeds
             ]
-            values[f"{PIXELS}, domain"] = [max(each) for each in every]
+            values[f"{name}, domain"] = [max(each) for each in every]
             continue
         way = chosen[name]
         each = [figures(way, asked.by_way[way], asked.labels, truth) for asked, truth in seeds]
@@ -152,7 +154,7 @@ def main() -> None:
         raise SystemExit(f"expected --data-root, a folder that holds {TINY_IMAGENET} and others, found none")
     seeds = args.seeds if args.seeds != [0, 1, 2] else [0]
     torch.set_num_threads(args.threads)
-    found: dict[str, list[tuple[Asked, Truth]]] = {name: [] for name in (*METHODS, PIXELS)}
+    found: dict[str, list[tuple[Asked, Truth]]] = {name: [] for name in (*METHODS, PIXELS, TRAINED)}
     try:
         with limited(args.minutes):
             for seed in seeds:
