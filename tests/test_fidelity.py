@@ -29,6 +29,11 @@ def test_the_picture_of_orders_is_what_the_results_say() -> None:
     assert drawn == (ROOT / "docs" / "apd-capacity.svg").read_text(), "run docs/apd_picture.py"
 
 
+def test_the_picture_of_inference_is_what_the_results_say() -> None:
+    drawn = runpy.run_path(str(ROOT / "docs" / "inference_picture.py"))["draw"]()
+    assert drawn == (ROOT / "docs" / "inference.svg").read_text(), "run docs/inference_picture.py"
+
+
 def test_a_reduced_protocol_or_a_missed_target_is_never_called_reproduced() -> None:
     rows = [json.loads(path.read_text()) for path in RESULTS.glob("*.json")]
     assert rows
