@@ -34,6 +34,13 @@ def _whole_floats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
+class Doubled(nn.Linear):
+    """A product of a class that has no form of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
 def randn(*shape: int) -> Tensor:
     return torch.randn(*shape).to(DEVICE)
 

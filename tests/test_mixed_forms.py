@@ -13,7 +13,7 @@ import pytest
 import torch
 from tests.contract import drive
 from tests.contract.zoo import DEVICE
-from tests.test_mixed import UNITS, check, learned
+from tests.test_mixed import UNITS, Doubled, check, learned
 from torch import Tensor, nn
 
 from polymask import TFM
@@ -88,13 +88,6 @@ def test_layers_of_features(method: str, norm: str, bias: bool) -> None:
     torch.manual_seed(0)
     x = torch.randn(8, 5)
     check(learned(UNITS[method], Flat(FLAT[norm](), bias), x, lr=LR), torch.randn(5, 5), 5)
-
-
-class Doubled(nn.Linear):
-    """A product of a class that has no form of its own."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 2 * super().forward(x)
 
 
 class Scaled(Doubled):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.contract import drive
 from tests.contract.zoo import DEVICE, placed
-from tests.test_mixed import check, randn
+from tests.test_mixed import Doubled, check, randn
 from torch import Tensor, nn
 from torch.nn.utils import rnn
 
@@ -416,13 +416,6 @@ def test_answers_that_are_not_a_samples_are_refused_wherever_samples_lie() -> No
     mixed.model.register_forward_hook(lambda _module, _x, y: y.mean(0))
     with pytest.raises(ValueError, match=r"expected logits for each of 3 samples, found shape \(\d+,\)"):
         mixed((randn(3, 6), torch.tensor([1, 0, 1], device=DEVICE)), ["a", "b", "a"])
-
-
-class Doubled(nn.Linear):
-    """A layer of a class that has no form of its own."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 2 * super().forward(x)
 
 
 class TimeFirst(nn.Module):

@@ -99,9 +99,9 @@ class Mixed:
         unknown = sorted({task for task in tasks if task not in self.tasks})
         if unknown:
             raise KeyError(f"expected tasks among {', '.join(self.tasks)}, found {', '.join(unknown)}")
-        device = next(iter((*self.model.parameters(), *self.model.buffers()))).device
         if not rows:
             return logits_of(run(self.model, Alone(0), x))
+        device = next(iter((*self.model.parameters(), *self.model.buffers()))).device
         index = torch.tensor([self.tasks[task] for task in tasks], device=device)
         key = key_of(x, rows)
         known = self._found.get(key)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import REFUSALS, call, draw_fractions, leaves_of, logits_of, run_as_accepted
+from polymask.calling import REFUSALS, call, draw_fractions, leaves_of, logits_of, run_as_accepted, tensors_of
 from polymask.parts.seeds import generator
 from polymask.sites.raw import ReadLog, copy_with_views, decides, replace_parameters
 from polymask.sites.table import Role, attach
@@ -19,6 +19,10 @@ from polymask.sites.trace import Place, places
 from polymask.wiring.disturb import Disturbance
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
+
+MOST_ROWS = 16
+"""Rows of an example that are looked at, beside the first one, for other paths than its."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ def read_tensors(model: nn.Module, example: Any, names: list[str], others: Seque
     refuse_past(sorted(own.seen))
     both = set(learning) & set(answering)
     several = any(t.ndim and len(t) > 1 for t in leaves_of(example))
-    for other in (*([example] if several else []), *others):
+    rows = tensors_of(example, lambda t: t[:MOST_ROWS] if t.ndim else t)
+    for other in (*([rows] if several else []), *others):
         with suppress(*REFUSALS), own, kept:
             both |= set(answer(other, True)[1]) & set(answer(other, False)[1])
     refuse_past(sorted(own.seen))
