@@ -19,11 +19,14 @@ from polymask.asking.removal import Freed, remove_from
 from polymask.asking.rows import TaskRow, rows_of
 from polymask.asking.wanted import Wanted, wanted_by
 from polymask.asking.which import by_task, inference_of, prepare_inputs, wanted_by_all
+from polymask.asking.words import read_words
 from polymask.bank.bank import Bank
 from polymask.calling import REFUSALS, as_read, leaves_of
 from polymask.inference.infer import Inference, Way
 from polymask.inference.inferred import Inferred
 from polymask.probe import run_probe
+from polymask.streams.texts.pairs import batches_of
+from polymask.streams.texts.text import holds_texts
 from polymask.task import TaskRecord
 
 BATCH = 64
@@ -67,9 +70,9 @@ class Loaded:
 
         Args:
             task: which.
-            x: a path of an image, a ``.npy`` or a folder; a Pillow image, an array, a tensor; a list of them; a tuple
-                or a mapping of arguments where the network takes several. Bytes (uint8) are 0..255, floats what the
-                task has learned, which is 0..1 for images.
+            x: a text or a pair of texts, of a task that reads such; a path of an image, a ``.npy`` or a folder; a
+                Pillow image, an array, a tensor; a list of them; a tuple or a mapping of arguments where the network
+                takes several. Bytes (uint8) are 0..255, floats what the task has learned, which is 0..1 for images.
 
         Raises:
             KeyError: if there is no such task.
@@ -79,6 +82,8 @@ class Loaded:
         """
         record = self.bank.record(self.find(task))
         wanted = wanted_by(self.bank, record.meta)
+        if wanted.text is not None and holds_texts(x):
+            return torch.cat([self._run(record, wanted, batch) for batch in batches_of(x, wanted.text, BATCH)])
         if not are_paths(x):
             return self._run(record, wanted, as_batch(x, wanted))
         found = []
@@ -126,7 +131,7 @@ class Loaded:
 
         Args:
             task: which; None: whichever each input belongs to, see ``infer``.
-            files: images of any size and mode, ``.npy``, ``.npz``, and folders of them.
+            files: images of any size and mode, ``.npy``, ``.npz``, and folders of them; or texts, see ``read_words``.
             batch_size: inputs that the network gets at once.
             reject: see ``infer``.
 
@@ -145,7 +150,7 @@ class Loaded:
             wanted = wanted_by(self.bank, record.meta)
             answered = partial(self._answered, record)
             self._network(record.meta.task)
-        for read in read_batches(files, wanted, batch_size):
+        for read in (read_batches if wanted.text is None else read_words)(files, wanted, batch_size):
             if read.problem is not None:
                 yield Answer(read.names[0], problem=str(read.problem))
             else:

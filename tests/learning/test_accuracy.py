@@ -12,8 +12,8 @@ import pytest
 import torch
 from tests.learning import small
 
-from polymask.learning.accuracy import append_row, fill, write_rows
 from polymask.learning.extend import extend
+from polymask.learning.figures.accuracy import append_row, fill, write_rows
 from polymask.learning.objective import Objective, accuracy
 from polymask.learning.results import WHOLE, Results
 from polymask.report.measured import Measured, read_rows

@@ -15,15 +15,18 @@ from polymask.asking.files import ARRAYS, expand, pixels_of, read_arrays
 from polymask.asking.wanted import Wanted
 from polymask.streams.folder import open_image
 from polymask.streams.inputs import Inputs
+from polymask.streams.texts.pairs import listed
+from polymask.streams.texts.text import holds_texts
 
 
 def as_batch(x: Any, wanted: Wanted) -> Any:
     """Raw inputs as a network takes them: a tensor, a tuple of arguments or a mapping of them, not prepared yet.
 
     Args:
-        x: paths, Pillow images, arrays or tensors, one or a list of them; a tuple or a mapping are the arguments of a
-            network that takes several. An image is (H, W), (H, W, C) or (C, H, W), a batch (N, C, H, W) or
-            (N, H, W, C); a tensor has its channels first, and keeps its size where none is stored.
+        x: texts or pairs of texts; paths, Pillow images, arrays or tensors, one or a list of them; a tuple or a
+            mapping are the arguments of a network that takes several. An image is (H, W), (H, W, C) or (C, H, W), a
+            batch (N, C, H, W) or (N, H, W, C); a tensor has its channels first, and keeps its size where none is
+            stored.
         wanted: what the task takes.
 
     Raises:
@@ -40,6 +43,8 @@ def as_batch(x: Any, wanted: Wanted) -> Any:
         return x
     if isinstance(x, Mapping):
         return {key: _argument(value, wanted) for key, value in x.items()}
+    if wanted.text is not None and holds_texts(x):
+        return wanted.text(listed(x, wanted.text))
     if is_single(x):
         return together(list(_read(x, wanted)), wanted)
     several = isinstance(x, Sequence) and len(x) > 0

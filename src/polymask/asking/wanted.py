@@ -13,6 +13,8 @@ from polymask.bank.probe import batch_of
 from polymask.probe import Spec, describe
 from polymask.streams.checks import check_finite
 from polymask.streams.inputs import Inputs
+from polymask.streams.texts.described import inputs_from
+from polymask.streams.texts.text import Text
 from polymask.task import Meta
 
 SLACK = 0.5
@@ -27,11 +29,13 @@ class Wanted:
         task: its name.
         inputs: how they are prepared; None: nobody said, as of a task that was learned in a loop of the user's own.
         spec: what an example looks like as the network reads it, see ``probe.describe``; None: there was none.
+        text: how its texts are tokenised; None: it reads no texts.
     """
 
     task: str
     inputs: Inputs | None = None
     spec: Spec | None = None
+    text: Text | None = None
 
     @property
     def images(self) -> bool:
@@ -63,6 +67,12 @@ class Wanted:
             return all(0 <= mean <= 1 for mean in inputs.mean) and all(std <= 0.5 for std in inputs.std)
         spec = self.spec or {}
         return "low" in spec and spec["low"] >= -0.05 and bool(spec["high"] <= 1.05)
+
+    def alike(self, other: Wanted) -> bool:
+        """Whether both take inputs of one kind, prepared alike but for their normalisation."""
+        if self.text is not None:
+            return self.text.alike(other.text)
+        return other.text is None and (self.fit.size, self.fit.channels) == (other.fit.size, other.fit.channels)
 
     def check(self, x: Any, where: str = "the inputs") -> None:
         """Refuse raw values that would give an answer, but not that of what is meant.
@@ -108,6 +118,8 @@ class Wanted:
         if self.images:
             (height, width), channels = self.fit.size or ("H", "W"), self.fit.channels or "C"
             return f"images, brought to {channels} x {height} x {width}"
+        if self.text is not None:
+            return f"texts, for the tokenizer {self.text.tokenizer}"
         return "inputs as its network takes them" if self.spec is None else in_words(self.spec)
 
 
@@ -120,7 +132,13 @@ def wanted_by(bank: Bank, meta: Meta) -> Wanted:
     """
     probe = bank.outline["probe"]
     spec = probe and (probe.get("spec") or _spec_of(bank, probe))
-    return Wanted(meta.task, Inputs.from_json(meta.inputs) if meta.inputs else None, spec)
+    found = inputs_from(meta.inputs) if meta.inputs else None
+    return Wanted(
+        meta.task,
+        found if isinstance(found, Inputs) else None,
+        spec=spec,
+        text=found if isinstance(found, Text) else None,
+    )
 
 
 def in_words(spec: Spec) -> str:

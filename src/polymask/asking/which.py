@@ -18,7 +18,8 @@ from polymask.inference.beside import calibration_in, shortlist_in, statistics_i
 from polymask.inference.infer import By, Inference, Way
 from polymask.inference.inferred import Inferred
 from polymask.inference.rows import at_rows
-from polymask.streams.inputs import Inputs
+from polymask.streams.texts.described import inputs_from
+from polymask.streams.texts.text import Text
 from polymask.task import TaskRecord
 
 NONE = "none of these"
@@ -35,7 +36,7 @@ def wanted_by_all(bank: Bank) -> Wanted:
     if not every:
         raise ValueError(f"expected a finished task, found none in {bank.path}")
     for one in every[1:]:
-        if (one.fit.size, one.fit.channels) != (every[0].fit.size, every[0].fit.channels):
+        if not one.alike(every[0]):
             raise ValueError(
                 f"expected tasks that take inputs of one shape, found {every[0]} for {every[0].task!r} and {one} for "
                 f"{one.task!r}: say which task is meant"
@@ -91,4 +92,7 @@ def by_task(found: Inferred, read: Read, answered: Callable[[str, Read], Iterabl
 
 def prepare_inputs(record: TaskRecord, x: Any) -> Any:
     """Raw inputs as a record says that its network reads them."""
-    return Inputs.from_json(record.meta.inputs)(x) if isinstance(x, Tensor) and record.meta.inputs else x
+    if not record.meta.inputs:
+        return x
+    inputs = inputs_from(record.meta.inputs)
+    return inputs(x) if isinstance(x, Tensor) or isinstance(inputs, Text) else x

@@ -19,6 +19,7 @@ from polymask.loaded import Loaded
 from polymask.parts.seeds import generator
 from polymask.sites.table import Sites, bake
 from polymask.streams.inputs import Inputs
+from polymask.streams.texts.described import inputs_from
 from polymask.task import TaskRecord
 
 
@@ -124,8 +125,10 @@ def entrance_of(source: Source, takes: Takes | None, shape: Sequence[int] | None
     Raises:
         ValueError: if raw inputs cannot be prepared, or not from this shape.
     """
-    inputs, x = Inputs.from_json(source.record.meta.inputs), source.batch
-    prepares = any(value is not None for value in (inputs.mean, inputs.std, inputs.size, inputs.channels))
+    found, x = inputs_from(source.record.meta.inputs), source.batch
+    inputs = found if isinstance(found, Inputs) else Inputs()
+    described = any(value is not None for value in (inputs.mean, inputs.std, inputs.size, inputs.channels))
+    prepares = described or found is not inputs
     fractions = isinstance(x, Tensor) and x.is_floating_point()
     takes = takes or ("raw" if source.record.meta.inputs and fractions else "prepared")
     batch = batch or source.fixed

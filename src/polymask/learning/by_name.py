@@ -15,18 +15,20 @@ from polymask.learning.config import complete_options, said_of_identities
 from polymask.learning.joint.prefixes import learn_joint
 from polymask.learning.learn import learn
 from polymask.learning.learner import method_class
+from polymask.learning.objective import Objective
 from polymask.learning.options import JOINT, folder_name
 from polymask.learning.training import Training
 from polymask.learning.unnamed.scenario import Scenario, refuse_joint
 from polymask.learning.unnamed.spare import refuse_spare
 from polymask.method.contract import Method
 from polymask.methods import METHODS
-from polymask.nets.by_name import PRETRAINED, RANDOM, default_net, example_of
+from polymask.nets.by_name import PRETRAINED, RANDOM, default_net, example_of, is_transformers
 from polymask.nets.weights import load_weights
 from polymask.sites.roles import head_of
 from polymask.streams.by_name import make_stream
 from polymask.streams.prepare import outputs_of, prepare
 from polymask.streams.stream import Stream
+from polymask.streams.texts.sets import are_texts
 from polymask.version import __version__
 
 FIRST_TASK = "first-task"
@@ -48,6 +50,11 @@ def run_named(
     flip: bool = False,
     area: float = 1.0,
     label: str | None = None,
+    text: list[str] | None = None,
+    tokenizer: str | None = None,
+    length: int | None = None,
+    examples: int | None = None,
+    metrics: list[str] | None = None,
     model: str | None = None,
     net: dict[str, Any] | None = None,
     weights: str | None = None,
@@ -67,8 +74,9 @@ def run_named(
         method: what learns: a name that ``polymask methods`` lists, package.module:Class for a method of your own, or
             "joint" for joint training.
         stream: digits, digits-permuted or digits-rotated need no data; split, permuted, rotated or datasets (each a
-            task) take ``data``.
-        data: names of Hugging Face data sets, or folders (./photos) with a folder of images for each class.
+            task) take ``data``; asc, dsc and 20news are texts that lie below the data root.
+        data: names of Hugging Face data sets, or folders (./photos) with a folder of images for each class; of texts
+            also files (.csv, .tsv, .jsonl), each a task, and folders of them.
         data_root: a folder that holds the named data sets; without it that of POLYMASK_DATA_ROOT, else the hub.
         tasks: how many tasks, or the groups of classes: [[0, 1], [2, 3]].
         order: in which the tasks are learned, by their places: 1 0 2.
@@ -80,6 +88,12 @@ def run_named(
         flip: mirror left and right at random while training.
         area: smallest share of the image that a random part has while training, such as 0.08; 1 keeps all.
         label: the column of labels, of data sets that have several.
+        text: the column of texts, or the two of pairs: --text premise hypothesis.
+        tokenizer: of texts: a folder or a name of transformers; without it that of the model.
+        length: most tokens of a text; without it 128.
+        examples: at most so many of each task's training and validation examples, a share of each class; without it
+            all.
+        metrics: accuracy, macro-F1 or both; the first chooses the epoch; without it accuracy.
         model: the network: mlp, convnet, lenet, alexnet, vgg or resnet18, a timm or transformers name, or
             package.module:factory; without it mlp, or convnet for colour images.
         net: arguments of the network, such as --net.width 20.
@@ -112,6 +126,10 @@ def run_named(
     places |= {"size": size, "channels": channels, "mean": mean, "std": std}
     places |= {"crop": crop, "flip": flip, "area": area}
     places |= {} if label is None else {"label": label}
+    words = {"text": text, "tokenizer": tokenizer_for(model, stream, data, text, tokenizer), "length": length}
+    places |= {key: value for key, value in words.items() if value is not None}
+    places |= {} if examples is None else {"examples": examples}
+    objective = Objective.of(metrics or ["accuracy"])
     made = make_stream(stream, data, seed=seed, **places, **how)
     network, builder = build(made, model, net or {}, weights, seed, training.val_fraction, spare)
     own = {"prefixes": "all", **(options or {})} if kind is None else complete_options(kind, options or {}, len(made))
@@ -126,7 +144,9 @@ def run_named(
     config |= {"model": builder.args["name"], "net": net or {}, "weights": weights, "head": head, "seed": seed}
     config |= said_of_identities(spare, scenario) | asdict(training)
     config["options"] = {name: value for name, value in own.items() if name != "backbone"}
+    config |= {"metrics": metrics} if metrics else {}
     common: dict[str, Any] = {"seed": seed, "training": training, "head": head, "config": config}
+    common["objective"] = objective
     common["out"] = out = out or default_out(method, stream, data, seed)
     if kind is None:
         return {**learn_joint(network, made, **own, **common), "out": out}
@@ -135,6 +155,24 @@ def run_named(
     common |= {"spare": spare, "scenario": scenario, "relearn": relearn or ()}
     learned = learn(network, made, kind, options=own, builder=builder, **common)
     return {**learned.report, "out": out}
+
+
+def tokenizer_for(
+    model: str | None, stream: str, data: Sequence[str] | None, text: Sequence[str] | None, tokenizer: str | None
+) -> str | None:
+    """The tokenizer of a stream of texts: the one that is named, else that of the model; None where there are no texts.
+
+    Raises:
+        ValueError: if there are texts, and no network that reads them is named.
+    """
+    if not are_texts(stream, data, text, tokenizer):
+        return None
+    if model is None:
+        raise ValueError(
+            "expected a network that reads texts, found none: --model, a folder or a name of transformers, or "
+            "package.module:factory and a --tokenizer"
+        )
+    return tokenizer or (model if is_transformers(model) else None)
 
 
 def default_out(method: str, stream: str, data: Sequence[str] | None, seed: int) -> str:

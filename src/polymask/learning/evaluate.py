@@ -28,11 +28,13 @@ def evaluate(model: nn.Module, feed: Feed, judges: Sequence[Judge], outputs: int
 
 
 def score(model: nn.Module, feeds: Feeds, objective: Objective, setting: str = "") -> Measured:
-    """The metric of a model on the part that scores are of; of an accuracy also what chance is there."""
+    """The metrics of a model on the part that scores are of; of an accuracy also what chance is there."""
     split, feed = feeds.scored
-    value, chance = evaluate(model, feed, [objective.metric, constant_answer], feeds.outputs, 512)
+    judges = [objective.metric, constant_answer, *objective.also.values()]
+    value, chance, *others = evaluate(model, feed, judges, feeds.outputs, 512)
     known = objective.metric is accuracy and not math.isnan(chance)
-    return Measured(value, split, setting, feed.size, chance if known else None)
+    also = dict(zip(objective.also, others, strict=True))
+    return Measured(value, split, setting, feed.size, chance if known else None, also)
 
 
 def own_outputs(logits: Tensor, outputs: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polymask.learning.accuracy import fill
+from polymask.learning.figures.accuracy import fill
 from polymask.learning.folder import read_results
 from polymask.method.contract import Method
 from polymask.report.measured import Measured, Rows, read_rows
@@ -94,6 +94,7 @@ class Results:
             "accuracy_when_learned": list(map(as_json, values.diagonal().tolist())),
             "accuracy_at_the_end": list(map(as_json, values[places[-1]].tolist())) if places else [],
             **self._figures(values[np.ix_(places, places)]),
+            **self._also(),
             "max_logit_drift": as_json(max(self.drift.values(), default=math.nan)),
             "logit_drift": drift,
             "bytes": _in_order(sizes, self.tasks),
@@ -104,6 +105,15 @@ class Results:
             **({"identities": self.identities} if self.identities else {}),
             "warnings": [self.warnings[task] for task in self.tasks if task in self.warnings],
         }
+
+    def _also(self) -> dict[str, Any]:
+        """The metrics beside, as last measured of every task, and their means; nothing where there are none."""
+        measured = [self._latest[task].also for task in self.tasks if task in self._latest]
+        found = {}
+        for name in dict.fromkeys(name for one in measured for name in one):
+            values = [one.get(name, math.nan) for one in measured]
+            found[name] = {"at_the_end": list(map(as_json, values)), "average": as_json(float(np.mean(values)))}
+        return {"also": found} if found else {}
 
     def _splits(self) -> dict[str, Any]:
         """The part of its data that each task's score is of, and the one word for all of them."""
@@ -135,10 +145,18 @@ class Results:
         names, rows = found["tasks"], {}
         marks = found.get("source") or [["measured"] * len(names)] * len(names)
         settings = found.get("settings") or [""] * len(names)
+        also = {
+            on: {name: one["at_the_end"][place] for name, one in found.get("also", {}).items()}
+            for place, on in enumerate(found.get("finished", names))
+        }
         splits = [split or "" for split in found.get("splits") or [""] * len(names)]
         for after, row, source, setting in zip(names, found["accuracy"] or (), marks, settings, strict=False):
             entries = [entry for entry in zip(names, row, source, splits, strict=True) if entry[1] is not None]
-            known = {on: Measured(value, split, setting) for on, value, mark, split in entries if mark == "measured"}
+            known = {
+                on: Measured(value, split, setting, also=also.get(on, {}))
+                for on, value, mark, split in entries
+                if mark == "measured"
+            }
             if known:
                 rows[after] = known
         seconds, capacity = dict(found["seconds_per_task"]), found.get("capacity", {})

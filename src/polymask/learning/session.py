@@ -13,8 +13,8 @@ from typing import Any
 from polymask.bank.bank import Bank
 from polymask.held import AlteredNetwork, find_altered, proof
 from polymask.learning import folder as files
-from polymask.learning.accuracy import append_row, write_rows
 from polymask.learning.evaluate import check_inputs, score
+from polymask.learning.figures.accuracy import append_row, write_rows
 from polymask.learning.figures.unwritten import Unwritten
 from polymask.learning.folder import Place
 from polymask.learning.log.chance import about_chance, at_chance

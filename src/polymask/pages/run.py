@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from polymask.bank.entry import Entry
 from polymask.bank.head import read_head
 from polymask.bank.reader import Reader
-from polymask.learning.accuracy import fill
+from polymask.learning.figures.accuracy import fill
 from polymask.learning.folder import read_results
 from polymask.learning.options import JOINT
 from polymask.learning.results import named_score

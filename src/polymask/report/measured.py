@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-COLUMNS = ("after", "on", "value", "split", "examples", "chance", "setting")
+COLUMNS = ("after", "on", "value", "split", "examples", "chance", "setting", "also")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Measured:
         setting: metric, precision, device and versions; empty where nobody wrote them down.
         examples: how many examples that part has; 0: nobody wrote it down.
         chance: the accuracy of the best constant answer there; None: the metric is another, or nobody wrote it down.
+        also: name -> value of the metrics that are reported beside it.
     """
 
     value: float
@@ -28,6 +30,7 @@ class Measured:
     setting: str = ""
     examples: int = 0
     chance: float | None = None
+    also: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def noise(self) -> float | None:
@@ -68,6 +71,7 @@ def _entry(line: Mapping[str, str]) -> Measured:
         line["setting"],
         int(examples) if examples.isdecimal() else 0,
         float(chance) if _is_number(chance) else None,
+        {str(name): float(value) for name, value in json.loads(line.get("also") or "{}").items()},
     )
 
 

@@ -9,6 +9,8 @@ from polymask.streams.inputs import Inputs
 from polymask.streams.loader import LoaderFeed
 from polymask.streams.prepare import Feeds, prepare
 from polymask.streams.stream import Stream, Task
+from polymask.streams.texts.tables import load_texts
+from polymask.streams.texts.text import Text
 from polymask.streams.view import View
 
 __all__ = [
@@ -21,11 +23,13 @@ __all__ = [
     "Stream",
     "Task",
     "TensorFeed",
+    "Text",
     "View",
     "digits",
     "digits_data",
     "folder_task",
     "load_images",
+    "load_texts",
     "make_stream",
     "one_per_dataset",
     "permute",

@@ -11,8 +11,10 @@ from polymask.streams.classic import one_per_dataset, permute, rotate, split, vi
 from polymask.streams.groups import one_for_each
 from polymask.streams.images import digits_data
 from polymask.streams.inputs import Inputs
+from polymask.streams.reduced import reduced
 from polymask.streams.sources import open_data
 from polymask.streams.stream import Stream, Task
+from polymask.streams.texts.sets import are_texts, open_texts, refuse_looks
 from polymask.streams.view import View, leaves
 
 
@@ -27,6 +29,18 @@ def one_task(data: Task, tasks: int = 1, *, seed: int = 0) -> Stream:
     return one_per_dataset([data], seed=seed)
 
 
+def newsgroups(data: Task, tasks: int = 10, *, headers: bool = False, seed: int = 0) -> Stream:
+    """The 20 Newsgroups in groups of neighbouring ones.
+
+    Args:
+        data: the posts.
+        tasks: how many.
+        headers: keep the lines before each post; some name the group, so that they are left out otherwise.
+        seed: recorded.
+    """
+    return split(replace(data, notes={**data.notes, "headers": headers}), tasks, seed=seed)
+
+
 NAMED: dict[str, Callable[..., Stream]] = {
     "digits": split,
     "digits-permuted": permute,
@@ -35,8 +49,11 @@ NAMED: dict[str, Callable[..., Stream]] = {
     "permuted": permute,
     "rotated": rotate,
     "datasets": one_task,
+    "asc": one_task,
+    "dsc": one_task,
+    "20news": newsgroups,
 }
-"""What makes tasks of each data set; the first three are over the embedded digits."""
+"""What makes tasks of each data set; the first three are over the embedded digits, the last three over texts."""
 
 
 def make_stream(
@@ -55,6 +72,10 @@ def make_stream(
     flip: bool = False,
     area: float = 1.0,
     label: str | None = None,
+    text: Sequence[str] | None = None,
+    tokenizer: str | None = None,
+    length: int | None = None,
+    examples: int | None = None,
     **how: Any,
 ) -> Stream:
     """The stream called ``kind``, over the embedded digits or over named data.
@@ -62,6 +83,7 @@ def make_stream(
     Args:
         kind: a key of `NAMED`.
         data: names of Hugging Face data sets; one that begins with . / or ~ is a folder with an image folder a class.
+            With ``text`` or ``tokenizer``, and wherever a file is named, tables of texts: see ``open_texts``.
         data_root: a folder that holds the named data sets; None: that of POLYMASK_DATA_ROOT, else the hub.
         tasks: how many of each data set, or the groups of classes; None: the kind's own number.
         order: in which all tasks are learned.
@@ -74,6 +96,10 @@ def make_stream(
         flip: mirror left and right at random while training.
         area: smallest share of the image that a random part has while training.
         label: the column of labels, of data sets that have several.
+        text: the column of texts, or the two of pairs.
+        tokenizer: of texts: a folder or a name of transformers.
+        length: most tokens of a text; None: 128.
+        examples: at most so many of each task's training and validation examples, drawn class by class; None: all.
         how: further arguments of the function in `NAMED`, such as ``degrees=45``.
 
     Raises:
@@ -89,6 +115,12 @@ def make_stream(
     """
     if kind not in NAMED:
         raise ValueError(f"no stream {kind!r}; there are {', '.join(NAMED)}")
+    if are_texts(kind, data, text, tokenizer):
+        shaped = {"size": size, "channels": channels, "mean": mean, "std": std}
+        refuse_looks(kind, shaped | {"crop": crop or None, "flip": flip or None, "area": None if area == 1 else area})
+        about = {"text": text, "label": label, "headers": how.get("headers", kind != "20news")}
+        sources = open_texts(kind, data, data_root, tokenizer, length, **about)
+        return made(kind, sources, tasks, order, seed, examples, how)
     embedded = kind.startswith("digits")
     if embedded == bool(data):
         raise ValueError(
@@ -101,15 +133,36 @@ def make_stream(
         sources = [replace(digits_data(), inputs=Inputs(size=size, channels=channels))]
     look: dict[str, Any] = {"crop": crop, "flip": flip, "area": area}
     look |= {key: tuple(values) for key, values in (("mean", mean), ("std", std)) if values is not None}
-    sources = [replace(task, inputs=replace(task.inputs or Inputs(), **look)) for task in sources]
+    sources = [replace(task, inputs=replace(inputs_of(task), **look)) for task in sources]
+    return made(kind, fit_to_largest(sources), tasks, order, seed, examples, how)
+
+
+def made(
+    kind: str,
+    sources: Sequence[Task],
+    tasks: int | Sequence[Sequence[int]] | None,
+    order: Sequence[int],
+    seed: int,
+    examples: int | None,
+    how: dict[str, Any],
+) -> Stream:
+    """The stream of some data sets, of all of their examples or of so many for each task."""
     if tasks is not None:
         how["tasks"] = tasks
     own: list[dict[str, Any]] = [{} for _ in sources]
     if (groups := how.pop("groups", None)) is not None:
         own = [{"groups": each} for each in one_for_each(groups, len(sources))]
-    makes = zip(fit_to_largest(sources), own, strict=True)
+    makes = zip(sources, own, strict=True)
     streams = [NAMED[kind](source, seed=seed, **how, **each) for source, each in makes]
-    return join_streams(streams).reorder(order)
+    whole = join_streams(streams).reorder(order)
+    return (
+        whole if examples is None else replace(whole, tasks=tuple(reduced(one, examples, seed) for one in whole.tasks))
+    )
+
+
+def inputs_of(task: Task) -> Inputs:
+    """How images of a task are prepared."""
+    return task.inputs if isinstance(task.inputs, Inputs) else Inputs()
 
 
 def fit_to_largest(sources: Sequence[Task]) -> list[Task]:
@@ -122,15 +175,14 @@ def fit_to_largest(sources: Sequence[Task]) -> list[Task]:
         return [task for task, _ in opened]
     channels, height, width = (max(sides) for sides in zip(*shapes, strict=True))
     return [
-        replace(task, inputs=replace(task.inputs or Inputs(), size=(height, width), channels=channels))
-        for task, _ in opened
+        replace(task, inputs=replace(inputs_of(task), size=(height, width), channels=channels)) for task, _ in opened
     ]
 
 
 def shape_of(task: Task, view: View) -> tuple[int, ...]:
     """(C, H, W) of the images as a network reads them."""
     (x,) = leaves(view.x).values()
-    return tuple((task.inputs or Inputs()).fit(x[:1]).shape[1:])
+    return tuple(inputs_of(task).fit(x[:1]).shape[1:])
 
 
 def join_streams(streams: Sequence[Stream]) -> Stream:

@@ -1,4 +1,4 @@
-"""Decoded images on disk: byte tensors under a fingerprint of the files that they came from."""
+"""Decoded images and tokenised texts on disk: small tensors under a fingerprint of what they came from."""
 
 from __future__ import annotations
 
@@ -30,9 +30,13 @@ def cached_file(files: Sequence[Path], root: Path, *keys: object) -> Path | None
     facts = [
         (file.as_posix().removeprefix(root.as_posix()), file.stat().st_size, file.stat().st_mtime_ns) for file in files
     ]
-    text = json.dumps([VERSION, sorted(facts), [str(key) for key in keys]])
-    home = Path(os.environ.get("POLYMASK_CACHE", "~/.cache/polymask")).expanduser()
-    return home / "images" / f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.safetensors"
+    return keyed_file("images", sorted(facts), [str(key) for key in keys])
+
+
+def keyed_file(kind: str, *keys: object) -> Path:
+    """Where something lies that depends on these keys alone, now or later."""
+    name = hashlib.blake2b(json.dumps([VERSION, *keys]).encode(), digest_size=16).hexdigest()
+    return Path(os.environ.get("POLYMASK_CACHE", "~/.cache/polymask")).expanduser() / kind / f"{name}.safetensors"
 
 
 def read_cached(file: Path | None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -60,4 +64,4 @@ def write_cached(file: Path | None, tensors: dict[str, Tensor], facts: Mapping[s
                 os.fsync(written.fileno())
             part.replace(file)
     except OSError as error:
-        warnings.warn(f"decoded images are not kept, {file.parent} cannot be written: {error}", stacklevel=2)
+        warnings.warn(f"what was decoded is not kept, {file.parent} cannot be written: {error}", stacklevel=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from warnings import warn
 
@@ -124,16 +124,23 @@ def warn_of_few(y: Tensor, names: Sequence[str] | None, task: str) -> None:
 def check_alike(one: View, other: View, task: str, part: str) -> None:
     """Refuse a part whose examples have another shape or type than those of the training data.
 
+    Named whole numbers in rows, such as tokens, may be longer or shorter: what reads them says what it takes.
+
     Raises:
         ValueError: they differ.
     """
     expected, found = (
-        {name: (tuple(t.shape[1:]), t.dtype) for name, t in leaves(view.x).items()}
+        {name: (shape_of(t, isinstance(view.x, Mapping)), t.dtype) for name, t in leaves(view.x).items()}
         | {"y": (tuple(view.y.shape[1:]), view.y.dtype)}
         for view in (one, other)
     )
     if expected != found:
         raise ValueError(f"task {task!r}: an example of train is {expected}, of {part} {found}; they must be alike")
+
+
+def shape_of(t: Tensor, named: bool) -> tuple[int | str, ...]:
+    """The shape of an example, but of the length of a row of tokens."""
+    return ("any",) if named and t.ndim == 2 and not t.is_floating_point() else tuple(t.shape[1:])
 
 
 def check_pairs(dataset: Dataset[Any], task: str, part: str) -> None:
@@ -155,6 +162,11 @@ def check_pairs(dataset: Dataset[Any], task: str, part: str) -> None:
         raise ValueError(
             f"labels of {part} of task {task!r} are words, such as {example[1]!r}: let the data set give whole numbers "
             "0..k-1, and give the words as labels=[...]"
+        )
+    if isinstance(example[0], str):
+        raise ValueError(
+            f"inputs of {part} of task {task!r} are texts, such as {example[0][:80]!r}: say how they are tokenised, "
+            "Task(..., inputs=Text(tokenizer))"
         )
     try:
         default_collate([example])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import final
 
@@ -12,10 +12,15 @@ from torch import Tensor
 
 from polymask.parts.seeds import generator
 from polymask.streams.inputs import Inputs
+from polymask.streams.texts.batches import by_length
+from polymask.streams.texts.text import MASK, Text, trim
 from polymask.streams.view import View, X, each, leaves
 
 READY_BYTES = 1 << 30
 """Training data without augmentation are prepared once, and kept, up to this size."""
+
+MOST_TEXTS = 64
+"""Texts that are read together in order: one long one makes all of a batch as long."""
 
 CHUNK = 4096
 """Rows prepared at a time, so that preparing needs little more memory than its result."""
@@ -91,7 +96,7 @@ class TensorFeed(Feed):
     [2, 3]
     """
 
-    def __init__(self, view: View, inputs: Inputs, device: torch.device) -> None:
+    def __init__(self, view: View, inputs: Inputs | Text, device: torch.device) -> None:
         self._view, self._inputs, self._device = view, inputs, device
         self._resident: tuple[View, bool] | None = None
 
@@ -109,15 +114,24 @@ class TensorFeed(Feed):
             self._resident = self._settle()
         view, finished = self._resident
         draws = generator(*key, "augment", rank)
-        order = torch.randperm(self.size, generator=generator(*key, "shuffle")).to(self._device)
+        order = self._order(batch_size * world, generator(*key, "shuffle")).to(self._device)
         rows = order if view.rows is None else view.rows[order]
         for start, stop in bounds:
             share = slice(start + rank, stop, world)
             x = take_rows(view.x, rows[share])
             yield (x if finished else self._prepared(x, draws)), view.y.index_select(0, order[share])
 
+    def _order(self, together: int, draws: torch.Generator) -> Tensor:
+        """The places of all examples in the order of an epoch: of texts such of a length together."""
+        order, x = torch.randperm(self.size, generator=draws), self._view.x
+        if not isinstance(self._inputs, Text) or not isinstance(x, Mapping):
+            return order
+        found = x[MASK] if self._view.rows is None else x[MASK][self._view.rows]
+        return by_length(order, found.sum(1), together, draws)
+
     def ordered(self, batch_size: int) -> Iterator[tuple[X, Tensor]]:
         """Every example once, as `Feed.ordered` says."""
+        batch_size = min(batch_size, MOST_TEXTS) if isinstance(self._inputs, Text) else batch_size
         for start in range(0, self.size, batch_size):
             rows = slice(start, start + batch_size)
             yield self._prepared(self._stored(rows)), self._view.y[rows].to(self._device)
@@ -140,8 +154,9 @@ class TensorFeed(Feed):
         view, y = self._view, self._view.y.to(self._device)
         raw = self._stored(slice(0, 1))
         one = self._prepared(raw)
-        untouched = not view.changes and (one is raw or not isinstance(one, Tensor))
-        if untouched or self._inputs.augments or self.size * nbytes(one) > READY_BYTES:
+        texts = isinstance(self._inputs, Text)
+        untouched = not view.changes and not texts and (one is raw or not isinstance(one, Tensor))
+        if untouched or texts or self._inputs.augments or self.size * nbytes(one) > READY_BYTES:
             # another device has less memory than this one: it gets the task's own rows, no copy of the whole data set
             chosen = None if self._device.type == "cpu" else view.rows
             x = each(view.x, lambda t: (t if chosen is None else t[chosen]).to(self._device))
@@ -156,8 +171,11 @@ class TensorFeed(Feed):
         return View(ready, y), True
 
 
-def as_inputs(x: X, inputs: Inputs, draws: torch.Generator | None = None) -> X:
-    """A batch as the network reads it, augmented if there are draws; structures of tensors are left alone."""
+def as_inputs(x: X, inputs: Inputs | Text, draws: torch.Generator | None = None) -> X:
+    """A batch as the network reads it, augmented if there are draws; of structures only tokens are cut."""
+    if isinstance(inputs, Text):
+        tokens: X = trim(x)
+        return tokens
     if not isinstance(x, Tensor):
         return x
     x = inputs.fit(x)

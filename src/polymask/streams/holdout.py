@@ -1,9 +1,11 @@
-"""Holding out part of the examples, class by class, by a keyed draw."""
+"""Holding out part of the examples, or keeping some alone, class by class, by a keyed draw."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from polymask.parts.seeds import generator
 
 
 def held_out(y: Tensor, fraction: float, draws: torch.Generator, name: str) -> tuple[Tensor, Tensor]:
@@ -35,3 +37,30 @@ def held_out(y: Tensor, fraction: float, draws: torch.Generator, name: str) -> t
     held = torch.zeros(len(y), dtype=torch.bool)
     held[chosen] = True
     return (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)
+
+
+def drawn(y: Tensor, count: int, key: tuple[object, ...]) -> Tensor:
+    """So many rows in order, a share of each class as large as its own, at least one; of targets any.
+
+    Raises:
+        ValueError: there are more classes than rows are wanted.
+
+    >>> drawn(torch.tensor([0, 0, 0, 0, 1, 1]), 3, ("key",)).shape
+    torch.Size([3])
+    """
+    order = torch.randperm(len(y), generator=generator(*key))
+    if y.is_floating_point() or y.ndim != 1:
+        return order[:count].sort().values
+    classes, sizes = y.unique(return_counts=True)
+    if len(classes) > count:
+        raise ValueError(f"expected an example or more of each of {len(classes)} classes, found examples={count}")
+    # whole shares first, then one more where the rest is largest
+    shares = sizes.double() * count / len(y)
+    wanted = shares.floor().long().clamp(min=1)
+    for place in (shares - wanted).argsort(descending=True, stable=True).tolist() * 2:
+        if int(wanted.sum()) < count and wanted[place] < sizes[place]:
+            wanted[place] += 1
+    while int(wanted.sum()) > count:
+        wanted[wanted.argmax()] -= 1
+    chosen = [order[y[order] == label][:most] for label, most in zip(classes, wanted.tolist(), strict=True)]
+    return torch.cat(chosen).sort().values

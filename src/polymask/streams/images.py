@@ -172,15 +172,9 @@ def quiet(datasets: Any) -> Iterator[None]:
 
 def decode(data: Any, label: str | None, fit: Inputs, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of all parts, and which split and column each came from."""
-    if "train" not in data:
-        raise ValueError(f"data set {name!r} has no split named train, only {sorted(data)}")
-    validation = next((part for part in VALIDATION if part in data), None)
-    splits = {"train": "train", "val": validation, "test": "test"}
-    if "test" not in data:
-        splits = {"train": "train", "test": validation}
-    splits = {part: chosen for part, chosen in splits.items() if chosen is not None}
+    splits = splits_of(data, name)
     image, label = columns(data["train"].features, label, name)
-    names = class_names(data, [part for part in splits.values() if part], label, name)
+    names = class_names(data, list(splits.values()), label, name)
     batches = {part: list(read(data[chosen], image, label, fit, name, names)) for part, chosen in splits.items()}
     channels = max(x.shape[1] for part in batches.values() for x, _ in part)
     tensors: dict[str, Tensor] = {}
@@ -188,6 +182,21 @@ def decode(data: Any, label: str | None, fit: Inputs, name: str) -> tuple[dict[s
         tensors[f"{part}.x"] = torch.cat([Inputs(channels=channels).fit(x) for x, _ in pairs])
         tensors[f"{part}.y"] = torch.cat([y for _, y in pairs])
     return tensors, {"splits": splits, "label": label, "labels": names}
+
+
+def splits_of(data: Any, name: str) -> dict[str, str]:
+    """Which split is which part: without one named test the validation split is the test part.
+
+    Raises:
+        ValueError: none is named train.
+    """
+    if "train" not in data:
+        raise ValueError(f"data set {name!r} has no split named train, only {sorted(data)}")
+    validation = next((part for part in VALIDATION if part in data), None)
+    splits = {"train": "train", "val": validation, "test": "test"}
+    if "test" not in data:
+        splits = {"train": "train", "test": validation}
+    return {part: chosen for part, chosen in splits.items() if chosen is not None}
 
 
 def columns(features: Any, label: str | None, name: str) -> tuple[str, str]:
@@ -205,6 +214,7 @@ def columns(features: Any, label: str | None, name: str) -> tuple[str, str]:
             f"data set {name!r} needs a column of images and one of class labels"
             f"{'' if label is None else f' called {label!r}'}, found {dict(features)}"
             f"{f': name the column of labels, --label {plain[0]}' if images and plain else ''}"
+            f"{': for texts name their column, --text COLUMN' if not images and plain else ''}"
         )
     return images[0], chosen[0]
 

@@ -16,6 +16,7 @@ from polymask.parts.seeds import generator, seed_of
 from polymask.streams.checks import check_labels
 from polymask.streams.feed import Feed, as_inputs, cuts
 from polymask.streams.inputs import Inputs
+from polymask.streams.texts.text import Text
 from polymask.streams.view import X, each
 
 
@@ -36,7 +37,7 @@ class LoaderFeed(Feed):
     def __init__(
         self,
         dataset: Dataset[Any],
-        inputs: Inputs,
+        inputs: Inputs | Text,
         device: torch.device,
         *,
         workers: int = 0,

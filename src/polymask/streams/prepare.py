@@ -17,7 +17,8 @@ from polymask.streams.inputs import Inputs
 from polymask.streams.loader import LoaderFeed
 from polymask.streams.reading import known_labels, open_parts, read_labels
 from polymask.streams.stream import Task
-from polymask.streams.view import View, X
+from polymask.streams.texts.text import Text, lengths
+from polymask.streams.view import View, X, each
 
 
 @final
@@ -30,7 +31,7 @@ class Feeds:
     test: Feed | None
     outputs: int
     labels: tuple[str, ...] | None
-    inputs: Inputs
+    inputs: Inputs | Text
     calibration: Feed | None = None
 
     @property
@@ -39,8 +40,12 @@ class Feeds:
         return ("validation", self.val) if self.test is None else ("test", self.test)
 
     def example(self, batch_size: int = 2) -> X:
-        """The first inputs of the training data, as a network reads them."""
-        return next(self.train.ordered(batch_size))[0]
+        """The first inputs of the training data, as a network reads them; of texts a short and a long one of them."""
+        if not isinstance(self.inputs, Text):
+            return next(self.train.ordered(batch_size))[0]
+        x = next(self.train.ordered(64))[0]
+        order = lengths(x).argsort()
+        return each(x, lambda t: t[[*order[: batch_size - 1].tolist(), int(order[-1])]])
 
 
 def prepare(

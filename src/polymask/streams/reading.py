@@ -17,13 +17,16 @@ from polymask.streams.folder import ImageFolder
 from polymask.streams.inputs import Inputs
 from polymask.streams.loader import Keyed, collate
 from polymask.streams.stream import Task
+from polymask.streams.texts.text import Text
+from polymask.streams.texts.tokens import tokenised
 from polymask.streams.view import View
 
 
 def open_parts(
     task: Task, cache: bool, workers: int = 0
-) -> tuple[dict[str, Dataset[Any]], Inputs, tuple[str, ...] | None]:
+) -> tuple[dict[str, Dataset[Any]], Inputs | Text, tuple[str, ...] | None]:
     """The parts that the task has, checked; its inputs and labels with what a folder of images settles of them."""
+    task = tokenised(task)
     inputs, names = task.inputs or Inputs(), None if task.labels is None else tuple(task.labels)
     parts: dict[str, Dataset[Any]] = {}
     for part, data in ((part, getattr(task, part)) for part in PARTS):
@@ -33,8 +36,8 @@ def open_parts(
             data, names = numbered(data, names, task.name, part)
         source = View(*data) if isinstance(data, tuple) else data
         if isinstance(source, str | Path):
-            source = ImageFolder(source, names, inputs)
-        if isinstance(source, ImageFolder):
+            source = ImageFolder(source, names, images_of(inputs, task.name))
+        if isinstance(source, ImageFolder) and isinstance(inputs, Inputs):
             inputs = replace(inputs, size=source.inputs.size, channels=source.inputs.channels)
             names = names or source.labels
         if not isinstance(source, View):
@@ -46,6 +49,17 @@ def open_parts(
             if isinstance(parts["train"], View):
                 check_alike(parts["train"], source, task.name, part)
     return parts, inputs, names
+
+
+def images_of(inputs: Inputs | Text, task: str) -> Inputs:
+    """How a folder of images is read.
+
+    Raises:
+        ValueError: the task is said to be of texts.
+    """
+    if isinstance(inputs, Text):
+        raise ValueError(f"expected texts for task {task!r}, whose inputs are {inputs}, found a folder of images")
+    return inputs
 
 
 def numbered(

@@ -89,5 +89,6 @@ def _no_images(path: Path) -> str:
     return (
         f"expected images for --data, found the table {path}: give a folder with a sub-folder of images a "
         "class, a folder of parquet files with a column of images and one of labels (--label), or the name of such "
-        "a data set; other data are learned from Python, learn(network, [Task(name, (x, y))])"
+        "a data set; for texts name their column and a tokenizer, --text COLUMN --tokenizer NAME; other data are "
+        "learned from Python, learn(network, [Task(name, (x, y))])"
     )

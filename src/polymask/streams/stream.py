@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from polymask.streams.inputs import Inputs
+from polymask.streams.texts.text import Text, Words
 from polymask.streams.view import X
 
-Data = Dataset[Any] | tuple[X, Tensor | Sequence[Any]] | str | Path
+Data = Dataset[Any] | tuple[X | Sequence[Words], Tensor | Sequence[Any]] | str | Path
 """A map-style data set of pairs (x, y), a pair of tensors, or a folder of images with one sub-folder a class.
 
-The labels of a pair can be words as well, which are numbered in the order of ``labels``, else of the alphabet.
+With ``inputs=Text(...)`` inputs are texts, or pairs of texts. The labels of a pair can be words as well, which are
+numbered in the order of ``labels``, else of the alphabet.
 """
 
 
@@ -31,7 +33,7 @@ class Task:
         test: a `Data`, or None.
         labels: names of the outputs.
         outputs: how many outputs; None: as many as there are labels, classes or columns of targets.
-        inputs: sizes, augmentation and normalisation.
+        inputs: sizes, augmentation and normalisation of images, or how texts are tokenised.
         notes: what is to be known of the data's origin, JSON-able.
 
     Raises:
@@ -48,7 +50,7 @@ class Task:
     test: Data | None = None
     labels: Sequence[str] | None = None
     outputs: int | None = field(default=None, kw_only=True)
-    inputs: Inputs | None = field(default=None, kw_only=True)
+    inputs: Inputs | Text | None = field(default=None, kw_only=True)
     notes: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:

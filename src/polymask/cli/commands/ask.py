@@ -73,11 +73,13 @@ def predict(
         polymask predict runs/first photo.png --task digits/0-1
         polymask predict runs/first photos/ more.npy --task '#2' --out answers.csv
         polymask predict runs/first photo.png
+        polymask predict runs/reviews "it lasts and lasts" --task phones
 
     Args:
         say: called with every answer.
         dir: the run's folder, or a bank.
-        files: images of any size and mode, .npy arrays, .npz of named ones, and folders of them.
+        files: images of any size and mode, .npy arrays, .npz of named ones, and folders of them; of a task that reads
+            texts, texts themselves, a .txt with one in each line, and tables.
         task: its name, or '#3' for the third that was learned; without it each input's task is found out, and said
             with its margin.
         out: a .csv or .jsonl to write instead.

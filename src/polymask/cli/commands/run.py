@@ -30,6 +30,7 @@ def run(say: Callable[[str], None], **values: Any) -> int:
         polymask run --method packnet --stream digits --tasks 5 --out runs/first
         polymask run --method piggyback --stream split --data ylecun/mnist --model convnet
         polymask run --stream datasets --data ./photos ./scans --size 32 32 --channels 3
+        polymask run --stream datasets --data reviews.csv --text review --label verdict --model ./bert
 
     Args:
         say: called with every line.
@@ -107,11 +108,13 @@ def summary(report: dict[str, Any]) -> list[str]:
     score = named_score(report)
     tasks, first, last = report["tasks"], report["accuracy_when_learned"], report["accuracy_at_the_end"]
     added = dict(zip(report["finished"], report["bytes"].get("per_task", ()), strict=False))
+    others = {name: one["at_the_end"] for name, one in report.get("also", {}).items()}
     rows = [
         {
             "task": task,
             f"{score} when learned": first[i],
             "at the end": last[i] if last else None,
+            **{name: values[i] for name, values in others.items() if i < len(values)},
             **({"of": report["splits"][i]} if report.get("split") == "mixed" else {}),
             "logit drift": _short(report["logit_drift"].get(task)),
             "bytes": human_bytes(added[task]) if task in added else None,
@@ -120,9 +123,10 @@ def summary(report: dict[str, Any]) -> list[str]:
     ]
     average, seconds = report["average_accuracy"], report["seconds"]
     words = "not measured" if average is None else f"{average:.4f}"
+    beside = "".join(f", {name} {_short(one['average']) or '-'}" for name, one in report.get("also", {}).items())
     return [
         *([table(rows, floatfmt=".4f")] if rows else []),
-        f"{report['method']}: average {score} {words}, bwt {_short(report['bwt_gem']) or '-'}, "
+        f"{report['method']}: average {score} {words}{beside}, bwt {_short(report['bwt_gem']) or '-'}, "
         f"largest logit drift {_short(report['max_logit_drift']) or '-'}, {seconds:.1f} s",
         *_identities(report.get("identities")),
         *([NO_TEST] if report.get("split") in ("validation", "mixed") else []),

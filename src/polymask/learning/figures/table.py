@@ -80,9 +80,12 @@ def _as_numbers(runs: Sequence[Report]) -> dict[str, Any]:
     sizes = [run["bytes"] for run in runs if run.get("bytes")]
     over = ("average_accuracy", "bwt_gem", "max_logit_drift", "latency_ms", "seconds")
     found = {key: spread([run.get(key) for run in runs]) for key in over}
+    names = dict.fromkeys(name for run in runs for name in run.get("also", {}))
+    also = {name: spread(_others(runs, name)) for name in names}
     parameters = [run["parameters"] for run in runs if run.get("parameters") is not None]
     return {
         **found,
+        **({"also": also} if also else {}),
         "max_logit_drift": _largest([run.get("max_logit_drift") for run in runs]),
         "bytes_per_task": spread([size for one in sizes for size in one["per_task"]]),
         "shared_bytes": sizes[0]["backbone"] if sizes else None,
@@ -105,6 +108,7 @@ def _as_text(runs: Sequence[Report], metric: str) -> dict[str, object]:
 
     return {
         f"average {metric}": over("average_accuracy", ".4f"),
+        **{f"average {name}": mean_std(_others(runs, name), ".4f") for name in found.get("also", {})},
         "bwt": over("bwt_gem", ".4f"),
         "max logit drift": None if drift is None else f"{drift:.3g}",
         "bytes per task": None if per_task is None else human_bytes(round(per_task)),
@@ -113,6 +117,11 @@ def _as_text(runs: Sequence[Report], metric: str) -> dict[str, object]:
         "latency, ms": over("latency_ms", ".2f"),
         "seconds": over("seconds", ".1f"),
     }
+
+
+def _others(runs: Sequence[Report], name: str) -> list[float | None]:
+    """The mean of a metric beside the one that chooses, in each run."""
+    return [run.get("also", {}).get(name, {}).get("average") for run in runs]
 
 
 def raw(reports: Reports, seeds: Sequence[int]) -> list[dict[str, Any]]:

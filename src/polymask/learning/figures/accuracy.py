@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -75,7 +76,16 @@ def append_row(path: Path, after: str, row: Mapping[str, Measured]) -> None:
 def _row(after: str, row: Mapping[str, Measured]) -> str:
     entries = sorted(row.items(), key=lambda entry: entry[0] == after)
     return _lines(
-        (after, on, repr(one.value), one.split, one.examples, "" if one.chance is None else one.chance, one.setting)
+        (
+            after,
+            on,
+            repr(one.value),
+            one.split,
+            one.examples,
+            "" if one.chance is None else one.chance,
+            one.setting,
+            json.dumps(dict(one.also)) if one.also else "",
+        )
         for on, one in entries
     )
 

@@ -1,0 +1,86 @@
+"""Texts to ask with: given as they are, a line each in a file, or in the columns of a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from polymask.asking.answers import Read
+from polymask.asking.wanted import Wanted
+from polymask.streams.texts.pairs import as_words
+from polymask.streams.texts.tables import BUILDERS, columns_in
+from polymask.streams.texts.text import Text, Words
+
+LINES = ".txt"
+
+
+def read_words(given: Iterable[str | os.PathLike[str]], wanted: Wanted, size: int) -> Iterator[Read]:
+    """Texts in order, at most ``size`` at a time, as tokens.
+
+    Args:
+        given: texts; a .txt with one in every line; tables with the columns that the task has learned from. The two
+            texts of a pair are parted by a tab.
+        wanted: what the task takes.
+        size: texts in a batch.
+
+    Yields:
+        What was read, or why a text could not be.
+
+    Raises:
+        FileNotFoundError: if a file is not there; before any is read.
+        ValueError: if the task reads no texts.
+    """
+    text = wanted.text
+    if text is None:
+        raise ValueError(f"expected {wanted} for task {wanted.task!r}, found texts")
+    words = [(one, file_of(one)) for one in given]
+    held: list[Words] = []
+    for one, file in words:
+        try:
+            found = [as_words(str(one), text)] if file is None else words_in(file, text)
+        except (ValueError, OSError) as error:
+            yield from _encoded(held, text, size)
+            held = []
+            yield Read([str(one)], problem=ValueError(str(error)))
+            continue
+        held += found
+    yield from _encoded(held, text, size)
+
+
+def file_of(one: str | os.PathLike[str]) -> Path | None:
+    """The file that is meant; None where it is a text itself.
+
+    Raises:
+        FileNotFoundError: if it is written like a file and not there.
+
+    >>> file_of("It lasts.")
+    """
+    path = Path(one).expanduser()
+    named = path.suffix.lower() in (LINES, *BUILDERS)
+    if not isinstance(one, str) or (named and not any(char.isspace() for char in one)):
+        if not path.is_file():
+            raise FileNotFoundError(f"expected texts, or files of texts that are there, found no {path}")
+        return path
+    return path if named and path.is_file() else None
+
+
+def words_in(path: Path, text: Text) -> list[Words]:
+    """The texts of a file.
+
+    Raises:
+        ValueError: if it cannot be read, or lacks the columns of the task.
+    """
+    if path.suffix.lower() in BUILDERS:
+        return columns_in(path, text.columns)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected text in {path} (UTF-8), found something else: {error}") from error
+    return [as_words(line, text) for line in lines]
+
+
+def _encoded(words: Sequence[Words], text: Text, size: int) -> Iterator[Read]:
+    for start in range(0, len(words), size):
+        part = words[start : start + size]
+        yield Read([one if isinstance(one, str) else "\t".join(one) for one in part], text(part))

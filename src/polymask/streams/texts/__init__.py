@@ -1,0 +1,1 @@
+"""Texts as tasks: described, tokenised once, read from tables, batched by their lengths."""
