@@ -51,14 +51,23 @@ def page(name: str) -> str:
         markdown([{"": key, name: value} for key, value in facts.items() if key != "method"]),
         "The words of this table are explained in [methods](../methods.md).",
         "## Try it",
-        f"    polymask run --method {name} --stream digits --out runs/{name}\n    polymask report runs/{name}",
-        f"![{picture_says(name)}]({name}.svg)",
+        *tried(name),
         "## Options",
         markdown([{key: row[key] for key in ("option", "default", "meaning")} for row in options_table(entry)]),
         "## Recipes",
         markdown([{key: value for key, value in row.items() if key != "method"} for row in recipes_table(entry)]),
     ]
     return f"<!-- made by docs/method_pages.py -->\n\n{chr(10).join(part + chr(10) for part in parts)}"
+
+
+def tried(name: str) -> list[str]:
+    """The commands that show a method at work, and a picture of what they leave where any network will do."""
+    if METHODS[name].needs:
+        tables = "--stream datasets --data phones.csv books.csv --text review --label verdict"
+        run = f"polymask run --method {name} {tables} --model ./bert --weights pretrained --out runs/{name}"
+        return [f"    {run}\n    polymask report runs/{name}", "The tables are those of [texts](../guides/texts.md)."]
+    commands = f"    polymask run --method {name} --stream digits --out runs/{name}\n    polymask report runs/{name}"
+    return [commands, f"![{picture_says(name)}]({name}.svg)"]
 
 
 def picture_says(name: str) -> str:
@@ -80,7 +89,7 @@ def main(argv: list[str]) -> None:
     for name in PAPERS:
         (DOCS / "methods" / f"{name}.md").write_text(page(name))
     if argv[:1] == ["--pictures"]:
-        for name in argv[1:] or PAPERS:
+        for name in argv[1:] or [name for name in PAPERS if not METHODS[name].needs]:
             with tempfile.TemporaryDirectory() as folder:
                 draw(name, Path(folder) / name)
 

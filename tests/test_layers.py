@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "disk": set(),
     "near": set(),
     "streams": {"parts.seeds", "near"},
-    "nets": {"parts.seeds"},
+    "nets": {"parts.seeds", "surgery"},
     "report": set(),
     "copies": {"parts", "calling"},
     "wiring": {"parts", "calling", "copies"},

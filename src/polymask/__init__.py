@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from polymask.method.contract import Method
     from polymask.methods import (
         APD,
+        CTR,
         HAT,
         KSM,
         METHODS,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "APD",
+    "CTR",
     "HAT",
     "KSM",
     "METHODS",
@@ -105,6 +107,7 @@ _ROOMS = {
     "methods": ("METHODS", "Finetune", "Independent", "LinearProbe"),
     "methods.adahat": ("AdaHAT",),
     "methods.apd": ("APD",),
+    "methods.ctr": ("CTR",),
     "methods.exssnet": ("ExSSNeT",),
     "methods.hat": ("HAT",),
     "methods.ksm": ("KSM",),

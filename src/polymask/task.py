@@ -111,7 +111,8 @@ def entries(sites: Sites, masks: Mapping[str, Tensor]) -> dict[str, Tensor | Non
     for name in sites.names(*BASE):
         mask, shape = masks.get(name), sites.base(name).shape
         if sites.wiring.sites:
-            found[name] = sites.wiring.per_entry(name, shape, units, True)
+            # What grows has a mask of its own, its leading block, and no units.
+            found[name] = sites.wiring.per_entry(name, shape, units, True) if mask is None else mask
             continue
         rows = masks.get(name.rpartition(".")[0]) if sites.units else None
         if rows is not None and has_rows(sites.base(name), len(rows)):

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from tests.contract import drive
 from tests.contract.toys import TOYS
-from tests.contract.zoo import BACKBONES
+from tests.contract.zoo import BACKBONES, ENCODERS, meets
 
 from polymask.method.contract import Method
 from polymask.methods import METHODS
-from polymask.surgery import CannotGrow
+from polymask.surgery import CannotGrow, CannotPlug
 
 EVERY: dict[str, type[Method]] = {**METHODS, **TOYS}
 
@@ -39,13 +39,14 @@ VARIANTS: dict[str, type[Method]] = {
     "soft-hat": variant(METHODS["hat"], soft=True, s_max=4.0),
     "exact-apd": variant(METHODS["apd"], form="exact"),
     "fresh-wsn": variant(METHODS["wsn"], scores="fresh"),
+    "published-ctr": variant(METHODS["ctr"], sharing="train"),
 }
 """Methods by another argument; by default on the small backbone alone."""
 
 FEW = ("packnet", "hat", "tfm", "piggyback")
 """A method of each kind, which meets every test: the others meet what is marked ``few`` in the full suite alone."""
 
-SMALL = "mlp_bn"  # the backbone that every method meets
+SMALL = "mlp_bn"  # the backbone that every method meets that needs no other
 DEFAULT = "adamw"  # the optimizer of tests that are not about optimizers
 QUICK = ("convnet", "encoder", "lstm")  # one of each kind of network, which are learned in a moment
 LARGE = tuple(name for name in BACKBONES if name not in (SMALL, *QUICK))
@@ -70,11 +71,16 @@ class Case:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Iterator[None]:
-    """A method may refuse a network that has nothing to grow; what it says is the reason of the skip."""
+    """A method may refuse a network without what it needs; what it says is the reason of the skip."""
     try:
         return (yield)
-    except CannotGrow as refusal:
+    except (CannotGrow, CannotPlug) as refusal:
         pytest.skip(str(refusal))
+
+
+def small_of(name: str) -> str:
+    """The small backbone that a method meets."""
+    return SMALL if meets({**EVERY, **VARIANTS}[name].needs, SMALL) else ENCODERS[0]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -95,17 +101,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = []
     if "case" in metafunc.fixturenames:
         for (i, m), b, o in product(enumerate(methods), nets, optimizers):
-            kinds = (SMALL, *QUICK, LARGE[FEW.index(m)] if m in FEW else SMALL)
+            small, needs = small_of(m), {**EVERY, **VARIANTS}[m].needs
+            if not meets(needs, b):
+                continue
+            kinds = [n for n in (small, *QUICK, LARGE[FEW.index(m)] if m in FEW else small) if meets(needs, n)]
             met = b == kinds[(i + optimizers.index(o)) % len(kinds)] and (m in FEW or b in QUICK)
-            default = met if m in EVERY else (b, o) == (SMALL, DEFAULT)
+            default = met if m in EVERY else (b, o) == (small, DEFAULT)
             chosen.append(_param("case", m, b, o, default))
     elif "pair" in metafunc.fixturenames:
         for (i, m), b in product(enumerate(methods), nets):
+            if not meets({**EVERY, **VARIANTS}[m].needs, b):
+                continue
             quick = (start + i) % 8 == 0 and b == QUICK[(start + i) % len(QUICK)]
             turn = m in EVERY and not few and quick
-            chosen.append(_param("pair", m, b, DEFAULT, turn or (m in taken and b == SMALL)))
+            chosen.append(_param("pair", m, b, DEFAULT, turn or (m in taken and b == small_of(m))))
     elif "one" in metafunc.fixturenames:
-        chosen = [_param("one", m, SMALL, DEFAULT, m in taken) for m in methods]
+        chosen = [_param("one", m, small_of(m), DEFAULT, m in taken) for m in methods]
     if metafunc.config.option.markexpr == "not full":
         # Three cases of four: to make them only to leave them out takes every process ten seconds.
         chosen = [one for one in chosen if not one.marks]

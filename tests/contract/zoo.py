@@ -142,6 +142,15 @@ BACKBONES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {build.__name__: _se
 """name -> a function that makes ``(model, example)``, the same at every call."""
 
 
+ENCODERS = ("encoder", "timm_vit", "tied_bert", "minilm")
+"""Those that are transformers, the smallest first: what a method that ``needs`` an encoder meets."""
+
+
+def meets(needs: str, backbone: str) -> bool:
+    """Whether a backbone is what a method needs."""
+    return needs != "encoder" or backbone in ENCODERS
+
+
 def network(name: str) -> nn.Module:
     """A backbone alone, for a bank's builder."""
     return BACKBONES[name]()[0]

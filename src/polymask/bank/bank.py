@@ -25,6 +25,7 @@ from polymask.bank.sizes import sizes_of
 from polymask.bank.verify import Verification
 from polymask.held import Held
 from polymask.lock import writing
+from polymask.sites.plugs import describe_plugs, plug_again
 from polymask.sites.table import Sites, bake
 from polymask.task import TaskRecord
 
@@ -93,7 +94,7 @@ class Bank:
         """
         path = Path(path)
         if builder is not None:
-            check_network(builder.build(), table_of(sites), axes_of(sites))
+            check_network(plug_again(builder.build(), describe_plugs(sites.model)), table_of(sites), axes_of(sites))
         told: State = {
             "method": method,
             "options": store.as_json(dict(options or {}), "options"),

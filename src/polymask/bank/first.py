@@ -9,6 +9,7 @@ from polymask.bank.base import axes_of, base_digest, describe_base, table_of, va
 from polymask.bank.head import Head, State, write_head
 from polymask.bank.probe import write_batch
 from polymask.bank.store import COMMIT, as_json
+from polymask.sites.plugs import describe_plugs
 from polymask.sites.table import Sites
 
 
@@ -38,15 +39,12 @@ def create_head(path: Path, sites: Sites, told: State, kind: State, asked: State
         "learner": None,
         "held": None,
         "removed": [],
+        **({"plugged": plugs} if (plugs := describe_plugs(sites.model)) else {}),
     }
     return write_head(path, Head(as_json(about, "the bank's json"), {}))
 
 
 def refuse_another(path: Path) -> None:
-    """Raise if there is a bank already.
-
-    Raises:
-        FileExistsError: naming the ways out.
-    """
+    """Raise a FileExistsError if there is a bank already."""
     if (path / COMMIT).exists():
         raise FileExistsError(f"expected no bank at {path}, found one: Bank.open it, or choose another folder")

@@ -18,6 +18,7 @@ from polymask.bank.store import COMMIT, DamagedBank, Gone, free, read_entry, rea
 from polymask.bank.union import Union, read_union, union_of
 from polymask.bank.verify import changed_reads
 from polymask.held import Held
+from polymask.sites.plugs import plug_again
 from polymask.sites.table import Sites
 from polymask.task import TaskRecord, activate
 from polymask.wiring import Wiring
@@ -156,7 +157,7 @@ class Reader:
         builder = self.head.about["builder"]
         if base is None and builder is None:
             raise ValueError("expected a network, found a bank without a builder: bring the network as base=")
-        module = Builder(**builder).build() if base is None else base
+        module = plug_again(Builder(**builder).build() if base is None else base, self.head.about.get("plugged", ()))
 
         def read() -> Sites:
             about = self.now.about

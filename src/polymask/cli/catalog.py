@@ -82,7 +82,7 @@ def recipes_table(methods: Entries) -> Rows:
     ]
 
 
-def _row(name: str, card: Mapping[str, Any], size: int) -> dict[str, object]:
+def _row(name: str, card: Mapping[str, Any], size: int | None) -> dict[str, object]:
     return {
         "method": name,
         "source": card["source"],
@@ -94,7 +94,7 @@ def _row(name: str, card: Mapping[str, Any], size: int) -> dict[str, object]:
         "shared weights": card["backbone"],
         "scenarios": " ".join(card["scenarios"]),
         "stores per task, besides its head": card["stores"],
-        "bytes per task": human_bytes(size),
+        "bytes per task": "-" if size is None else human_bytes(size),
         "exact": _exactness(card),
     }
 

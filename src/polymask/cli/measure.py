@@ -42,7 +42,8 @@ def bytes_per_task(kind: type[Method]) -> int:
 
 
 def entry(kind: type[Method]) -> dict[str, Any]:
-    """A method's entry in the catalogue: its card, recipes and options, and the bytes that a task takes."""
+    """A method's entry in the catalogue: its card, recipes and options, the bytes that a task takes where it fits."""
     recipes = {phase: dict(vars(kind.recipes[phase])) for phase in kind.phases}
-    own, size = options_in(kind, CONTRACT), bytes_per_task(kind)
+    # An MLP has no place for what needs a transformer.
+    own, size = options_in(kind, CONTRACT), None if kind.needs else bytes_per_task(kind)
     return {"card": {**vars(kind.card), "drifts": kind.drifts}, "recipes": recipes, "options": own, "bytes": size}

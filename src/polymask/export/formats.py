@@ -15,6 +15,7 @@ from polymask.export import as_onnx, program, weights
 from polymask.export.answer import Answer, Form
 from polymask.export.check import Checked, Reference, by_network, compare
 from polymask.export.made import Entrance, Source
+from polymask.sites.plugs import plug_again
 
 Format = Literal["onnx", "torch", "safetensors"]
 SUFFIX = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
@@ -47,6 +48,7 @@ def as_weights(
     data = weights.to_bytes(network, source.record.private, about)
     builder = source.about["builder"]
     built = copy.deepcopy(base).cpu() if base is not None else Builder(**builder).build()
+    built = plug_again(built, source.about.get("plugged", ()))
     again = _answer(source, weights.put_weights(built, load(data)), door)
     return data, door.form, compare(_reference(source, door), door.form, "the network built again", by_network(again))
 

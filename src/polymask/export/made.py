@@ -77,6 +77,7 @@ def source_of(loaded: Loaded, task: str, base: nn.Module | None, example: Any) -
         "labels": list(record.meta.labels),
         "preparation": dict(record.meta.inputs),
         "builder": outline["builder"],
+        **({"plugged": outline["plugged"]} if "plugged" in outline else {}),
     }
     return Source(sites, plain, record, batch, fixed, about)
 

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from polymask.bank.base import Builder
+from polymask.sites.plugs import plug_again
 from polymask.sites.trace import Place, places
 
 
@@ -70,7 +71,8 @@ def load_weights(file: str | Path, base: nn.Module | None = None) -> nn.Module:
         raise ValueError(
             f"expected {path} to say how its network is built, found nothing of it: bring the network as base="
         )
-    return put_weights(Builder(**builder).build() if base is None else copy.deepcopy(base), tensors)
+    built = Builder(**builder).build() if base is None else copy.deepcopy(base)
+    return put_weights(plug_again(built, json.loads(words.get("plugged", "[]"))), tensors)
 
 
 @torch.no_grad()

@@ -59,6 +59,7 @@ def run_named(
     net: dict[str, Any] | None = None,
     weights: str | None = None,
     head: str | None = None,
+    adapters: int = 0,
     spare: int = 0,
     scenario: Scenario | None = None,
     seed: int = 0,
@@ -100,6 +101,7 @@ def run_named(
         weights: what it starts from: random, pretrained, first-task (trained with task 1, then frozen), or a file;
             without it first-task for a method that needs a trained frozen network, else random.
         head: the name of the head module, where it cannot be found.
+        adapters: units of an adapter at the end of each branch of a transformer, which learns in its place.
         spare: outputs that a head which all tasks share has beyond the labels of the largest; the loss pushes them
             down, and SupSup tells by them which task an input is of.
         scenario: GNu or GNs: also score what is answered where nobody says which task an input is of, with labels that
@@ -131,7 +133,8 @@ def run_named(
     places |= {} if examples is None else {"examples": examples}
     objective = Objective.of(metrics or ["accuracy"])
     made = make_stream(stream, data, seed=seed, **places, **how)
-    network, builder = build(made, model, net or {}, weights, seed, training.val_fraction, spare)
+    net = {**(net or {}), **({"adapters": adapters} if adapters else {})}
+    network, builder = build(made, model, net, weights, seed, training.val_fraction, spare)
     own = {"prefixes": "all", **(options or {})} if kind is None else complete_options(kind, options or {}, len(made))
     config: dict[str, Any] = {
         "polymask": __version__,
@@ -141,7 +144,7 @@ def run_named(
         **places,
         **how,
     }
-    config |= {"model": builder.args["name"], "net": net or {}, "weights": weights, "head": head, "seed": seed}
+    config |= {"model": builder.args["name"], "net": net, "weights": weights, "head": head, "seed": seed}
     config |= said_of_identities(spare, scenario) | asdict(training)
     config["options"] = {name: value for name, value in own.items() if name != "backbone"}
     config |= {"metrics": metrics} if metrics else {}

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polymask.method.contract import Method
 from polymask.parts.seeds import generator
@@ -72,6 +72,13 @@ def find_wiring(method: Method, planned: Plan, *kinds: Kind) -> Wiring:
         return wiring
     rows = {layer: site for layer, site in wiring.rows.items() if any(fnmatch(f"{layer}.weight", p) for p in patterns)}
     return wiring.only({*rows.values()})
+
+
+def linear_layers(model: nn.Module, planned: Plan) -> dict[str, int]:
+    """The linear layers whose weight is masked, with how many units each has."""
+    modules = dict(model.named_modules())
+    paths = [name.removesuffix(".weight") for name, role in planned.roles.items() if role.kind == "masked"]
+    return {path: one.out_features for path in paths if isinstance(one := modules.get(path), nn.Linear)}
 
 
 def zeros_per_unit(method: Method) -> dict[str, Tensor]:

@@ -37,9 +37,9 @@ class Method(ABC):
     opens. ``_prepare``, ``_close``, ``on_step`` and ``penalty`` are empty until a method needs them. What it shares
     between tasks lives in ``state``, replaced and never changed in place, so that it can be taken back. What it does
     differently it declares: ``anneals`` (needs ``on_step``), ``reopens`` (finished names may begin again), ``grows``
-    (layers get wider), ``slows`` (used weights still move, by a small factor), ``drifts`` (finished tasks may move, or
-    not at all), ``soft`` (masks on units stay real), ``roomier`` (what leaves a task more of a layer, in words;
-    ``{option}`` is one's value in the run).
+    (layers get wider), ``needs`` ("encoder": a transformer), ``slows`` (used weights still move, by a small factor),
+    ``drifts`` (finished tasks may move, or not at all), ``soft`` (masks on units stay real), ``roomier`` (what leaves a
+    task more of a layer, in words; ``{option}`` is one's value in the run).
 
     Args:
         model: any module; sites are attached to it in place.
@@ -56,6 +56,7 @@ class Method(ABC):
     anneals: bool = False
     reopens: ClassVar[bool] = False
     grows: bool = False
+    needs: ClassVar[str] = ""
     slows: ClassVar[bool] = False
     drifts: bool = False
     soft: bool = False

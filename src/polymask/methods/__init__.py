@@ -6,6 +6,7 @@ from polymask.method.contract import Method
 from polymask.methods.adahat import AdaHAT
 from polymask.methods.apd import APD
 from polymask.methods.baselines import Finetune, Independent, LinearProbe
+from polymask.methods.ctr import CTR
 from polymask.methods.exssnet import ExSSNeT
 from polymask.methods.hat import HAT
 from polymask.methods.ksm import KSM
@@ -26,6 +27,7 @@ METHODS: dict[str, type[Method]] = {
     "hat": HAT,
     "adahat": AdaHAT,
     "apd": APD,
+    "ctr": CTR,
     "finetune": Finetune,
     "linear_probe": LinearProbe,
     "independent": Independent,
@@ -33,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "APD",
+    "CTR",
     "HAT",
     "KSM",
     "METHODS",

@@ -32,6 +32,7 @@ from polymask.method.annealed import (
     capacity_of,
     find_wiring,
     gates_and_usage,
+    linear_layers,
     normal,
     open_gates,
     per_entry,
@@ -71,6 +72,8 @@ class HAT(Method):
         start: "normal": ``e`` from N(0, 1). "uniform": from U(0, 2), with ``c = 1.5`` the paper's compression of one
             task; ``report`` of the run says what is left.
         norms: what becomes of norms.
+        sites: "feeding": units are masked where they can be told apart by what reads them. "all": so are those of every
+            other masked linear layer, at its own output, which protects its rows: in adapters, the second mask of CTR.
         masked: patterns of the weights to gate; None: all that qualify.
 
     The paper's recipe: SGD at 0.05 in batches of 64, the rate cut to a third after 5 epochs without a lower validation
@@ -118,19 +121,21 @@ class HAT(Method):
         soft: bool = False,
         start: Literal["normal", "uniform"] = "normal",
         norms: Norms = "private",
+        sites: Literal["feeding", "all"] = "feeding",
         masked: Sequence[str] | None = None,
     ) -> None:
         if not s_max > 1:
             raise ValueError(f"expected s_max above 1, found {s_max}: the scale runs from 1 / s_max to s_max")
         if not c >= 0:
             raise ValueError(f"expected c of at least 0, found {c}: it is the weight of the penalty on new units")
-        self.s_max, self.c, self.rule, self.soft, self.start = s_max, c, rule, soft, start
+        self.s_max, self.c, self.rule, self.soft, self.start, self.where = s_max, c, rule, soft, start, sites
         policy = Policy("masked", "first", norms, "masked", masked=masked)
         super().__init__(model, example, policy, head=head, seed=seed)
         self.exact = None if soft and self.sites.wiring.sizes else True
 
     def _wiring(self, planned: Plan) -> Wiring:
-        return find_wiring(self, planned)
+        found = find_wiring(self, planned)
+        return found if self.where == "feeding" else found.with_rows(linear_layers(self.model, planned))
 
     def _prepare(self) -> None:
         self.state = self._none()

@@ -16,6 +16,7 @@ from torch import nn
 
 from polymask.nets import NETS, build_net
 from polymask.parts.seeds import seed_of
+from polymask.surgery.adapters import add_adapters
 
 RANDOM, PRETRAINED = "random", "pretrained"
 
@@ -27,6 +28,7 @@ def build_model(
     *,
     weights: str = RANDOM,
     seed: int = 0,
+    adapters: int = 0,
     **net: Any,
 ) -> nn.Module:
     """A network by name; what a bank calls to build it again.
@@ -38,6 +40,7 @@ def build_model(
         outputs: width of the head.
         weights: "random", drawn from ``seed``; or "pretrained", those that timm or transformers download.
         seed: what random weights are drawn from; the global generators stay as they are.
+        adapters: units of an adapter at the end of each branch of a transformer, all else frozen; 0: none.
         net: further arguments of the network.
 
     Raises:
@@ -55,9 +58,10 @@ def build_model(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed_of(seed, "init"))
         try:
-            return _made(name, example_shape, outputs, weights == PRETRAINED, seed, net)
+            model = _made(name, example_shape, outputs, weights == PRETRAINED, seed, net)
         except TypeError as error:
             raise ValueError(f"expected arguments that the network {name!r} takes, found {net}: {error}") from error
+    return add_adapters(model, example_of(example_shape), adapters, seed=seed) if adapters else model
 
 
 def default_net(example_shape: Sequence[int]) -> str:

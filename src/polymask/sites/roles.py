@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from polymask.sites.foreign import refuse_foreign
+from polymask.sites.plugs import plugged
 from polymask.sites.read import EMBEDDINGS, Read, find_head, read_tensors, refuse_past
 from polymask.sites.state import Moving, moving
 from polymask.sites.table import HEAD, MOVES, MOVES_ALONE, STATISTIC, Kind, Role
@@ -36,7 +37,9 @@ class Policy:
             a site on the affine part and keeps the statistics per task.
         biases: "none" holds them at 0; "masked" puts a site on each, so that it may be gated like its unit.
         heads: "private": a head of its own per task; "masked": one head, masked like any weight, its width given.
-        masked: patterns (``layer*.weight``) of the weights to mask; None: all that qualify.
+        masked: patterns (``layer*.weight``) of the weights to mask; None: all that qualify, of a network with adapters
+            those in them.
+        named: pattern of tensors -> their role, whatever they are, but in the head; the first that matches counts.
     """
 
     weights: Kind
@@ -45,6 +48,11 @@ class Policy:
     biases: Biases
     heads: Heads = "private"
     masked: Sequence[str] | None = None
+    named: Mapping[str, Kind] = field(default_factory=dict)
+
+    def said_of(self, name: str) -> Kind | None:
+        """The role that ``named`` gives a tensor."""
+        return next((kind for pattern, kind in self.named.items() if fnmatch(name, pattern)), None)
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,8 @@ def plan(model: nn.Module, example: Any, policy: Policy, head: str | None = None
     {'0.weight': 'masked', '0.bias': 'first', '2.weight': 'private', '2.bias': 'private'}
     """
     where, weights, found, head_name, others = _survey(model, example, head)
-    wanted, moves = _match_masked(policy.masked, weights, found.order), moving(model, example, others)
+    patterns = policy.masked or [f"{name}.*" for name in plugged(model)] or None
+    wanted, moves = _match_masked(patterns, weights, found.order), moving(model, example, others)
     roles = {}
     for name, spots in where.items():
         role = _role(name, spots, policy, found.order, wanted, model.get_submodule(head_name), moves)
@@ -163,10 +172,17 @@ def _role(
     in_head = any(spot.module is head for spot in spots)
     if in_head and not embedded:
         return _head_role(place, policy)
+    if (said := policy.said_of(name)) is not None and place.trains:
+        return Role(said, "named")
     if any(is_norm(spot.module) for spot in spots):
         return _norm_role(place, policy.norms, _is_statistic(name, spots, moves))
     if not place.trains:
         return None if place.leaf in place.module._non_persistent_buffers_set else Role("frozen", "a constant")
+    return _parameter_role(name, spots, policy, wanted, embedded)
+
+
+def _parameter_role(name: str, spots: list[Place], policy: Policy, wanted: set[str] | None, embedded: bool) -> Role:
+    """The role of a parameter that is read, neither in the head nor in a norm."""
     if any(is_weight(spot) for spot in spots):
         if wanted is not None and name not in wanted:
             return Role(policy.others if policy.weights == "masked" else policy.weights, "not among masked=")
@@ -175,7 +191,7 @@ def _role(
         return Role(
             policy.weights, "a matrix or kernel weight" + ("" if len(spots) == 1 else ", one site for its ties")
         )
-    if "bias" in place.leaf:
+    if "bias" in spots[0].leaf:
         return _HELD_AT_0 if policy.biases == "none" else Role(policy.biases, "a bias")
     return Role(policy.others, "neither weight, norm nor bias")
 

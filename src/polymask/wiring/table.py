@@ -140,6 +140,28 @@ class Wiring:
         columns = f"columns by {by}{always}" if closed else "columns always live"
         return "; ".join(filter(None, [rows, columns, self.notes.get(path)]))
 
+    def with_rows(self, layers: Mapping[str, int]) -> Wiring:
+        """The same, and some layers also masked at their own output, whose units shut their rows and nothing else.
+
+        So may be masked what joins a stream: row ``i`` is read by nobody whose mask shuts unit ``i``.
+
+        Args:
+            layers: linear layer -> how many units it has; those that have a site stay as they are.
+
+        >>> found = Wiring().with_rows({"up": 2})
+        >>> found.sites, found.per_entry("up.weight", torch.Size([2, 1]), {"up": torch.tensor([True, False])}, True)
+        ({'up': -1}, tensor([[ True],
+                [False]]))
+        """
+        new = {layer: units for layer, units in layers.items() if layer not in self.rows}
+        return replace(
+            self,
+            sites={**self.sites, **dict.fromkeys(new, -1)},
+            sizes={**self.sizes, **new},
+            rows={**self.rows, **{layer: layer for layer in new}},
+            notes={layer: note for layer, note in self.notes.items() if layer not in new},
+        )
+
     def only(self, sites: Collection[str]) -> Wiring:
         """The same with these sites alone; what others feed is live whatever is masked.
 

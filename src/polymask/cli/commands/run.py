@@ -57,7 +57,8 @@ def compare(
 
     Args:
         say: called with every line.
-        methods: names of methods, or package.module:Class for one's own; joint is one, too; without it all.
+        methods: names of methods, or package.module:Class for one's own; joint is one, too; without it all that fit any
+            network.
         seeds: one run each.
         out: the folder of the comparison.
         orders: how many orders of the tasks to run, the stream's own and drawn ones, the same for all; or apd, the five
@@ -68,7 +69,7 @@ def compare(
     Example:
         polymask compare --methods packnet supsup joint --seeds 0 1 2 --out runs/compare
     """
-    methods = methods or [*METHODS, JOINT]
+    methods = methods or [*(name for name, kind in METHODS.items() if not kind.needs), JOINT]
     options = {method: values.pop(group) for method, group in groups(methods).items()}
     shared: dict[str, Any] = {"options": options, "say": say, **arguments(values)}
     if orders is None:

@@ -1,0 +1,157 @@
+"""Modules plugged into a network: what a module of it gives passes through another one, which can be taken out again.
+
+The host keeps its classes and keys; a plugged-in module stands under ``MODULE.plug``. Which tokens of a call are
+padding is told to all of them, so that none need read it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from torch import Tensor, nn
+
+NAME = "plug"
+"""What a plugged-in module is called inside the module whose output it changes."""
+
+_REAL: ContextVar[Tensor | None] = ContextVar("real", default=None)
+
+
+def plug(host: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
+    """Let the outputs of some modules of a network pass through others, in place.
+
+    Args:
+        host: the network.
+        modules: name of a module of it -> what its output passes through.
+
+    Returns:
+        The network, for convenience.
+
+    Raises:
+        ValueError: if something is plugged in there already.
+
+    >>> import torch
+    >>> host, x = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), torch.ones(1, 2)
+    >>> before = host(x)
+    >>> list(plug(host, {"0": nn.Identity()}).state_dict()) == ["0.weight", "0.bias"], list(plugged(host))
+    (True, ['0.plug'])
+    >>> bool(unplug(host)), torch.equal(host(x), before)
+    (True, True)
+    """
+    if taken := [name for name in modules if NAME in host.get_submodule(name)._modules]:
+        raise ValueError(f"expected nothing plugged into {taken[0]!r}, found something: unplug() the network first")
+    for name, module in modules.items():
+        place = host.get_submodule(name)
+        place.add_module(NAME, module.train(place.training))
+        place.register_forward_hook(_through)
+    if _enter not in host._forward_pre_hooks.values():
+        host.register_forward_pre_hook(_enter, with_kwargs=True)
+        host.register_forward_hook(_leave, always_call=True)
+    return host
+
+
+def unplug(host: nn.Module) -> dict[str, nn.Module]:
+    """Take out what was plugged in, in place: classes, keys and answers are as before.
+
+    Returns:
+        The modules by the names that they had.
+    """
+    found = plugged(host)
+    for name in found:
+        place = host.get_submodule(name.rpartition(".")[0])
+        place._modules.pop(NAME)
+        _unhook(place)
+    _unhook(host)
+    return found
+
+
+def plugged(host: nn.Module) -> dict[str, nn.Module]:
+    """What is plugged into a network, by name, in the order in which it stands there."""
+    return dict(_plugged(host))
+
+
+def real_tokens() -> Tensor | None:
+    """Which tokens of the batch that is being answered are no padding, bool (N, L); None: all are.
+
+    For modules that are plugged in, while they run.
+    """
+    return _REAL.get()
+
+
+def describe_plugs(host: nn.Module) -> list[dict[str, Any]]:
+    """What is plugged in where, as JSON: what ``plug_again`` makes it from.
+
+    Raises:
+        ValueError: if a module does not say with which ``arguments`` it was made.
+    """
+    found = []
+    for name, module in plugged(host).items():
+        if not isinstance(arguments := getattr(module, "arguments", None), Mapping):
+            raise ValueError(
+                f"expected the module {name!r} to say what it was made with, found no arguments: give "
+                f"{type(module).__name__} an attribute `arguments`, those of its constructor as JSON"
+            )
+        maker = f"{type(module).__module__}:{type(module).__qualname__}"
+        found.append({"module": name.rpartition(".")[0], "maker": maker, "arguments": dict(arguments)})
+    return found
+
+
+def plug_again(host: nn.Module, described: Sequence[Mapping[str, Any]]) -> nn.Module:
+    """Plug the same kinds of modules into a network, in place, where it has none yet.
+
+    Args:
+        host: the network.
+        described: from ``describe_plugs``.
+
+    Raises:
+        ValueError: if a module of the network, or a class, is not there.
+    """
+    modules, names = {}, {name for name, _ in host.named_modules()}
+    for one in described:
+        if one["module"] not in names:
+            raise ValueError(f"expected a module {one['module']!r} in the network, found none: this is another network")
+        if NAME in host.get_submodule(one["module"])._modules:
+            continue
+        package, _, leaf = one["maker"].partition(":")
+        try:
+            make = getattr(importlib.import_module(package), leaf)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"expected the class {one['maker']!r} of what is plugged in, found none ({error}): install its package"
+            ) from error
+        modules[one["module"]] = make(**one["arguments"])
+    return plug(host, modules) if modules else host
+
+
+def _plugged(host: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in host.named_modules():
+        if _through in module._forward_hooks.values() and NAME in module._modules:
+            yield f"{name}.{NAME}".lstrip("."), module.get_submodule(NAME)
+
+
+def _through(module: nn.Module, _: Any, output: Tensor) -> Tensor:
+    changed: Tensor = module.get_submodule(NAME)(output)
+    return changed
+
+
+def _enter(_: nn.Module, __: Any, kwargs: Mapping[str, Any]) -> None:
+    """Note which tokens are padding, as transformers (1: none) and torch's encoders (True: padding) are told."""
+    mask, padding = kwargs.get("attention_mask"), kwargs.get("src_key_padding_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        _REAL.set(mask != 0)
+    elif isinstance(padding, Tensor) and padding.ndim == 2:
+        _REAL.set(padding == 0)
+
+
+def _leave(*_: Any) -> None:
+    _REAL.set(None)
+
+
+def _unhook(module: nn.Module) -> None:
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for key in [key for key, hook in hooks.items() if hook in (_through, _enter, _leave)]:
+            hooks.pop(key)
+            for marks in (module._forward_pre_hooks_with_kwargs, module._forward_hooks_always_called):
+                marks.pop(key, None)
