@@ -20,7 +20,7 @@ from polymask.nets import build_net
 from polymask.streams import make_stream, prepare
 
 TASKS, ASKED, WIDTH, SIZE = 30, 20, 20, 32
-COUNTS = (8, 5)
+COUNTS = (8, 5, 4)
 ARMS = ("all", *(f"{count} asked" for count in COUNTS), "first alone", *(f"time of {count}" for count in COUNTS))
 """Single images whose task is found by statistics of all tasks, of the nearest few, and of the first stage alone, in
 %; the time that a few take by that of all, in %."""

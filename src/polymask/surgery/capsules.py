@@ -131,10 +131,11 @@ def highest(u: Tensor, conv: nn.Module, real: Tensor | None) -> Tensor:
         everywhere = F.conv1d(padded.transpose(1, 2), weight)
         if real is not None:
             everywhere = everywhere.masked_fill(~real[:, None], float("-inf"))
-        where = everywhere.argmax(-1)
-    windows = padded.unfold(1, kernel, 1)
-    chosen = windows[torch.arange(len(u), device=u.device)[:, None], where]
-    return torch.einsum("mfck,fck->mf", chosen, weight) + bias
+        where = everywhere.max(-1).indices  # argmax takes three times as long
+    # rows of a window lie one after the other, so that it is one piece of the flattened text
+    at = (where[..., None] * u.shape[-1] + torch.arange(kernel * u.shape[-1], device=u.device)).flatten(1)
+    windows = padded.flatten(1).gather(1, at).view(len(u), len(weight), -1)
+    return (windows * weight.transpose(1, 2).flatten(1)).sum(-1) + bias
 
 
 class RoutedAdapter(nn.Module):
