@@ -101,8 +101,8 @@ def test_a_newer_format_is_refused_in_its_own_words(tmp_path: Path) -> None:
     filled(tmp_path / "bank")
     file = tmp_path / "bank" / "bank.json"
     text = json.loads(file.read_text())
-    file.write_text(json.dumps({**text, "format": 3, "bank": {"quite": "another"}}))
-    with pytest.raises(ValueError, match=r"expected a bank of format 2 or older .*found 3: update polymask") as failure:
+    file.write_text(json.dumps({**text, "format": 4, "bank": {"quite": "another"}}))
+    with pytest.raises(ValueError, match=r"expected a bank of format 3 or older .*found 4: update polymask") as failure:
         Bank.open(tmp_path / "bank")
     assert not isinstance(failure.value, store.DamagedBank)
     for text in ("", "{", "[]", '{"format": 1}', '{"format": "1", "bank": {}}', '{"format": 1, "bank": []}'):

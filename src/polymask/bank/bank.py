@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from polymask.bank import store
-from polymask.bank.base import Builder, axes_of, check_network, table_of
+from polymask.bank.base import Builder, axes_of, check_network, host_of, table_of
 from polymask.bank.commit import commit
 from polymask.bank.first import create_head, refuse_another
 from polymask.bank.head import Head, State, read_head, write_head
@@ -70,6 +70,7 @@ class Bank:
         head: str | None = None,
         base: Literal["stored", "fingerprint"] = "stored",
         drawn: Mapping[str, int] | None = None,
+        host: Collection[str] = (),
         example: Any = None,
         probe: Any = None,
         seed: int = 0,
@@ -85,6 +86,8 @@ class Bank:
             head: the head's name.
             base: "stored", or "fingerprint" where the user brings the backbone; it must then never learn.
             drawn: tensor name -> seed, of tensors that ``signed_constant`` draws and no file needs to hold.
+            host: tensors that never learn; from a megabyte on they lie in a file of their own, which banks of one host
+                share where their disk allows it.
             example: an input, whose shapes and range a probe batch is drawn from; None: no proof by behaviour.
             probe: a batch of the user's to be the probe instead; its entries are stored in the bank.
             seed: seeds the probe.
@@ -101,12 +104,13 @@ class Bank:
             "head": head,
             "builder": builder and store.as_json({"name": builder.name, "args": dict(builder.args)}, "builder args"),
         }
+        kept: State = {"kind": base, "drawn": dict(drawn or {}), **host_of(sites, set(host) - set(drawn or ()), base)}
         asked = make_probe(sites.model, example, probe, seed)
         refuse_another(path)
         path.mkdir(parents=True, exist_ok=True)
         with writing(path):
             refuse_another(path)
-            bank = cls(path, create_head(path, sites, told, {"kind": base, "drawn": dict(drawn or {})}, asked, probe))
+            bank = cls(path, create_head(path, sites, told, kept, asked, probe))
             bank._sweep()
         return bank
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.bank.store import digest_of, read_tensors, write_tensors
+from polymask.bank.store import digest_of, read_tensors, write_shared, write_tensors
 from polymask.parts.draw import signed_constant
 from polymask.sites.marks import is_marked
 from polymask.sites.table import BASE, Role, Sites, attach
@@ -20,6 +20,8 @@ from polymask.task import fingerprint
 from polymask.wiring import Wiring
 
 Table = list[dict[str, Any]]
+HOST_BYTES = 1 << 20
+"""From this size on what never learns has a file of its own."""
 MOVED = {"polymask.run.build:build_model": "polymask.nets.by_name:build_model"}
 """Builders that banks on disk name by where they once stood."""
 
@@ -154,25 +156,53 @@ def describe_base(base: Mapping[str, Any], values: Mapping[str, Tensor], digest:
             raise ValueError(
                 f"expected {name!r} to be the signed constant of seed {seed}, found other values: store it instead"
             )
-    kept = _stored(base, values)
+    kept, host = _stored(base, values), _host(base, values)
     prints = {name: fingerprint(values[name]) for name in values if name not in kept}
     if changed := [name for name in base.get("prints", ()) if base["prints"][name] != prints.get(name)]:
         raise ValueError(
             f"expected the base as it was when the bank was created, found {changed[0]!r} changed: a base that learns "
-            "cannot be kept as a fingerprint, create the bank with base='stored'"
+            "cannot be kept as a fingerprint or as a host, create the bank with base='stored' and host=()"
         )
-    return {"kind": base["kind"], "digest": digest, "drawn": dict(base["drawn"]), "prints": prints}
+    found = {"kind": base["kind"], "digest": digest, "drawn": dict(base["drawn"]), "prints": prints}
+    if not host:
+        return found
+    return {**found, "host": {"names": sorted(host), "digest": base["host"].get("digest") or digest_of(host)}}
 
 
 def write_base(folder: Path, base: Mapping[str, Any], values: Mapping[str, Tensor]) -> None:
-    """Write the file of a base that ``describe_base`` describes, if it has one."""
+    """Write the files of a base that ``describe_base`` describes; that of its host is shared with other banks."""
     if base["digest"]:
         write_tensors(folder, _stored(base, values), base["digest"])
+    if "host" in base:
+        write_shared(folder, _host(base, values), base["host"]["digest"])
+
+
+def host_of(sites: Sites, names: Collection[str], kind: str) -> dict[str, Any]:
+    """What a bank says of the part of its base that never learns, if that is large enough for a file of its own."""
+    found = [name for name in sites.names(*BASE) if name in names]
+    size = sum(sites.base(name).numel() * sites.base(name).element_size() for name in found)
+    return {"host": {"names": found}} if kind == "stored" and size >= HOST_BYTES else {}
+
+
+def files_of_base(base: Mapping[str, Any]) -> list[str]:
+    """The digests of the files that hold a base."""
+    return [digest for digest in (base["digest"], base.get("host", {}).get("digest")) if digest]
+
+
+def _host(base: Mapping[str, Any], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a base that never learns, if it has a file of its own."""
+    return {name: values[name] for name in base.get("host", {}).get("names", ())}
 
 
 def _stored(base: Mapping[str, Any], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The part of a base that lies in its file."""
-    return {name: value for name, value in values.items() if name not in base["drawn"] and base["kind"] == "stored"}
+    """The part of a base that lies in a file of the bank's own."""
+    others = {*base["drawn"], *base.get("host", {}).get("names", ())}
+    return {name: value for name, value in values.items() if name not in others and base["kind"] == "stored"}
+
+
+def _read(folder: Path, base: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What the files of a base hold."""
+    return {name: value for file in files_of_base(base) for name, value in read_tensors(folder, file).items()}
 
 
 def read_base(folder: Path, base: Mapping[str, Any], table: Table) -> dict[str, Tensor]:
@@ -190,7 +220,7 @@ def read_base(folder: Path, base: Mapping[str, Any], table: Table) -> dict[str, 
         raise ValueError(
             f"expected a base in {folder}, found no more than its fingerprint: bring the backbone, as when it was made"
         )
-    found = read_tensors(folder, base["digest"]) if base["digest"] else {}
+    found = _read(folder, base)
     for line in table:
         if line["name"] in base["drawn"]:
             like = torch.empty(line["shape"], dtype=getattr(torch, line["dtype"]))
@@ -250,7 +280,7 @@ def restore(
     """
     check_network(module, table, units)
     live = {name: spots[0].tensor() for name, spots in places(module).items()}
-    values = read_tensors(folder, base["digest"]) if base["digest"] else {}
+    values = _read(folder, base)
     values |= {name: _drawn(live[name], seed, name) for name, seed in base["drawn"].items()}
     _check_prints(base, {name: values.get(name, live[name]) for name in base["prints"]})
     sites = attach(

@@ -12,7 +12,6 @@ from polymask.bank import compare
 from polymask.bank.base import base_digest, describe_base, table_of, values_of, write_base
 from polymask.bank.entry import Entry, merge_planes, same_content, seal, shared_files, to_entry
 from polymask.bank.head import Head
-from polymask.bank.nest import flatten_state
 from polymask.bank.planes import has_owners, read_planes, write_planes
 from polymask.bank.probe import batch_of, prove
 from polymask.bank.reader import Reader
@@ -20,6 +19,7 @@ from polymask.bank.store import DamagedBank, as_json, digest_of, write_entry, wr
 from polymask.bank.union import Union, loose_of, union_of, with_reads_of, write_union
 from polymask.bank.verify import changed_reads
 from polymask.held import Held
+from polymask.parts.nest import flatten_state
 from polymask.parts.pack import Packed
 from polymask.sites.table import Sites, bake, replica
 from polymask.sites.trace import effective, strip

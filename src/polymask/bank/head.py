@@ -12,7 +12,9 @@ from typing import Any
 from polymask.bank.store import COMMIT, DamagedBank, hash_of, read_entry
 from polymask.disk import write_file
 
-FORMAT = 2
+FORMAT = 3
+"""Of a bank whose host has a file of its own; of every other one 2."""
+
 State = dict[str, Any]
 _TAIL = "}\n"
 
@@ -97,7 +99,12 @@ def write_head(folder: Path, head: Head) -> Head:
     lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)},\n" for key, value in head.about.items()]
     records = ",\n".join(line.text for line in head.records.values())
     body = "{\n" + "".join(lines) + f'"records": [\n{records}\n]}}'
-    return replace(head, data=write_json(folder / COMMIT, body, FORMAT))
+    return replace(head, data=write_json(folder / COMMIT, body, format_of(head.about)))
+
+
+def format_of(about: State) -> int:
+    """The format that a bank is written in: the oldest that can say what it is."""
+    return FORMAT if "host" in about["base"] else FORMAT - 1
 
 
 def read_head(folder: Path) -> Head:
@@ -163,7 +170,10 @@ def read_json(path: Path, version: int) -> tuple[State, int, bytes]:
         raise damaged from error
     if isinstance(found, int) and found > version:
         raise ValueError(f"expected a bank of format {version} or older in {path}, found {found}: update polymask")
-    if not isinstance(value, dict) or text not in (_as_written(text, whole, version), _of_the_first(value, found)):
+    if not isinstance(value, dict):
+        raise damaged
+    written = format_of(value) if isinstance(value.get("base"), dict) else version
+    if text not in (_as_written(text, whole, written), _of_the_first(value, found)):
         raise damaged
     return value, found, data
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from polymask.bank.nest import flatten_state
 from polymask.bank.store import digest_of, read_state, write_tensors
+from polymask.parts.nest import flatten_state
 from polymask.probe import describe, draw, run_probe, run_twice, setting
 from polymask.sites.table import bake
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from polymask.bank.base import files_of_base
 from polymask.bank.entry import Entry, shared_digests
 from polymask.bank.head import State
 
 
 def files_of(about: State) -> set[str]:
     """The digests of the files that a bank's json names itself, but for the entries."""
-    files = [about["base"]["digest"], about["learner"], about["held"], about["owners"]["file"]]
+    files = [*files_of_base(about["base"]), about["learner"], about["held"], about["owners"]["file"]]
     return {file for file in (*files, (about["probe"] or {}).get("file")) if file}
 
 

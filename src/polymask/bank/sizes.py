@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from polymask.bank import store
+from polymask.bank.base import files_of_base
 from polymask.bank.reader import Reader
 from polymask.bank.release import proofs_of, tensors_of
 
@@ -35,7 +36,7 @@ def sizes_of(reader: Reader) -> dict[str, Any]:
     added, files = about["owners"]["added"], {line.entry for line in reader.head.records.values()}
     own = {task: sum(map(size, tensors_of(entries[task]))) if task in entries else 0 for task in reader.head.records}
     return {
-        "backbone": size(about["base"]["digest"]),
+        "backbone": sum(map(size, files_of_base(about["base"]))),
         "per_task": {task: count + added.get(task, 0) for task, count in own.items()},
         "held": size(about["held"]),
         "learner": size(about["learner"]),

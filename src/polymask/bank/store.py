@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -14,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from polymask.bank.nest import nest_state
 from polymask.disk import write_file
+from polymask.parts.nest import nest_state
 
 COMMIT = "bank.json"
 _OURS = re.compile(r"[0-9a-f]{32}\.(safetensors|json)|\.([0-9a-f]{32}\.(safetensors|json)|bank\.json)\.tmp")
@@ -65,6 +66,27 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], digest: str | Non
     if not path_of(folder, digest).exists():
         write_file(path_of(folder, digest), to_bytes(tensors))
     return digest
+
+
+def write_shared(folder: Path, tensors: Mapping[str, Tensor], digest: str) -> None:
+    """Write tensors that other banks may hold too, once for all of them: a link to one file in the user's cache.
+
+    That is POLYMASK_CACHE, else ~/.cache/polymask. Where no link can be made, the bank has a file of its own; a damaged
+    one in the cache is written anew, and the banks that are linked to it stay damaged.
+    """
+    if path_of(folder, digest).exists():
+        return
+    home = Path(os.environ.get("POLYMASK_CACHE", "~/.cache/polymask")).expanduser() / "hosts"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        try:
+            read_tensors(home, digest)
+        except DamagedBank:
+            path_of(home, digest).unlink(missing_ok=True)
+            write_file(path_of(home, digest), to_bytes(tensors))
+        os.link(path_of(home, digest), path_of(folder, digest))
+    except OSError:
+        write_tensors(folder, tensors, digest)
 
 
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:

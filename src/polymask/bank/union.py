@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from polymask.bank.nest import flatten_state
 from polymask.bank.store import read_state, write_tensors
 from polymask.held import Held, Part, add_read, digest_again, proof
+from polymask.parts.nest import flatten_state
 from polymask.parts.pack import unpack
 from polymask.sites.table import Sites
 from polymask.task import TaskRecord, entries, fingerprint

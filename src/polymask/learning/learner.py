@@ -181,6 +181,7 @@ def make_bank(path: Path, method: Method, builder: Builder | None, options: Mapp
         builder=builder,
         head=method.head,
         drawn=method.drawn,
+        host=method.still,
         example=method.example,
         seed=method.seed,
     )

@@ -33,3 +33,8 @@ def reserved(method: Method, backbone: Backbone) -> str:
     # Its record alone has no masks.
     first = any(not record.masks for record in method.records.values())
     return "" if backbone == "given" or first else "the weights that the first task trained"
+
+
+def still(method: Method, backbone: Backbone) -> list[str]:
+    """What of the base never learns: all of a network that was given."""
+    return method.sites.names("frozen", *(("masked",) if backbone == "given" else ()))

@@ -358,6 +358,11 @@ class Method(ABC):
         """Set the weights before the first task, and ``state``."""
 
     @property
+    def still(self) -> list[str]:
+        """The base tensors that never learn, of a network that is given: banks of one host share their file."""
+        return self.sites.names("frozen")
+
+    @property
     def drawn(self) -> dict[str, int]:
         """The base tensors that a seed regenerates (``parts.draw.signed_constant``), so that no bank stores them."""
         return {}

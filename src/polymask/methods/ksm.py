@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from polymask.method.backbone import Backbone, freeze, keep_first, reserved, trains_first
+from polymask.method.backbone import Backbone, freeze, keep_first, reserved, still, trains_first
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
 from polymask.parts.pack import Packed, pack, pack_soft
@@ -152,6 +152,11 @@ class KSM(Method):
         if trains_first(self, self.backbone):
             keep_first(self)
         return {name: self._pack(name, mask) for name, mask in hard.items()}
+
+    @property
+    def still(self) -> list[str]:
+        """All of a backbone that was given."""
+        return still(self, self.backbone)
 
     def _forget(self) -> str:
         return reserved(self, self.backbone)

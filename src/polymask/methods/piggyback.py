@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.method.annealed import Anneal, anneal, find_wiring, open_gates
-from polymask.method.backbone import Backbone, freeze, keep_first, reserved, trains_first
+from polymask.method.backbone import Backbone, freeze, keep_first, reserved, still, trains_first
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
 from polymask.parts.binarize import straight_through, ternary, threshold
@@ -161,6 +161,11 @@ class Piggyback(Method):
         if self._trains_backbone:
             keep_first(self)
         return super()._close(hard)
+
+    @property
+    def still(self) -> list[str]:
+        """All of a backbone that was given."""
+        return still(self, self.backbone)
 
     def _forget(self) -> str:
         return reserved(self, self.backbone)
