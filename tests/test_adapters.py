@@ -12,7 +12,7 @@ import transformers
 from tests.texts.toys import bert, reviews, save_bert
 from torch import Tensor, nn
 
-from polymask import HAT, Bank, Piggyback, Task, Training, learn, load
+from polymask import HAT, Bank, Mixed, Piggyback, Task, Training, export_task, learn, load
 from polymask.calling import call
 from polymask.nets.by_name import build_model
 from polymask.parts.pack import unpack
@@ -214,3 +214,25 @@ def test_a_network_by_name_comes_with_adapters(words: Text) -> None:
     assert torch.equal(
         answer(model, words(["a book"])), answer(build_model(words.tokenizer, None, 2, adapters=4), words(["a book"]))
     )
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore:task .* ended at chance", "ignore:after task .* is free")
+@pytest.mark.parametrize(("method", "options"), [("hat", {"sites": "all", "c": 0.1}), ("ctr", {"bottleneck": 8})])
+def test_what_adapters_learned_is_exported_and_mixed_or_refused(
+    method: str, options: dict[str, Any], words: Text, tmp_path: Path
+) -> None:
+    host = bert() if method == "ctr" else add_adapters(bert(), words(["the phone is good", "a book"]), 8)
+    training, x = Training(epochs=1, batch_size=8, quiet=True), ["the phone is good", "a book was very bad", "it lasts"]
+    run = learn(host, tasks(words), method, out=tmp_path / "out", training=training, options=options)
+    for to, suffix in (("onnx", "onnx"), ("torch", "pt2"), ("safetensors", "safetensors")):
+        out = tmp_path / f"phone.{suffix}"
+        assert export_task(tmp_path / "out", "phone", out, to=to, base=bert()).path.exists()  # type: ignore[arg-type]
+    bank, order = Bank.open(tmp_path / "out" / "bank"), ["phone", "book", "phone"]
+    records = {task: bank.record(task) for task in bank.tasks}
+    if method == "ctr":
+        with pytest.raises(ValueError, match=r"answer one task at a time, with activate\(task\)"):
+            Mixed(bank.model(bert()), records)(words(x), order)
+        return
+    expected = torch.stack([run.logits(task, [text])[0] for task, text in zip(order, x, strict=True)])
+    torch.testing.assert_close(Mixed(bank.model(bert()), records)(words(x), order), expected, rtol=1e-4, atol=1e-5)

@@ -134,7 +134,7 @@ def highest(u: Tensor, conv: nn.Module, real: Tensor | None) -> Tensor:
         where = everywhere.max(-1).indices  # argmax takes three times as long
     # rows of a window lie one after the other, so that it is one piece of the flattened text
     at = (where[..., None] * u.shape[-1] + torch.arange(kernel * u.shape[-1], device=u.device)).flatten(1)
-    windows = padded.flatten(1).gather(1, at).view(len(u), len(weight), -1)
+    windows = padded.flatten(1).gather(1, at).view(u.shape[0], weight.shape[0], -1)
     return (windows * weight.transpose(1, 2).flatten(1)).sum(-1) + bias
 
 

@@ -74,7 +74,7 @@ def find_joints(host: nn.Module, example: Any) -> list[Joint]:
     if not found:
         raise CannotPlug(
             "expected a network whose layers add branches to a stream of sequences (N, L, width), found no such "
-            "addition: adapters have no place in it"
+            "addition: adapters have no place in it, take a transformer"
         )
     return found
 
