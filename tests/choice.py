@@ -35,6 +35,8 @@ TOGETHER = (
     "tests/asking/test_loaded.py",  # asks one small run
     "tests/cli/test_ask.py",  # asks one small run
     "tests/contract/test_distributed.py",  # starts two processes, which learn with every method
+    "tests/methods/test_ctr.py",  # learns three tasks of texts once
+    "tests/texts/test_asking.py",  # asks one small run
     "tests/learning/test_orders.py",  # compares the same tasks under two orders
     "tests/learning/test_resume.py",  # compares with runs that were never stopped
     "tests/test_export.py",  # wakes the exporters of torch and ONNX
