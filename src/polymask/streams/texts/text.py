@@ -27,6 +27,14 @@ DEFAULT = 128
 MANY = 1000
 """Texts from which on their tokens are kept on disk."""
 
+SAMPLES = (
+    "It lasts, and LASTS: 3.14 stars!",
+    "na\u00efve caf\u00e9 \u2014 \u4f60\u597d \u0645\u0631\u062d\u0628\u0627 \U0001f642",
+    "  two  spaces\tand a tab\n",
+    ("battery", "The battery lasts."),
+)
+"""Texts that tokenizers of the same words may take apart in other ways."""
+
 Words = str | Sequence[str]
 """A text, or the two of a pair, such as a term and the sentence that it stands in."""
 
@@ -235,14 +243,11 @@ def local(name: str) -> Path | str:
 
 
 def digest_of(tokenizer: Any) -> str:
-    """A short hash of what a tokenizer makes of texts."""
-    if tokenizer.is_fast:
-        said = json.loads(tokenizer.backend_tokenizer.to_str())
-        # the last call leaves its own length and padding there
-        text = json.dumps([said | {"truncation": None, "padding": None}, tokenizer.model_input_names])
-    else:
-        text = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map], default=str)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    """A short hash of what a tokenizer makes of texts: its words, and the tokens of a few; no matter which version."""
+    words = sorted((str(word), int(number)) for word, number in tokenizer.get_vocab().items())
+    found = [tokenizer(*(one if isinstance(one, tuple) else (one,)), verbose=False)["input_ids"] for one in SAMPLES]
+    said = json.dumps([words, found, list(tokenizer.model_input_names)])
+    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
 
 
 def _tokens(tokenizer: Any, texts: Sequence[Any], pairs: bool, length: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
