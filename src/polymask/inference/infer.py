@@ -241,7 +241,8 @@ class Inference:
     def _prepared(self, x: Any) -> Any:
         """An input as all tasks read it."""
         first = next(iter(self._records.values()))
-        other = next((r for r in self._records.values() if r.meta.inputs != first.meta.inputs), None)
+        way = _way_of(first)
+        other = next((r for r in self._records.values() if _way_of(r) != way), None)
         if other is not None and self._prepare is not as_given:
             raise ValueError(
                 f"expected tasks that read inputs in one way, found that {first.meta.task!r} and {other.meta.task!r} "
@@ -282,3 +283,8 @@ def _check(way: str, by: str | None) -> None:
         raise ValueError(f"expected a way of {', '.join(BY)}, found {way!r}")
     if by is not None and by not in BY[way]:
         raise ValueError(f"expected {way!r} to go by {' or '.join(BY[way])}, found {by!r}")
+
+
+def _way_of(record: TaskRecord) -> dict[str, Any]:
+    """How a record's inputs are prepared, from whatever columns of a table they came."""
+    return {key: value for key, value in record.meta.inputs.items() if key != "columns"}

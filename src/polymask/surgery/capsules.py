@@ -21,6 +21,8 @@ SIDE = 3
 CHANNELS = SIDE * SIDE
 KERNELS = (3, 4, 5)
 FILTERS = 100
+LARGE = 1e9
+"""What no convolution comes to."""
 
 GROWS: Mapping[str, int] = {"capsules.weight": SIDE, "capsules.bias": SIDE, "capsules_turn.weight": CHANNELS}
 """Tensors of ``Sharing`` that grow with every task -> by how many rows."""
@@ -128,10 +130,13 @@ def highest(u: Tensor, conv: nn.Module, real: Tensor | None) -> Tensor:
     kernel = weight.shape[-1]
     padded = F.pad(u, (0, 0, (kernel - 1) // 2, kernel // 2))
     with torch.no_grad():
-        everywhere = F.conv1d(padded.transpose(1, 2), weight)
+        seen, filters = padded, weight
         if real is not None:
-            everywhere = everywhere.masked_fill(~real[:, None], float("-inf"))
-        where = everywhere.max(-1).indices  # argmax takes three times as long
+            # A channel that is 1 where padding is, and weighs against it: cheaper than to fill all that comes out.
+            shut = F.pad((~real).to(u.dtype), ((kernel - 1) // 2, kernel // 2))[..., None]
+            against = F.pad(weight.new_full((weight.shape[0], 1, 1), -LARGE), ((kernel - 1) // 2, kernel // 2))
+            seen, filters = torch.cat([padded, shut], -1), torch.cat([weight, against], 1)
+        where = F.conv1d(seen.transpose(1, 2), filters).max(-1).indices  # argmax takes three times as long
     # rows of a window lie one after the other, so that it is one piece of the flattened text
     at = (where[..., None] * u.shape[-1] + torch.arange(kernel * u.shape[-1], device=u.device)).flatten(1)
     windows = padded.flatten(1).gather(1, at).view(u.shape[0], weight.shape[0], -1)
