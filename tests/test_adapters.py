@@ -109,6 +109,18 @@ def test_what_has_no_place_for_adapters_is_refused_in_a_sentence() -> None:
         plug(model, {"body.layers.0.dropout1": nn.Identity()})
 
 
+class Around(nn.Module):
+    """A network of one's own around a transformer, that takes a batch in one piece."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        found: Tensor = self.inner(**batch).logits
+        return found
+
+
 class Listener(nn.Module):
     """Notes which tokens it is told are real."""
 
@@ -131,8 +143,14 @@ def test_what_is_plugged_in_is_told_which_tokens_are_padding() -> None:
     plug(encoder, {"body.layers.0.dropout1": Listener(heard)})
     encoder.eval()(y, src_key_padding_mask=torch.tensor([[False, False, True]]))
     assert heard[-1].tolist() == [[True, True, False]]
+    encoder(y, torch.tensor([[False, True, True]]))
+    assert heard[-1].tolist() == [[True, False, False]], "also where it is told without a name"
     encoder(y)
     assert heard[-1] is None
+    around = Around(NETWORKS["bert"]()[0])
+    plug(around, {"inner.bert.encoder.layer.1.output.dropout": Listener(heard)})
+    around.eval()(x)
+    assert heard[-1].tolist() == (TOKENS["attention_mask"] == 1).tolist(), "also where a module inside is told"
     with pytest.raises(RuntimeError):
         model(**{**x, "input_ids": torch.zeros(2, 9, dtype=torch.long)})
     assert real_tokens() is None, "a forward that failed leaves nothing behind"

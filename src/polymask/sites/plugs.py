@@ -7,16 +7,26 @@ padding is told to all of them, so that none need read it.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 NAME = "plug"
 """What a plugged-in module is called inside the module whose output it changes."""
 
-_REAL: ContextVar[Tensor | None] = ContextVar("real", default=None)
+TOLD = ("attention_mask", "src_key_padding_mask")
+"""What tells a module which tokens are padding, in transformers (1: none) and in torch's encoders (True: padding)."""
+
+_REAL: ContextVar[tuple[Tensor | None, ...]] = ContextVar("real", default=())
+"""What every call that is under way was told, the innermost last."""
+
+_TRACED: list[Tensor | None] = []
+"""The same while a compiler follows a call, which knows no context variables; empty at any other time."""
 
 
 def plug(host: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
@@ -46,9 +56,11 @@ def plug(host: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
         place = host.get_submodule(name)
         place.add_module(NAME, module.train(place.training))
         place.register_forward_hook(_through)
-    if _enter not in host._forward_pre_hooks.values():
-        host.register_forward_pre_hook(_enter, with_kwargs=True)
-        host.register_forward_hook(_leave, always_call=True)
+    for module in host.modules():
+        names = tuple(inspect.signature(module.forward).parameters)
+        if {*TOLD} & {*names} and not any(map(_is_ours, module._forward_pre_hooks.values())):
+            module.register_forward_pre_hook(partial(_enter, names), with_kwargs=True)
+            module.register_forward_hook(_leave, always_call=True)
     return host
 
 
@@ -62,8 +74,8 @@ def unplug(host: nn.Module) -> dict[str, nn.Module]:
     for name in found:
         place = host.get_submodule(name.rpartition(".")[0])
         place._modules.pop(NAME)
-        _unhook(place)
-    _unhook(host)
+    for module in host.modules():
+        _unhook(module)
     return found
 
 
@@ -77,7 +89,8 @@ def real_tokens() -> Tensor | None:
 
     For modules that are plugged in, while they run.
     """
-    return _REAL.get()
+    told = _TRACED if torch.compiler.is_compiling() else _REAL.get()
+    return told[-1] if told else None
 
 
 def describe_plugs(host: nn.Module) -> list[dict[str, Any]]:
@@ -136,22 +149,35 @@ def _through(module: nn.Module, _: Any, output: Tensor) -> Tensor:
     return changed
 
 
-def _enter(_: nn.Module, __: Any, kwargs: Mapping[str, Any]) -> None:
-    """Note which tokens are padding, as transformers (1: none) and torch's encoders (True: padding) are told."""
-    mask, padding = kwargs.get("attention_mask"), kwargs.get("src_key_padding_mask")
+def _enter(names: Sequence[str], _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Note which tokens are padding where a call is told; one that is not goes by what the call around it was told."""
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    mask, padding = (given.get(name) for name in TOLD)
+    real = real_tokens()
     if isinstance(mask, Tensor) and mask.ndim == 2:
-        _REAL.set(mask != 0)
+        real = mask != 0
     elif isinstance(padding, Tensor) and padding.ndim == 2:
-        _REAL.set(padding == 0)
+        real = padding == 0
+    if torch.compiler.is_compiling():
+        _TRACED.append(real)
+    else:
+        _REAL.set((*_REAL.get(), real))
 
 
 def _leave(*_: Any) -> None:
-    _REAL.set(None)
+    if torch.compiler.is_compiling():
+        _TRACED.pop()
+    else:
+        _REAL.set(_REAL.get()[:-1])
+
+
+def _is_ours(hook: Any) -> bool:
+    return hook in (_through, _leave) or (isinstance(hook, partial) and hook.func is _enter)
 
 
 def _unhook(module: nn.Module) -> None:
     for hooks in (module._forward_hooks, module._forward_pre_hooks):
-        for key in [key for key, hook in hooks.items() if hook in (_through, _enter, _leave)]:
+        for key in [key for key, hook in hooks.items() if _is_ours(hook)]:
             hooks.pop(key)
             for marks in (module._forward_pre_hooks_with_kwargs, module._forward_hooks_always_called):
                 marks.pop(key, None)
