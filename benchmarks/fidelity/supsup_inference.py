@@ -30,7 +30,6 @@ TURNED = (
     "single images, entropy",
     "single images, binary",
     "batches of 128, entropy",
-    "batches of 128, binary",
     *ARMS[3:],
 )
 
