@@ -190,6 +190,8 @@ def test_tables_that_cannot_be_read_say_which_and_why(words: Text, folder: Path,
     (tmp_path / "b.csv").write_bytes(b"review,verdict\n\xff\xfe bad,up\n")
     with pytest.raises(ValueError, match=r"expected a table in .*b.csv, found one that cannot be read"):
         load_texts(tmp_path / "b.csv", inputs=words, **HOW)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"expected a table in .*d.csv, found .*: it has columns, and no row"):
+        load_texts(write_csv(tmp_path / "d.csv", [], ["review", "verdict"]), inputs=words, **HOW)  # type: ignore[arg-type]
     unlabelled = write_csv(tmp_path / "c.csv", [("good", "up"), ("bad", "")], ["review", "verdict"])
     with pytest.raises(ValueError, match=r"a label in every row of .*some without one in 'verdict'"):
         load_texts(unlabelled, inputs=words, **HOW)  # type: ignore[arg-type]
@@ -221,6 +223,8 @@ def test_what_is_for_images_is_refused_with_texts(folder: Path, tmp_path: Path) 
         make_stream("datasets", [path], **HOW)
     with pytest.raises(ValueError, match="expected a network that reads texts, found none: --model"):
         run_named("piggyback", "datasets", data=[path], text=["review"], label="verdict")
+    with pytest.raises(ValueError, match="expected data for the stream 'datasets', found none: --data"):
+        make_stream("datasets", tokenizer=str(folder), **HOW)
     assert tokenizer_for(str(folder), "datasets", [path], None, None) == str(folder)
     assert tokenizer_for("mlp", "datasets", ["ylecun/mnist"], None, None) is None
 

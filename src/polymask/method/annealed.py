@@ -139,3 +139,21 @@ def per_entry(method: Method, name: str, values: Mapping[str, Tensor], always: f
     tensor = method.sites.tensor(name)
     found = method.sites.wiring.per_entry(name, tensor.shape, values, always)
     return found.to(tensor.device, tensor.dtype.to_real()).expand(tensor.shape)
+
+
+def with_task(
+    method: Method, state: Mapping[str, Mapping[str, Tensor]], hard: Mapping[str, Tensor], unions: bool = False
+) -> dict[str, dict[str, Tensor]]:
+    """What is in use with one more task: "union", of units; "used", of the entries of weights and biases.
+
+    Args:
+        method: the learner.
+        state: the same before.
+        hard: site -> the mask of the task; of others nothing is looked at.
+        unions: whether an entry is in use between any two units in use, or between two that one task uses.
+    """
+    masks = {site: hard[site].to(old) for site, old in state["union"].items()}
+    union = {site: torch.maximum(old, masks[site]) for site, old in state["union"].items()}
+    read = union if unions else masks
+    used = {name: torch.maximum(old, per_entry(method, name, read, 1.0)) for name, old in state["used"].items()}
+    return {"union": union, "used": used}

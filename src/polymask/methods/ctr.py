@@ -30,7 +30,7 @@ from polymask.method.annealed import (
     gates_and_usage,
     normal,
     open_gates,
-    per_entry,
+    with_task,
     zeros_per_unit,
 )
 from polymask.method.card import Card, Recipe
@@ -169,7 +169,10 @@ class CTR(Method):
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
         taken = self._capsules
-        widen(self.sites, self.axes, taken, (self.seed, str(self.task)))
+        # What removed tasks left stays, and learns with this one.
+        shapes = {name: self.sites.tensor(name).shape for name in self.axes.steps}
+        wanted = max([taken, *(self.axes.growth(name, shape) for name, shape in shapes.items())])
+        widen(self.sites, self.axes, wanted, (self.seed, str(self.task)))
         for name, used in self.state["used"].items():
             if not used.all():
                 self.sites.open_gate(name, None if not used.any() else used == 0)
@@ -219,7 +222,7 @@ class CTR(Method):
         return max((record.masks[name].shape[0] // step for record in self.records.values()), default=0)
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
-        self.state.update(self._joined(self.state, hard))
+        self.state.update(with_task(self, self.state, hard))
         shapes = {name: self.sites.tensor(name).shape for name in self.axes.steps}
         blocks = {name: pack_block([shape[0], *[1] * (len(shape) - 1)]) for name, shape in shapes.items()}
         return {**super()._close(hard), **blocks}
@@ -230,7 +233,7 @@ class CTR(Method):
     def _forget(self) -> str:
         state = self._none()
         for record in self.records.values():
-            state = self._joined(state, {site: unpack(record.masks[site]) for site in state["union"]})
+            state = with_task(self, state, {site: unpack(record.masks[site]) for site in state["union"]})
         self.state.update(state)
         return "the capsules of removed tasks that later ones may read" if self._capsules > len(self.records) else ""
 
@@ -238,12 +241,3 @@ class CTR(Method):
         """What no task uses."""
         tensors = {name: self.sites.tensor(name) for name in self.sites.weights if name not in self.axes.steps}
         return {"union": zeros_per_unit(self), "used": {name: torch.zeros_like(w) for name, w in tensors.items()}}
-
-    def _joined(
-        self, state: Mapping[str, Mapping[str, Tensor]], hard: Mapping[str, Tensor]
-    ) -> dict[str, dict[str, Tensor]]:
-        """The units and the entries in use, with those of one more task."""
-        masks = {site: hard[site].to(old) for site, old in state["union"].items()}
-        union = {site: torch.maximum(old, masks[site]) for site, old in state["union"].items()}
-        used = {name: torch.maximum(old, per_entry(self, name, masks, 1.0)) for name, old in state["used"].items()}
-        return {"union": union, "used": used}

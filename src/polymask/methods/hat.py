@@ -35,8 +35,8 @@ from polymask.method.annealed import (
     linear_layers,
     normal,
     open_gates,
-    per_entry,
     positive,
+    with_task,
     zeros_per_unit,
 )
 from polymask.method.card import Card, Recipe
@@ -163,7 +163,7 @@ class HAT(Method):
         return capacity_of(self.state["union"], self.state["used"])
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
-        self.state.update(self._joined(self.state, hard))
+        self.state.update(with_task(self, self.state, hard, self.rule == "unions"))
         return super()._close(hard)
 
     def _taken(self) -> Mapping[str, Tensor]:
@@ -172,7 +172,8 @@ class HAT(Method):
     def _forget(self) -> str:
         state = self._none()
         for record in self.records.values():
-            state = self._joined(state, {site: unpack(record.masks[site]) for site in state["union"]})
+            masks = {site: unpack(record.masks[site]) for site in state["union"]}
+            state = with_task(self, state, masks, self.rule == "unions")
         self.state.update(state)
         return ""
 
@@ -181,13 +182,3 @@ class HAT(Method):
         tensors = {name: self.sites.tensor(name) for name in self.sites.weights}
         used = {name: torch.zeros_like(w, dtype=w.dtype.to_real()) for name, w in tensors.items()}
         return {"union": zeros_per_unit(self), "used": used}
-
-    def _joined(
-        self, state: Mapping[str, Mapping[str, Tensor]], hard: Mapping[str, Tensor]
-    ) -> dict[str, dict[str, Tensor]]:
-        """The units and the entries in use, with those of one more task."""
-        masks = {site: hard[site].to(old) for site, old in state["union"].items()}
-        union = {site: torch.maximum(old, masks[site]) for site, old in state["union"].items()}
-        read = union if self.rule == "unions" else masks
-        used = {name: torch.maximum(old, per_entry(self, name, read, 1.0)) for name, old in state["used"].items()}
-        return {"union": union, "used": used}

@@ -95,8 +95,10 @@ def open_texts(
 
     Raises:
         FileNotFoundError: one of them is not there.
-        ValueError: it cannot be read, or there is no tokenizer.
+        ValueError: it cannot be read, there is no tokenizer, or no data are named.
     """
+    if not data and kind not in KNOWN:
+        raise ValueError(f"expected data for the stream {kind!r}, found none: --data reviews.csv, or a data set's name")
     if tokenizer is None:
         raise ValueError("expected a tokenizer for texts, found none: --tokenizer, a folder or a name of transformers")
     names, columns = data or [KNOWN[kind].name], text or (KNOWN[kind].text if kind in KNOWN else ())

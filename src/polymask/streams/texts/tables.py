@@ -145,6 +145,7 @@ def read_files(files: Mapping[str, Path]) -> Any:
                 while first.__cause__ is not None:
                     first = first.__cause__
                 said = str(first).partition("\n")[0]
+                said = "it has columns, and no row" if "corresponds to no data" in said else said
                 raise ValueError(f"expected a table in {path}, found one that cannot be read: {said}") from error
     return found
 
