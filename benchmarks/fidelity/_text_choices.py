@@ -23,8 +23,8 @@ from polymask import Stream
 from polymask.report.measured import read_rows
 
 TRIES: dict[str, list[dict[str, Any]]] = {
-    "HAT in adapters": [{"c": 0.05}, {"c": 0.3}, {"c": 0.05, "lr": 3e-4}, {"c": 0.05, "lr": 3e-3}],
-    "CTR": [{"c": 0.05}, {"c": 0.3}, {"c": 0.05, "routing": "first"}, {"c": 0.05, "lr": 3e-4}],
+    "HAT in adapters": [{"c": 0.1}, {"c": 0.3}, {"c": 0.3, "lr": 3e-4}, {"c": 0.3, "lr": 3e-3}],
+    "CTR": [{"c": 0.1}, {"c": 0.3}, {"c": 0.3, "routing": "first"}, {"c": 0.3, "lr": 3e-3}],
     "adapter per task": [{}, {"lr": 3e-4}, {"lr": 3e-3}, {"lr": 1e-2}],
     "Piggyback": [{}, {"lr": 3e-4}, {"lr": 3e-3}, {"lr": 1e-4}],
     "linear probe": [{}, {"lr": 1e-3}, {"lr": 3e-3}, {"lr": 3e-2}],
