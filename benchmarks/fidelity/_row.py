@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -78,8 +78,8 @@ def limited(minutes: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def options(what: str, gpu: bool = False) -> argparse.Namespace:
-    """The command line that all rows share, and where they are computed if that is open."""
+def options(what: str, gpu: bool = False, host: str | None = None) -> argparse.Namespace:
+    """The command line that all rows share, and where or with which host they are computed if that is open."""
     parser = argparse.ArgumentParser(description=what, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data-root", default=os.environ.get("POLYMASK_DATA_ROOT"), help="a folder of data sets")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -89,6 +89,10 @@ def options(what: str, gpu: bool = False) -> argparse.Namespace:
     parser.set_defaults(device="cpu")
     if gpu:
         parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    if host is not None:
+        parser.add_argument(
+            "--host", default=host, help="folder, or name on the hub, of another host; rows are its own"
+        )
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("expected a GPU for --device cuda, found none: leave it out")
@@ -96,7 +100,11 @@ def options(what: str, gpu: bool = False) -> argparse.Namespace:
 
 
 def measure(
-    what: str, targets: Sequence[Target], arm: Callable[[Target, str, int, Path, Any], float], gpu: bool = False
+    what: str,
+    targets: Sequence[Target],
+    arm: Callable[[Target, str, int, Path, Any], float],
+    gpu: bool = False,
+    host: str | None = None,
 ) -> None:
     """Measure what is missing of some rows, seed by seed, and write those that are complete.
 
@@ -105,10 +113,14 @@ def measure(
         targets: its rows.
         arm: ``(target, arm, seed, work folder, arguments) -> number``; called again with the same folder after a stop.
         gpu: whether ``arm`` heeds ``--device``.
+        host: what ``--host`` is by default, where ``arm`` heeds it; what another one gets is kept apart.
     """
-    args = options(what, gpu)
+    args = options(what, gpu, host)
     torch.set_num_threads(args.threads)
     chosen = [target for target in targets if args.only is None or target.name in args.only]
+    if host is not None and args.host != host:
+        own = Path(args.host).name
+        chosen = [replace(one, name=f"{one.name}-{own}", setting=one.setting.replace(host, own)) for one in chosen]
     try:
         with limited(args.minutes):
             for target in chosen:

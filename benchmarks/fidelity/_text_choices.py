@@ -23,13 +23,18 @@ from polymask import Stream
 from polymask.report.measured import read_rows
 
 TRIES: dict[str, list[dict[str, Any]]] = {
-    "HAT in adapters": [{"c": 0.1}, {"c": 0.3}, {"c": 0.3, "lr": 3e-4}, {"c": 0.3, "lr": 3e-3}],
-    "CTR": [{"c": 0.1}, {"c": 0.3}, {"c": 0.3, "routing": "first"}, {"c": 0.3, "lr": 3e-3}],
+    "HAT in adapters": [{"c": c, "mask_lr": rate} for c in (0.1, 0.3) for rate in (0.01, 0.03)],
+    "CTR": [
+        {"c": 0.1, "mask_lr": 0.01},
+        {"c": 0.1, "mask_lr": 0.01, "routing": "first"},
+        {"c": 0.1, "mask_lr": 0.03},
+        {"c": 0.3, "mask_lr": 0.03},
+    ],
     "adapter per task": [{}, {"lr": 3e-4}, {"lr": 3e-3}, {"lr": 1e-2}],
     "Piggyback": [{}, {"lr": 3e-4}, {"lr": 3e-3}, {"lr": 1e-4}],
     "linear probe": [{}, {"lr": 1e-3}, {"lr": 3e-3}, {"lr": 3e-2}],
 }
-"""Arm -> what is tried of it, four each: the rate, and for the gates the weight of their penalty."""
+"""Arm -> what is tried of it, four each: the rate, or for gates their rate and the weight of their penalty."""
 
 
 def main() -> None:
@@ -48,14 +53,23 @@ def main() -> None:
         with limited(args.minutes):
             for name in args.only:
                 for number, values in enumerate(TRIES[name]):
-                    rate, options = values.get("lr", ARMS[name].lr), {k: v for k, v in values.items() if k != "lr"}
-                    arm = replace(ARMS[name], lr=rate, options={**ARMS[name].options, **options})
+                    rates = {k: values.get(k, getattr(ARMS[name], k)) for k in ("lr", "mask_lr")}
+                    options = {k: v for k, v in values.items() if k not in rates}
+                    arm = replace(ARMS[name], **rates, options={**ARMS[name].options, **options})
                     place = WORK / "text-choices" / f"{name}-{number}".replace(" ", "-")
                     report = run(arm, stream, place, 0, args.epochs)
                     found = read_rows(place / "accuracy.csv")
                     scores = [found[task][task].value for task in report["tasks"]]
                     used = [mean(one["units"].values()) for one in report.get("capacity", {}).values()]
-                    rows.append([name, rate, options, round(100 * mean(scores), 2), *(round(x, 3) for x in used[-1:])])
+                    rows.append(
+                        [
+                            name,
+                            *rates.values(),
+                            options,
+                            round(100 * mean(scores), 2),
+                            *(round(x, 3) for x in used[-1:]),
+                        ]
+                    )
                     print(*rows[-1], flush=True)
     except OutOfTimeError:
         print(f"Stopped after {args.minutes:g} minutes: run the same command again, it goes on.")
@@ -65,7 +79,7 @@ def main() -> None:
     kept = [line for line in kept if line[0] not in args.only]
     with file.open("w", newline="") as opened:
         lines = csv.writer(opened, lineterminator="\n")
-        lines.writerow(["arm", "lr", "options", "validation accuracy", "units in use"])
+        lines.writerow(["arm", "lr", "mask lr", "options", "validation accuracy", "units in use"])
         lines.writerows([*kept, *rows])
 
 

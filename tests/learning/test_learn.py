@@ -26,13 +26,12 @@ from polymask.learning.extend import extend
 from polymask.learning.learn import learn
 from polymask.learning.objective import Objective
 from polymask.learning.results import Forgot
-from polymask.learning.training import Training, make_optimizer
+from polymask.learning.training import Training, optimizer_of
 from polymask.loaded import load
 from polymask.method.own import import_method
-from polymask.methods import Piggyback
+from polymask.methods import HAT, Piggyback
 from polymask.parts.pack import Packed
 from polymask.sites import roles
-from polymask.sites.roles import norms_of
 from polymask.sites.state import Moving
 from polymask.streams.classic import one_per_dataset
 
@@ -304,12 +303,26 @@ def test_a_fresh_optimizer_with_the_users_groups_in_every_phase() -> None:
     assert [[group["lr"] for group in one.param_groups] for one in made] == 6 * [[0.25, 0.125]]
 
 
+def test_masks_may_have_a_learning_rate_of_their_own() -> None:
+    method = HAT(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(2, 4))
+    method.begin("a")
+    optimizer = optimizer_of(method, Training(lr=0.01, mask_lr=0.5).over(method.recipes["train"]))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    found = {name: rates[id(p)] for name, p in method.named_parameters()}
+    assert found == {**dict.fromkeys(found, 0.01), "0.scores": 0.5}
+    assert "0.scores" in found
+    alike = optimizer_of(method, Training(lr=0.5, mask_lr=0.5).over(method.recipes["train"]))
+    assert len(alike.param_groups) == 1
+    with pytest.raises(ValueError, match="expected mask_lr above 0, found 0"):
+        Training(mask_lr=0.0)
+
+
 def test_private_norms_may_have_a_learning_rate_of_their_own() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
     method = Piggyback(model, torch.zeros(2, 1, 8, 8), norms="private")
     method.begin("a")
     recipe = Training(norm_lr=0.5).over(method.recipes["train"])
-    optimizer = make_optimizer(recipe, method.named_parameters(), norms_of(method.model))
+    optimizer = optimizer_of(method, recipe)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     named = dict(method.named_parameters())
     assert {name: rates[id(p)] for name, p in named.items()} == {

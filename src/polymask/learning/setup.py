@@ -15,11 +15,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from polymask.learning.log.loggers import Make
 from polymask.learning.log.screen import Screen
 from polymask.learning.objective import Objective
-from polymask.learning.training import Training, make_optimizer, make_schedule
+from polymask.learning.training import Training, make_schedule, optimizer_of
 from polymask.learning.unnamed.scenario import Scenario
 from polymask.method.card import Recipe
 from polymask.method.contract import Method
-from polymask.sites.roles import norms_of
 from polymask.streams.prepare import Feeds, prepare
 from polymask.streams.stream import Task
 from polymask.version import __version__
@@ -63,10 +62,9 @@ class Setup:
 
     def make_optimizer(self, method: Method) -> Optimizer:
         """A fresh optimizer for the phase that is open."""
-        named = method.named_parameters()
         if self.optimizer is not None:
-            return self.optimizer(named)
-        return make_optimizer(self.recipe(method, str(method.phase)), named, norms_of(method.model))
+            return self.optimizer(method.named_parameters())
+        return optimizer_of(method, self.recipe(method, str(method.phase)))
 
     def schedule_of(self, recipe: Recipe) -> Callable[[Optimizer, int], LRScheduler]:
         """What makes the schedule of a phase, given its optimizer and the number of its steps."""

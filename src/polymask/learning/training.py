@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from polymask.method.card import Recipe
+from polymask.method.contract import Method
+from polymask.sites.roles import norms_of
 
 Name = Literal["sgd", "adam", "adamw", "rmsprop"]
 Course = Literal["constant", "cosine", "step", "plateau"]
@@ -41,6 +43,7 @@ class Training:
         optimizer: which of torch's optimizers.
         lr: its learning rate.
         norm_lr: that of the norms, where they train; None: the same.
+        mask_lr: that of what masks are made of, scores and gates; None: the same.
         batch_size: examples a step, over all devices.
         momentum: of SGD.
         weight_decay: of the optimizer.
@@ -76,6 +79,7 @@ class Training:
     optimizer: Name | None = None
     lr: float | None = None
     norm_lr: float | None = None
+    mask_lr: float | None = None
     batch_size: int | None = None
     momentum: float | None = None
     weight_decay: float | None = None
@@ -109,7 +113,7 @@ class Training:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"expected {name} of at least {least}, found {value}")
-        for name in ("lr", "norm_lr", "clip"):
+        for name in ("lr", "norm_lr", "mask_lr", "clip"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"expected {name} above 0, found {value}")
@@ -162,25 +166,40 @@ class Training:
                 raise ValueError(f"in phase {phase!r}: {error}") from error
 
 
-def make_optimizer(recipe: Recipe, named: Iterable[tuple[str, nn.Parameter]], norms: Collection[str] = ()) -> Optimizer:
+def make_optimizer(
+    recipe: Recipe,
+    named: Iterable[tuple[str, nn.Parameter]],
+    norms: Collection[str] = (),
+    masks: Collection[str] = (),
+) -> Optimizer:
     """A fresh optimizer over the parameters of one phase.
 
     Args:
         recipe: which optimizer, and its settings.
         named: what trains.
         norms: the names to which ``recipe.norm_lr`` applies, if there is one.
+        masks: those to which ``recipe.mask_lr`` does.
     """
     parameters, lr, decay = dict(named), recipe.lr, recipe.weight_decay
-    apart = [] if recipe.norm_lr is None else [name for name in parameters if name in norms]
-    groups: list[dict[str, Any]] = [{"params": [p for name, p in parameters.items() if name not in apart]}]
-    if apart:
-        groups.append({"params": [parameters[name] for name in apart], "lr": recipe.norm_lr})
+    own = {name: rate for names, rate in ((norms, recipe.norm_lr), (masks, recipe.mask_lr)) if rate for name in names}
+    rates = {name: own.get(name, lr) for name in parameters}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in parameters.items() if rates[name] == rate], "lr": rate}
+        for rate in dict.fromkeys([lr, *rates.values()])
+        if rate in rates.values()
+    ]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr, recipe.momentum, weight_decay=decay)
     if recipe.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr, weight_decay=decay)
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr, weight_decay=decay)
+
+
+def optimizer_of(method: Method, recipe: Recipe) -> Optimizer:
+    """A fresh optimizer over what the open phase of a method offers: norms and masks at their own rates."""
+    named = dict(method.named_parameters())
+    return make_optimizer(recipe, named.items(), norms_of(method.model), named.keys() - method.sites.roles.keys())
 
 
 def make_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRScheduler:

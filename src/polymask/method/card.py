@@ -43,6 +43,7 @@ class Recipe:
         optimizer: which of torch's optimizers.
         lr: its learning rate.
         norm_lr: that of the norms, where they train; None: the same.
+        mask_lr: that of what masks are made of, scores and gates; None: the same.
         epochs: passes over the training split.
         batch_size: examples a step.
         momentum: of SGD.
@@ -55,6 +56,7 @@ class Recipe:
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adam"
     lr: float = 1e-3
     norm_lr: float | None = None
+    mask_lr: float | None = None
     epochs: int = 15
     batch_size: int = 32
     momentum: float = 0.9

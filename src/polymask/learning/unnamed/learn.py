@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from polymask.calling import as_read, call, logits_of, tensors_of
 from polymask.learning.learn import Learned
 from polymask.learning.learner import give_back, method_class, restored
-from polymask.learning.training import make_optimizer
+from polymask.learning.training import optimizer_of
 from polymask.learning.unnamed.rules import EntropyJump, Rule
 from polymask.method.card import Recipe
 from polymask.method.contract import Method
@@ -138,7 +138,7 @@ def _learn(
         if task != method.task:
             _end(method, outputs)
             method.begin(task)
-            optimizer = make_optimizer(recipe, method.named_parameters())
+            optimizer = optimizer_of(method, recipe)
         _step(method, optimizer, x, y)
     _end(method, outputs)
     return assigned
