@@ -61,15 +61,8 @@ def main() -> None:
                     found = read_rows(place / "accuracy.csv")
                     scores = [found[task][task].value for task in report["tasks"]]
                     used = [mean(one["units"].values()) for one in report.get("capacity", {}).values()]
-                    rows.append(
-                        [
-                            name,
-                            *rates.values(),
-                            options,
-                            round(100 * mean(scores), 2),
-                            *(round(x, 3) for x in used[-1:]),
-                        ]
-                    )
+                    figures = [round(100 * mean(scores), 2), *(round(share, 3) for share in used[-1:])]
+                    rows.append([name, *rates.values(), options, *figures])
                     print(*rows[-1], flush=True)
     except OutOfTimeError:
         print(f"Stopped after {args.minutes:g} minutes: run the same command again, it goes on.")

@@ -104,9 +104,9 @@ def encoder(outputs: int, seed: int, host: str = HOST) -> nn.Module:
 def network(arm: Arm, stream: Stream, seed: int, host: str = HOST) -> nn.Module:
     """What an arm learns on."""
     model = encoder(max(len(task.labels or ()) for task in stream), seed, host)
-    return (
-        add_adapters(model, prepare(stream[0], seed=seed).example(), BOTTLENECK, seed=seed) if arm.adapters else model
-    )
+    if arm.adapters:
+        model = add_adapters(model, prepare(stream[0], seed=seed).example(), BOTTLENECK, seed=seed)
+    return model
 
 
 def run(arm: Arm, stream: Stream, place: Path, seed: int, epochs: int, host: str = HOST) -> dict[str, Any]:
