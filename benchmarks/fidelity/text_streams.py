@@ -36,7 +36,7 @@ TARGETS = [
         "published",
         lambda v: mean(v["CTR"]) >= mean(v["HAT in adapters"]),
         (*ARMS, *(F1 + arm for arm in ARMS)),
-        reduced="MiniLM-L6 instead of BERT-base, 200 training texts a task, 15 epochs, 32 or 48 tokens, one seed",
+        reduced="MiniLM-L6 instead of BERT-base, 200 training texts a task, 15 epochs of batches of 16, 32 or 48 tokens, one seed",
     )
     for name in STREAMS
 ]
