@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from _row import RESULTS, WORK, OutOfTimeError, limited
-from _texts import ARMS, CHOICE, run, stream_of
+from _texts import ARMS, CHOICE, EPOCHS, run, stream_of
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from polymask import Stream
@@ -40,7 +40,7 @@ TRIES: dict[str, list[dict[str, Any]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data-root", default=os.environ.get("POLYMASK_DATA_ROOT"), help="a folder of data sets")
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--minutes", type=float, default=9.5, help="stop after so many; the same command goes on")
     parser.add_argument("--only", nargs="+", choices=sorted(TRIES), default=list(TRIES))
     args = parser.parse_args()
