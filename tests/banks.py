@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
-from polymask.bank.base import Builder
+from polymask.builder import Builder
 from polymask.lock import LOCK
 from polymask.nets.mlp import MLP
 from polymask.parts.pack import Packed, pack, pack_owners, unpack

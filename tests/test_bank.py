@@ -27,7 +27,7 @@ from tests.banks import (
 from torch import nn
 
 from polymask.bank.bank import Bank
-from polymask.bank.base import Builder
+from polymask.builder import Builder
 from polymask.parts.draw import signed_constant
 from polymask.parts.pack import pack, unpack
 from polymask.sites.table import Role, attach, detach

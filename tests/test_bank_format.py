@@ -20,8 +20,8 @@ from torch import nn
 
 from polymask.bank import store
 from polymask.bank.bank import Bank
-from polymask.bank.base import Builder
 from polymask.bank.entry import to_entry
+from polymask.builder import Builder
 from polymask.held import bool_of, find_altered, proof
 from polymask.method.learner import without_base
 from polymask.methods.baselines import Finetune

@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lock": set(),
     "disk": set(),
     "near": set(),
+    "builder": set(),
     "streams": {"parts.seeds", "near"},
     "nets": {"parts.seeds", "surgery"},
     "report": set(),
@@ -36,16 +37,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fits": {"sites", "parts"},
     "asking": LOW | {"bank", "probe", "streams", "report", "lock", "near", "inference"},
     "loaded": LOW | {"bank", "probe", "streams", "asking", "inference"},
-    "export": LOW | {"disk", "bank", "probe", "streams", "report", "version", "asking", "loaded", "surgery"},
+    "export": LOW | {"disk", "builder", "bank", "probe", "streams", "report", "version", "asking", "loaded", "surgery"},
     "task": {"sites", "parts", "copies", "wiring", "fits"},
-    "bank": LOW | {"held", "probe", "lock", "disk"},
+    "bank": LOW | {"held", "probe", "lock", "disk", "builder"},
     "method": LOW | {"held", "probe"},
     "surgery": LOW | {"probe"},
     "mixed": LOW,
     "inference": LOW | {"bank", "disk"},
     "methods": LOW | {"method", "surgery"},
     "learning": LOW
-    | {"held", "probe", "lock", "disk", "near", "version", "streams", "nets"}
+    | {"held", "probe", "lock", "disk", "builder", "near", "version", "streams", "nets"}
     | {"report", "bank", "method", "methods", "surgery", "mixed", "asking", "loaded", "inference"},
     "pages": LOW | {"version", "report", "bank", "learning", "disk"},
 }

@@ -15,7 +15,7 @@ from tests.states import KINDS, REFUSED, Centre
 from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
-from polymask.bank.base import Builder
+from polymask.builder import Builder
 from polymask.copies.kept import refresh_caches, twin
 from polymask.learning.extend import extend
 from polymask.learning.learn import learn

@@ -9,7 +9,7 @@ from polymask.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from polymask.bank.bank import Bank
-    from polymask.bank.base import Builder
+    from polymask.builder import Builder
     from polymask.export.task import export_task
     from polymask.inference.infer import Inference
     from polymask.inference.inferred import Inferred
@@ -92,7 +92,7 @@ __all__ = [
 
 _ROOMS = {
     "bank.bank": ("Bank",),
-    "bank.base": ("Builder",),
+    "builder": ("Builder",),
     "export.task": ("export_task",),
     "inference.infer": ("Inference",),
     "inference.inferred": ("Inferred",),

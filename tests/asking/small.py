@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from polymask.bank.base import Builder
+from polymask.builder import Builder
 from polymask.learning.learn import Learned, learn
 from polymask.learning.training import Training
 from polymask.nets.by_name import build_model

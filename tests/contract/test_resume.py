@@ -18,7 +18,7 @@ from tests.contract.test_forgetting import check
 from tests.contract.test_gradients import assert_equal_records
 
 from polymask.bank.bank import Bank
-from polymask.bank.base import Builder
+from polymask.builder import Builder
 from polymask.method.contract import Method
 from polymask.method.learner import on_devices
 from polymask.methods import METHODS

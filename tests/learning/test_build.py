@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from polymask.bank.base import Builder
+from polymask.builder import Builder
 from polymask.learning.by_name import build, can_start_from
 from polymask.nets import NETS
 from polymask.nets.by_name import build_model, example_of

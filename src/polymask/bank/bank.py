@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from polymask.bank import store
-from polymask.bank.base import Builder, axes_of, check_network, host_of, table_of
+from polymask.bank.base import axes_of, check_network, host_of, table_of
 from polymask.bank.commit import commit
 from polymask.bank.first import create_head, refuse_another
 from polymask.bank.head import Head, State, read_head, write_head
@@ -23,6 +23,7 @@ from polymask.bank.release import files_of, files_of_entry
 from polymask.bank.remove import write_without
 from polymask.bank.sizes import sizes_of
 from polymask.bank.verify import Verification
+from polymask.builder import Builder
 from polymask.held import Held
 from polymask.lock import writing
 from polymask.sites.plugs import describe_plugs, plug_again

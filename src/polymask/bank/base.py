@@ -1,10 +1,8 @@
-"""The network behind a bank: how it is built, the table of its sites, and the base that all its tasks read."""
+"""The network behind a bank: the table of its sites, and the base that all its tasks read."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,45 +20,6 @@ from polymask.wiring import Wiring
 Table = list[dict[str, Any]]
 HOST_BYTES = 1 << 20
 """From this size on what never learns has a file of its own."""
-MOVED = {"polymask.run.build:build_model": "polymask.nets.by_name:build_model"}
-"""Builders that banks on disk name by where they once stood."""
-
-
-@dataclass(frozen=True)
-class Builder:
-    """How the network is built. A builder is code that runs: open banks of those you trust, or bring the network.
-
-    Args:
-        name: "package.module:function", importable wherever the bank is opened.
-        args: the function's keyword arguments, as JSON.
-    """
-
-    name: str
-    args: Mapping[str, Any] = field(default_factory=dict)
-
-    def build(self) -> nn.Module:
-        """Call the function; the global random state is put back.
-
-        Raises:
-            ValueError: if there is no such function, or it returns no module.
-
-        >>> Builder("torch.nn:Linear", {"in_features": 2, "out_features": 1}).build()
-        Linear(in_features=2, out_features=1, bias=True)
-        """
-        package, _, leaf = MOVED.get(self.name, self.name).partition(":")
-        try:
-            # What a script or a notebook defines has no name elsewhere.
-            function = getattr(importlib.import_module("" if package == "__main__" else package), leaf)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(
-                f"expected a builder 'package.module:function' that can be imported, found {self.name!r} ({error}): "
-                "install its package, or bring the network yourself as base="
-            ) from error
-        with torch.random.fork_rng([]):
-            built = function(**self.args)
-        if not isinstance(built, nn.Module):
-            raise ValueError(f"expected a module from the builder {self.name!r}, found {type(built).__name__}")
-        return built
 
 
 def table_of(sites: Sites, before: Table | None = None) -> Table:

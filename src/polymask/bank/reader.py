@@ -9,7 +9,7 @@ from weakref import ref
 
 from torch import Tensor, nn
 
-from polymask.bank.base import Builder, bare_sites, read_base, restore
+from polymask.bank.base import bare_sites, read_base, restore
 from polymask.bank.entry import Entry
 from polymask.bank.head import Head, Line, State, read_head
 from polymask.bank.planes import read_record
@@ -17,6 +17,7 @@ from polymask.bank.release import files_to_free
 from polymask.bank.store import COMMIT, DamagedBank, Gone, free, read_entry, read_state, read_tensors
 from polymask.bank.union import Union, read_union, union_of
 from polymask.bank.verify import changed_reads
+from polymask.builder import Builder
 from polymask.held import Held
 from polymask.sites.plugs import plug_again
 from polymask.sites.table import Sites

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
-from polymask.bank.base import Builder
+from polymask.builder import Builder
 from polymask.export import as_onnx, program, weights
 from polymask.export.answer import Answer, Form
 from polymask.export.check import Checked, Reference, by_network, compare

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from polymask.bank.base import Builder
+from polymask.builder import Builder
 from polymask.sites.plugs import plug_again
 from polymask.sites.trace import Place, places
 

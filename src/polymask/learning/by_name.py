@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from polymask.bank.base import Builder
+from polymask.builder import Builder
 from polymask.learning.config import complete_options, said_of_identities
 from polymask.learning.joint.prefixes import learn_joint
 from polymask.learning.learn import learn

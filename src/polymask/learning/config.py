@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from polymask.bank.base import Builder
+from polymask.builder import Builder
 from polymask.learning.objective import Objective
 from polymask.learning.options import options_of
 from polymask.learning.training import Training

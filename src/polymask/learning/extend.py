@@ -12,8 +12,8 @@ import yaml
 from torch import nn
 
 from polymask.bank.bank import Bank
-from polymask.bank.base import Builder
 from polymask.bank.probe import batch_of
+from polymask.builder import Builder
 from polymask.learning import folder as files
 from polymask.learning.config import said_of_identities
 from polymask.learning.fabric import make_fabric

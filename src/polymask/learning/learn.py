@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from polymask.asking.which import prepare_inputs
 from polymask.bank.bank import Bank
-from polymask.bank.base import Builder
+from polymask.builder import Builder
 from polymask.calling import as_read
 from polymask.learning import folder as files
 from polymask.learning.config import arguments, complete_options, description, said_of_identities

@@ -13,8 +13,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
-from polymask.bank.base import Builder
 from polymask.bank.store import as_json
+from polymask.builder import Builder
 from polymask.calling import as_read, tensors_of
 from polymask.learning import folder as files
 from polymask.learning.fabric import precision_of
