@@ -23,18 +23,17 @@ from polymask import Stream
 from polymask.report.measured import read_rows
 
 TRIES: dict[str, list[dict[str, Any]]] = {
-    "HAT in adapters": [{"c": c, "mask_lr": rate} for c in (0.1, 0.3) for rate in (0.01, 0.03)],
+    "HAT in adapters": [{"c": 0.1, "mask_lr": 0.01}, {"c": 0.1, "mask_lr": 0.03}, {"c": 0.3, "mask_lr": 0.01}],
     "CTR": [
         {"c": 0.1, "mask_lr": 0.01},
         {"c": 0.1, "mask_lr": 0.01, "routing": "first"},
         {"c": 0.1, "mask_lr": 0.03},
-        {"c": 0.3, "mask_lr": 0.03},
     ],
-    "adapter per task": [{}, {"lr": 3e-4}, {"lr": 3e-3}, {"lr": 1e-2}],
-    "Piggyback": [{}, {"lr": 3e-4}, {"lr": 3e-3}, {"lr": 1e-4}],
-    "linear probe": [{}, {"lr": 1e-3}, {"lr": 3e-3}, {"lr": 3e-2}],
+    "adapter per task": [{}, {"lr": 3e-4}, {"lr": 3e-3}],
+    "Piggyback": [{}, {"lr": 3e-4}, {"lr": 3e-3}],
+    "linear probe": [{}, {"lr": 3e-3}, {"lr": 3e-2}],
 }
-"""Arm -> what is tried of it, four each: the rate, or for gates their rate and the weight of their penalty."""
+"""Arm -> what is tried of it, three each: the rate, or for gates their rate and the weight of their penalty."""
 
 
 def main() -> None:

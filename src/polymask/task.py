@@ -34,6 +34,7 @@ class Meta:
         inputs: how an input is prepared (normalisation, size, channels), as JSON.
         revision: how often the record has been reissued.
         reason: why it was reissued.
+        private_bits: to how many bits an entry its own tensors are rounded: 32 (as they are), 16 or 8.
     """
 
     task: str
@@ -44,6 +45,7 @@ class Meta:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     revision: int = 0
     reason: str = ""
+    private_bits: int = 32
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ class Bank:
         base: Literal["stored", "fingerprint"] = "stored",
         drawn: Mapping[str, int] | None = None,
         host: Collection[str] = (),
+        owned: Collection[str] = (),
         example: Any = None,
         probe: Any = None,
         seed: int = 0,
@@ -89,6 +90,7 @@ class Bank:
             drawn: tensor name -> seed, of tensors that ``signed_constant`` draws and no file needs to hold.
             host: tensors that never learn; from a megabyte on they lie in a file of their own, which banks of one host
                 share where their disk allows it.
+            owned: tensors whose rows belong to tasks; they are stored in half precision where that holds them exactly.
             example: an input, whose shapes and range a probe batch is drawn from; None: no proof by behaviour.
             probe: a batch of the user's to be the probe instead; its entries are stored in the bank.
             seed: seeds the probe.
@@ -106,6 +108,7 @@ class Bank:
             "builder": builder and store.as_json({"name": builder.name, "args": dict(builder.args)}, "builder args"),
         }
         kept: State = {"kind": base, "drawn": dict(drawn or {}), **host_of(sites, set(host) - set(drawn or ()), base)}
+        kept |= {"owned": sorted(owned)} if owned else {}
         asked = make_probe(sites.model, example, probe, seed)
         refuse_another(path)
         path.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from polymask.bank.store import digest_of, read_tensors, write_shared, write_tensors
 from polymask.parts.draw import signed_constant
+from polymask.parts.narrow import narrow, widen
 from polymask.sites.marks import is_marked
 from polymask.sites.table import BASE, Role, Sites, attach
 from polymask.sites.trace import places
@@ -115,7 +116,7 @@ def describe_base(base: Mapping[str, Any], values: Mapping[str, Tensor], digest:
             raise ValueError(
                 f"expected {name!r} to be the signed constant of seed {seed}, found other values: store it instead"
             )
-    kept, host = _stored(base, values), _host(base, values)
+    kept, host = widen(_stored(base, values)), _host(base, values)
     prints = {name: fingerprint(values[name]) for name in values if name not in kept}
     if changed := [name for name in base.get("prints", ()) if base["prints"][name] != prints.get(name)]:
         raise ValueError(
@@ -123,6 +124,7 @@ def describe_base(base: Mapping[str, Any], values: Mapping[str, Tensor], digest:
             "cannot be kept as a fingerprint or as a host, create the bank with base='stored' and host=()"
         )
     found = {"kind": base["kind"], "digest": digest, "drawn": dict(base["drawn"]), "prints": prints}
+    found |= {"owned": base["owned"]} if "owned" in base else {}
     if not host:
         return found
     return {**found, "host": {"names": sorted(host), "digest": base["host"].get("digest") or digest_of(host)}}
@@ -154,14 +156,17 @@ def _host(base: Mapping[str, Any], values: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def _stored(base: Mapping[str, Any], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The part of a base that lies in a file of the bank's own."""
-    others = {*base["drawn"], *base.get("host", {}).get("names", ())}
-    return {name: value for name, value in values.items() if name not in others and base["kind"] == "stored"}
+    """The part of a base that lies in a file of the bank's own, as it is stored."""
+    others, owned = {*base["drawn"], *base.get("host", {}).get("names", ())}, base.get("owned", ())
+    found = {name: value for name, value in values.items() if name not in others and base["kind"] == "stored"}
+    return {
+        key: t for name, value in found.items() for key, t in narrow(name, value, 16 if name in owned else 32).items()
+    }
 
 
 def _read(folder: Path, base: Mapping[str, Any]) -> dict[str, Tensor]:
     """What the files of a base hold."""
-    return {name: value for file in files_of_base(base) for name, value in read_tensors(folder, file).items()}
+    return widen({name: value for file in files_of_base(base) for name, value in read_tensors(folder, file).items()})
 
 
 def read_base(folder: Path, base: Mapping[str, Any], table: Table) -> dict[str, Tensor]:

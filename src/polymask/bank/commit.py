@@ -128,6 +128,8 @@ def commit(
     entries = [_write(reader, draft, copied, batch, draft is new[-1]) for draft in new]
     head = reader.head.with_lines({entry["task"]: entry["file"] for entry in entries})
     next_about = {**head.about, "sites": table, "base": base}
+    if any(draft.record.meta.private_bits != 32 for draft in new):
+        next_about["narrow"] = True
     if planes is not None:
         next_about["owners"] = write_planes(folder, about["owners"], planes, list(head.records), given)
     next_about["learner"] = None if state is None else write_tensors(folder, state)

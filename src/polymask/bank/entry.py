@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from polymask.bank.store import DamagedBank, as_json, digest_of, hash_of
+from polymask.parts.narrow import narrow, widen
 from polymask.parts.pack import Packed, owners, pack, unpack
 from polymask.parts.sparse import from_tensors, to_tensors
 from polymask.task import Meta, TaskRecord
@@ -30,7 +31,9 @@ def to_entry(record: TaskRecord) -> tuple[Entry, dict[str, Tensor]]:
         ValueError: if the meta data are no JSON.
     """
     task = record.meta.task
-    tensors: dict[str, Tensor] = {f"private/{name}": value for name, value in record.private.items()}
+    tensors: dict[str, Tensor] = {}
+    for name, value in record.private.items():
+        tensors |= narrow(f"private/{name}", value, record.meta.private_bits)
     masks: dict[str, Any] = {}
     for name, packed in record.masks.items():
         masks[name] = {"codec": packed.codec, "level": packed.level, "shape": list(packed.shape)}
@@ -50,13 +53,18 @@ def to_entry(record: TaskRecord) -> tuple[Entry, dict[str, Tensor]]:
         tensors |= {f"delta/{name}/{part}": value for part, value in kept.items()}
     entry: Entry = {
         "task": task,
-        "meta": as_json({key: getattr(record.meta, key) for key in _META}, f"meta data of task {task!r}"),
+        "meta": as_json(_said(record.meta), f"meta data of task {task!r}"),
         "masks": masks,
         "deltas": deltas,
         "private": list(record.private),
         "reads": dict(record.reads),
     }
     return entry, tensors
+
+
+def _said(meta: Meta) -> dict[str, Any]:
+    """What an entry says of a record; of the width of its own tensors only where that is less than theirs."""
+    return {key: getattr(meta, key) for key in _META if key != "private_bits" or meta.private_bits != 32}
 
 
 def shared_files(record: TaskRecord) -> dict[str, dict[str, Tensor]]:
@@ -90,7 +98,8 @@ def from_entry(
         local = about.get("local")
         deltas[name] = from_tensors(about, kept, local and from_tensors(local, shared[local["file"]]))
     meta = {**entry["meta"], "labels": tuple(entry["meta"]["labels"])}
-    private = {name: tensors[f"private/{name}"] for name in entry["private"]}
+    own = widen({key: value for key, value in tensors.items() if "private/" in key})
+    private = {name: own[f"private/{name}"] for name in entry["private"]}
     return TaskRecord(masks, deltas, private, dict(entry["reads"]), Meta(task=entry["task"], **meta))
 
 

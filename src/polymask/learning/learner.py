@@ -182,6 +182,7 @@ def make_bank(path: Path, method: Method, builder: Builder | None, options: Mapp
         head=method.head,
         drawn=method.drawn,
         host=method.still,
+        owned=method.owned,
         example=method.example,
         seed=method.seed,
     )

@@ -118,7 +118,7 @@ def train_phase(
         loss = _epoch(phase, net, stepper, schedule, progress, batches, save)
         _check_finite(phase, epoch, loss)
         # Statistics differ between processes; all of them select by the first one's score.
-        score, *losses = fabric.broadcast(_validated(phase, isinstance(schedule, Plateau)))
+        score, *losses = fabric.broadcast(validated(phase, isinstance(schedule, Plateau)))
         if isinstance(schedule, Plateau):
             schedule.watch(*losses)
         if phase.objective.better(score, progress.best):
@@ -254,7 +254,7 @@ def _accumulating(fabric: Fabric, net: nn.Module, enabled: bool) -> AbstractCont
     return fabric.no_backward_sync(net, enabled=True)  # type: ignore[arg-type]
 
 
-def _validated(phase: Phase, with_loss: bool) -> list[float]:
+def validated(phase: Phase, with_loss: bool = False) -> list[float]:
     """The metric on the validation split, and behind it the loss if it is asked for."""
     objective, feeds = phase.objective, phase.feeds
     judges: list[Judge] = [objective.metric, *([objective.loss] if with_loss else [])]

@@ -42,6 +42,7 @@ class Results:
         capacity: task -> how far the network was taken after it, of methods that can run out of it.
         removed: the tasks that were learned once and removed since; there are no figures of them.
         warnings: task -> what was said of it, with "task", "kind", "text" and figures.
+        rounding: task -> "bits" an entry of its own tensors, and the validation metric "before" and "after" rounding.
         identities: what is scored where nobody names the tasks, of a run with such a scenario.
     """
 
@@ -54,6 +55,7 @@ class Results:
     capacity: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     removed: Sequence[str] = ()
     warnings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rounding: dict[str, dict[str, Any]] = field(default_factory=dict)
     identities: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,6 +104,7 @@ class Results:
             "seconds_per_task": self.seconds,
             **({"capacity": self.capacity} if self.capacity else {}),
             **({"removed": list(self.removed)} if self.removed else {}),
+            **({"rounding": self.rounding} if self.rounding else {}),
             **({"identities": self.identities} if self.identities else {}),
             "warnings": [self.warnings[task] for task in self.tasks if task in self.warnings],
         }
@@ -137,7 +140,10 @@ class Results:
         seconds = {task: value for task, value in self.seconds.items() if task not in removed}
         capacity = {task: found for task, found in self.capacity.items() if task not in removed}
         said = {task: found for task, found in self.warnings.items() if task in learned}
-        return replace(self, rows=rows, seconds=seconds, capacity=capacity, removed=removed, warnings=said)
+        own = {task: found for task, found in self.rounding.items() if task in learned}
+        return replace(
+            self, rows=rows, seconds=seconds, capacity=capacity, removed=removed, warnings=said, rounding=own
+        )
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], tasks: Sequence[str], higher_is_better: bool) -> Results:
@@ -161,7 +167,8 @@ class Results:
                 rows[after] = known
         seconds, capacity = dict(found["seconds_per_task"]), found.get("capacity", {})
         said = {one["task"]: one for one in found.get("warnings", ())}
-        return cls(list(tasks), rows, higher_is_better, seconds=seconds, capacity=capacity, warnings=said)
+        found_of = {"seconds": seconds, "capacity": capacity, "warnings": said, "rounding": found.get("rounding", {})}
+        return cls(list(tasks), rows, higher_is_better, **found_of)
 
 
 def named_score(report: Mapping[str, Any]) -> str:

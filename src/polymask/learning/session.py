@@ -20,7 +20,7 @@ from polymask.learning.folder import Place
 from polymask.learning.log.chance import about_chance, at_chance
 from polymask.learning.log.journal import Journal
 from polymask.learning.log.room import exhausted, mean_free, warn_full
-from polymask.learning.loop import Phase, Progress, train_phase
+from polymask.learning.loop import Phase, Progress, train_phase, validated
 from polymask.learning.results import Results
 from polymask.learning.setup import Setup
 from polymask.learning.unnamed.scenario import score_scenario
@@ -60,6 +60,7 @@ class Session:
     feeds: dict[str, Feeds] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.method.private_bits = self.setup.training.private_bits
         self._saved: dict[str, Any] | None = None  # the checkpoint of the task that a stopped run left open
         self._safe_at = time.monotonic()  # when the run was last safe on disk
         self._written_at = -WRITE_EVERY + time.monotonic()
@@ -149,6 +150,10 @@ class Session:
             best = train_phase(trained, progress, self.setup.make_optimizer, self.setup.schedule_of(trained.recipe))
             journal.screen.phase(self.tasks.index(task) + 1, task.name, phase, best, time.perf_counter() - began)
         issued = self.method.end(task.name)
+        if (bits := self.method.private_bits) != 32:
+            after = validated(trained)[0]
+            self.results.rounding[task.name] = {"bits": bits, "before": best, "after": after}
+            journal.screen.rounding(task.name, bits, best, after)
         self._describe(task.name, feeds)
         feeds.train.release()
         self.results.seconds[task.name] = time.perf_counter() - start

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from polymask.method.card import Recipe
 from polymask.method.contract import Method
+from polymask.parts.narrow import BITS
 from polymask.sites.roles import norms_of
 
 Name = Literal["sgd", "adam", "adamw", "rmsprop"]
@@ -24,12 +25,13 @@ Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true"]
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 """The loggers that have a name; others have an address."""
 
-CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[Any, ...]] = {
     "optimizer": get_args(Name),
     "schedule": get_args(Course),
     "device": get_args(Device),
     "precision": get_args(Precision),
     "measure": get_args(Measure),
+    "private_bits": BITS,
 }
 MakeOptimizer = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
 
@@ -60,6 +62,8 @@ class Training:
         val_fraction: the part of the training split held out where a task brings no validation split.
         calibration_fraction: the part of the validation split that chooses no epoch: by it a run calibrates how it
             tells which of its tasks an input belongs to, or none; None: nothing is held out, measured or kept for that.
+        private_bits: 16 or 8: what a task has of its own (head, norms) is rounded to so many bits an entry before it is
+            proved and stored, and what that costs is said.
         save_every: seconds after which the open phase is saved, also in the middle of an epoch.
         measure: "new": after every task its own metric, where the method is exact and what finished tasks read is
             proved unchanged, so that theirs stand; "all": every finished task anew.
@@ -94,6 +98,7 @@ class Training:
     workers: int = 0
     val_fraction: float = 0.1
     calibration_fraction: float | None = None
+    private_bits: int = 32
     save_every: float = 60.0
     measure: Measure = "new"
     logger: Sequence[str] | str | None = None
@@ -124,7 +129,7 @@ class Training:
         self._check_fractions()
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) is not None and value not in known:
-                raise ValueError(f"expected {name} to be one of {', '.join(known)}, found {value!r}")
+                raise ValueError(f"expected {name} to be one of {', '.join(map(str, known))}, found {value!r}")
         self._check_loggers()
         self._check_phases()
 

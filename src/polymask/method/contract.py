@@ -47,6 +47,9 @@ class Method(ABC):
         policy: what becomes of norms, biases, head and the rest.
         head: the name of the head module; None: the last weight read before the output.
         seed: key of every random draw.
+
+    ``private_bits``, set at any time, is to how many bits an entry ``end`` rounds what a task has of its own (head,
+    norms): 32, as it is, 16 or 8.
     """
 
     name: ClassVar[str]
@@ -60,6 +63,7 @@ class Method(ABC):
     slows: ClassVar[bool] = False
     drifts: bool = False
     soft: bool = False
+    private_bits: int = 32
     roomier: ClassVar[str] = "more weights for the task"
 
     def __init__(
@@ -361,6 +365,11 @@ class Method(ABC):
     def still(self) -> list[str]:
         """The base tensors that never learn, of a network that is given: banks of one host share their file."""
         return self.sites.names("frozen")
+
+    @property
+    def owned(self) -> list[str]:
+        """The base tensors whose rows belong to tasks, which ``private_bits`` rounds, to half precision at least."""
+        return []
 
     @property
     def drawn(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from polymask.copies.kept import refresh_caches
 from polymask.method.heads import fresh_head, width_of
+from polymask.parts.narrow import narrowed
 from polymask.parts.pack import Packed, unpack
 from polymask.parts.sparse import Sparse
 from polymask.task import Meta, TaskRecord, entries, fingerprints
@@ -55,6 +56,16 @@ def let_train(method: Method) -> None:
     method.versions = {name: parameter._version for name, parameter in method.named_parameters()}
 
 
+def round_private(method: Method) -> None:
+    """Round what the open task has of its own to what is kept of it; of rows of the base to half precision at least."""
+    if method.private_bits == 32:
+        return
+    for name in method.sites.names("private"):
+        method.sites.write(name, narrowed(method.sites.tensor(name).detach(), method.private_bits))
+    for name in method.owned:
+        method.sites.write_trained(name, narrowed(method.sites.tensor(name).detach(), 16))
+
+
 def record_of(
     method: Method, task: str, masks: Mapping[str, Packed], deltas: Mapping[str, Sparse]
 ) -> tuple[TaskRecord, dict[str, Tensor | None]]:
@@ -62,7 +73,7 @@ def record_of(
     sites = method.sites
     private = {name: sites.tensor(name).detach().cpu().clone() for name in sites.names("private")}
     read = entries(sites, {name: unpack(one) for name, one in masks.items()})
-    meta = Meta(task, method.name, width_of(sites, method.head), method.exact)
+    meta = Meta(task, method.name, width_of(sites, method.head), method.exact, private_bits=method.private_bits)
     if task in method.records:
         meta = replace(meta, revision=method.records[task].meta.revision + 1, reason="learned again")
     return TaskRecord(masks, deltas, private, fingerprints(sites, read), meta), read

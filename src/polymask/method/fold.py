@@ -25,7 +25,7 @@ class Fold:
         homes: modules with their parameters, buffers, own ``train`` and mode, and the leaves that never learn again.
         kept: masked weight -> what it held and under which gate.
         slots: site -> its mask, its correction and its scores.
-        private: the tensors of the open task.
+        private: the tensors of the open task, and those of which rows are.
         opened: the weights that learned.
         learner: the learner's own references: records, state, initial, watch.
     """
@@ -45,6 +45,7 @@ LEARNER = ("records", "state", "initial", "watch", "count")
 def fold_task(method: Method, task: str) -> dict[str, TaskRecord]:
     """Fold what the open task learned into the base, make its record the active one, and watch what it reads."""
     sites = method.sites
+    cycle.round_private(method)
     hard = snapshot.hard_masks(sites)
     for name in sorted(sites.opened):
         sites.keep_learned(name)
@@ -80,7 +81,7 @@ def before_fold(method: Method) -> Fold:
         name: {slot: getattr(site, slot) for slot in (SLOTS if name in sites.weights else ("mask", "source"))}
         for name, site in sites.every().items()
     }
-    private = {name: sites.tensor(name).detach().clone() for name in sites.names("private")}
+    private = {name: sites.tensor(name).detach().clone() for name in [*sites.names("private"), *method.owned]}
     learner = {name: getattr(method, name) for name in LEARNER}
     learner["state"] = {key: dict(value) for key, value in method.state.items()}
     return Fold(homes, kept, slots, private, set(sites.opened), learner)

@@ -195,6 +195,11 @@ class CTR(Method):
         """The share of units in use, and of the adapters' weights and biases that no finished task reads."""
         return capacity_of(self.state["union"], self.state["used"])
 
+    @property
+    def owned(self) -> list[str]:
+        """The tensors of capsules."""
+        return list(self.axes.steps)
+
     def routes(self, task: str, x: Any) -> dict[str, Tensor]:
         """Which capsules each sample of a batch goes through: joint -> bool (N, tasks up to this one).
 

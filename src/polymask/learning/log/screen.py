@@ -50,6 +50,10 @@ class Screen:
         if not self._terminal:
             self._say(f"task {place} of {self._tasks}, {task}, {phase}: {self._score} {best:.4f}, {seconds:.1f} s")
 
+    def rounding(self, task: str, bits: int, before: float, after: float) -> None:
+        """Say what it costs to keep a task's own tensors in fewer bits."""
+        self._say(f"{task}: its own tensors in {bits} bits: {self._score} {before:.4f} before, {after:.4f} now")
+
     def capacity(self, task: str, free: float) -> None:
         """Show how much of the network is free after a task, for the mean layer."""
         self._bar.update(self._line, description=f"{task}: {free:.0%} of a layer's weights free")
