@@ -41,25 +41,37 @@ def makers(quick: bool, x: Any) -> dict[str, Callable[[], Method]]:
     }
 
 
-def cost(method: Method, x: Any) -> tuple[int, int, dict[str, Any]]:
-    """Parameters that an optimizer gets in the last task's first phase, those of its head, and the bank's sizes."""
+def cost(method: Method, x: Any, bits: int = 32) -> tuple[int, int, int, int]:
+    """Of the last task: parameters that an optimizer gets in its first phase, those of its head, bytes; and the base's.
+
+    A task's bytes are those of its record, and those by which the base grew.
+    """
     trained = head = 0
-    for task in map(str, range(TASKS)):
-        for phase in method.phases:
-            method.begin(task, phase, outputs=2, batches=[(x, torch.zeros(2, dtype=torch.long))])
-            if phase == method.phases[0]:
-                named = dict(method.named_parameters())
-                trained = sum(parameter.numel() for parameter in named.values())
-                head = sum(parameter.numel() for name, parameter in named.items() if name.startswith(method.head))
-            method.on_step(0.0)
-            with torch.no_grad():
-                for parameter in method.parameters():
-                    parameter.add_(1e-6)
-        method.end(task)
+    method.private_bits = bits
     with tempfile.TemporaryDirectory() as folder:
         bank = make_bank(Path(folder) / "bank", method, None, {})
-        bank.commit(method.records, method.sites)
-        return trained, head, bank.sizes()
+        for task in map(str, range(TASKS)):
+            before = bank.sizes()["backbone"]
+            trained, head = learn_one(method, x, task)
+            bank.commit(method.records, method.sites)
+        sizes = bank.sizes()
+    grown = sizes["backbone"] - before
+    return trained, head, list(sizes["per_task"].values())[-1] + max(grown, 0), sizes["backbone"]
+
+
+def learn_one(method: Method, x: Any, task: str) -> tuple[int, int]:
+    """Learn a task in a step a phase; what trains in the first, and how much of that is its head."""
+    counts: list[tuple[int, int]] = []
+    for phase in method.phases:
+        method.begin(task, phase, outputs=2, batches=[(x, torch.zeros(2, dtype=torch.long))])
+        sizes = {name: parameter.numel() for name, parameter in method.named_parameters()}
+        counts.append((sum(sizes.values()), sum(n for name, n in sizes.items() if name.startswith(method.head))))
+        method.on_step(0.0)
+        with torch.no_grad():
+            for parameter in method.parameters():
+                parameter.add_(1e-6)
+    method.end(task)
+    return counts[0]
 
 
 def main() -> None:
@@ -67,12 +79,10 @@ def main() -> None:
     print(machine())
     words = torch.randint(5, 1000, (2, 8), generator=torch.Generator().manual_seed(1))
     x = {"input_ids": words, "attention_mask": torch.ones_like(words)}
-    rows = [["method", "trains", "of that its head", "bytes a task", "bytes of the base"]]
+    rows = [["method", "trains", "of that its head", "bytes a task", "with its own in 16 bits", "bytes of the base"]]
     for name, make in makers(args.quick, x).items():
-        trained, head, sizes = cost(make(), x)
-        rows.append(
-            [name, f"{trained:,}", f"{head:,}", f"{list(sizes['per_task'].values())[-1]:,}", f"{sizes['backbone']:,}"]
-        )
+        (trained, head, whole, base), (_, _, half, _) = cost(make(), x), cost(make(), x, 16)
+        rows.append([name, *(f"{number:,}" for number in (trained, head, whole, half, base))])
         print(*rows[-1], sep="; ", flush=True)
     show(f"a task on an encoder, the second of {TASKS}, adapters of {BOTTLENECK}", rows)
 
