@@ -29,11 +29,11 @@ TRIES: dict[str, list[dict[str, Any]]] = {
         {"c": 0.1, "mask_lr": 0.01, "routing": "first"},
         {"c": 0.1, "mask_lr": 0.03},
     ],
-    "adapter per task": [{}, {"lr": 3e-4}, {"lr": 3e-3}],
-    "Piggyback": [{}, {"lr": 3e-4}, {"lr": 3e-3}],
+    "adapter per task": [{"lr": 1e-3}, {"lr": 3e-4}, {"lr": 3e-3}],
+    "Piggyback": [{}],
     "linear probe": [{}, {"lr": 3e-3}, {"lr": 3e-2}],
 }
-"""Arm -> what is tried of it, three each: the rate, or for gates their rate and the weight of their penalty."""
+"""Arm -> what is tried of it, three each, one of Piggyback: the rate, or for gates their rate and the weight of their penalty."""
 
 
 def main() -> None:
