@@ -25,6 +25,7 @@ from polymask.method.removal import Removed
 from polymask.methods import HAT, METHODS, TFM, WSN, AdaHAT, ExSSNeT, PackNet, Piggyback
 from polymask.parts.pack import unpack
 from polymask.sites.table import BASE
+from polymask.surgery import CannotPlug
 
 KINDS: dict[str, type[Method]] = {
     **EVERY,
@@ -148,7 +149,10 @@ def reopened(kind: type[Method], folder: Path) -> Method:
 @pytest.mark.parametrize("backbone", ["convnet", "timm_resnet", "encoder"])
 @some()
 def test_whatever_is_removed_from_whatever_network(kind: type[Method], backbone: str, gone: str) -> None:
-    method = learned(kind, backbone=backbone)
+    try:
+        method = learned(kind, backbone=backbone)
+    except CannotPlug as refusal:
+        pytest.skip(str(refusal))
     before = answers(method)
     for task in gone:
         method.remove(task)

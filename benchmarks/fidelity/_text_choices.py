@@ -31,9 +31,9 @@ TRIES: dict[str, list[dict[str, Any]]] = {
     ],
     "adapter per task": [{"lr": 1e-3}, {"lr": 3e-4}, {"lr": 3e-3}],
     "Piggyback": [{}],
-    "linear probe": [{}, {"lr": 3e-3}, {"lr": 3e-2}],
+    "linear probe": [{"lr": 1e-2}, {"lr": 3e-3}, {"lr": 3e-2}],
 }
-"""Arm -> what is tried of it, three each, one of Piggyback: the rate, or for gates their rate and the weight of their penalty."""
+"""Arm -> what is tried of it, three each, of Piggyback one: the rate, or the rate and the penalty of gates."""
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ ARMS: Mapping[str, Arm] = {
     "HAT in adapters": Arm("hat", True, 1e-3, {"c": 0.1, "sites": "all"}, GATES),
     "adapter per task": Arm("independent", True, ADAPTER),
     "Piggyback": Arm("piggyback", False, 1e-3, PIGGYBACK, 1e-4),
-    "linear probe": Arm("linear_probe", False, 1e-2),
+    "linear probe": Arm("linear_probe", False, 3e-2),
     "finetune of one adapter": Arm("finetune", True, ADAPTER),
     "joint": Arm("joint", True, ADAPTER),
 }

@@ -34,7 +34,10 @@ def test_its_bank_names_a_builder_by_where_it_once_stood_and_is_built(folder: Pa
 def test_the_same_command_goes_on_in_the_middle_of_its_third_task(folder: Path, capsys: pytest.CaptureFixture) -> None:
     before = read_results(folder)
     assert before["finished"] == NAMES[:2]
-    assert main(["run", "--config", str(folder / "config.yaml"), "--out", str(folder)]) == 0
+    again = ["run", "--config", str(folder / "config.yaml"), "--out", str(folder)]
+    assert main(again) == 1
+    assert "options.start: zero there, fresh now" in capsys.readouterr().err
+    assert main([*again, "--start", "zero"]) == 0
     after = read_results(folder)
     assert (after["finished"], after["max_logit_drift"]) == (NAMES, 0.0)
     assert [row[:2] for row in after["accuracy"][:2]] == [row[:2] for row in before["accuracy"][:2]]

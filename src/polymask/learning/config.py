@@ -18,6 +18,9 @@ from polymask.version import __version__
 NEUTRAL = ("polymask", "data_root", "workers", "save_every", "measure", "logger", "log_every", "quiet", "scenario")
 """What may differ between two parts of one run: where, how fast and what is looked at, not what is learned."""
 
+BEFORE: dict[str, dict[str, Any]] = {"packnet": {"start": "zero"}, "hat": {"sites": "feeding"}}
+"""Method -> what its options did before there were any: what an older run means that does not name them."""
+
 
 def complete_options(kind: type[Method], options: Mapping[str, Any], count: int) -> dict[str, Any]:
     """All of a method's options: those given, else its defaults, and the stream's length where that is one.

@@ -17,7 +17,7 @@ import yaml
 from polymask.bank.bank import Bank
 from polymask.bank.store import as_json
 from polymask.disk import write_file
-from polymask.learning.config import NEUTRAL
+from polymask.learning.config import BEFORE, NEUTRAL
 from polymask.lock import locked as hold
 
 _WAY = "the finished tasks in bank/ are whole: delete checkpoint.pt, and the same command learns the open task anew"
@@ -65,6 +65,7 @@ def check(folder: Path, config: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     old, new = _flat(yaml.safe_load(path.read_text())), _flat(yaml.safe_load(_rendered(config)))
+    old = {f"options.{key}": value for key, value in BEFORE.get(old.get("method") or "", {}).items()} | old
     differing = [key for key in {**old, **new} if key not in NEUTRAL and old.get(key) != new.get(key)]
     if 2 * len(new.keys() - old.keys()) > len(new):
         raise ValueError(

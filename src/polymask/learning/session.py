@@ -60,7 +60,7 @@ class Session:
     feeds: dict[str, Feeds] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.method.private_bits = self.setup.training.private_bits
+        self.method.private_bits = self.setup.training.private_bits or 32
         self._saved: dict[str, Any] | None = None  # the checkpoint of the task that a stopped run left open
         self._safe_at = time.monotonic()  # when the run was last safe on disk
         self._written_at = -WRITE_EVERY + time.monotonic()

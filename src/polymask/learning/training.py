@@ -63,7 +63,7 @@ class Training:
         calibration_fraction: the part of the validation split that chooses no epoch: by it a run calibrates how it
             tells which of its tasks an input belongs to, or none; None: nothing is held out, measured or kept for that.
         private_bits: 16 or 8: what a task has of its own (head, norms) is rounded to so many bits an entry before it is
-            proved and stored, and what that costs is said.
+            proved and stored, and what that costs is said; None: it stays as it is, in 32.
         save_every: seconds after which the open phase is saved, also in the middle of an epoch.
         measure: "new": after every task its own metric, where the method is exact and what finished tasks read is
             proved unchanged, so that theirs stand; "all": every finished task anew.
@@ -98,7 +98,7 @@ class Training:
     workers: int = 0
     val_fraction: float = 0.1
     calibration_fraction: float | None = None
-    private_bits: int = 32
+    private_bits: int | None = None
     save_every: float = 60.0
     measure: Measure = "new"
     logger: Sequence[str] | str | None = None

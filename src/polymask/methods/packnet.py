@@ -13,6 +13,8 @@ Where paper, released code and this file differ:
 - It prunes ties of the threshold too, and so more than ``round(p n)``; here exactly that many.
 - It asks for a pretrained first task; here the first task is like any other, pruned and retrained.
 - A constant ratio starves late tasks (0.6 leaves 6e-5 of the weights to the 20th); ``tasks`` gives equal shares.
+- Free weights start at 0 there, and a unit whose free weights are all it has hardly learns: of ten tasks with equal
+  shares the last lies points below the others. Here they are drawn anew; ``start="zero"`` is the paper's form.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,10 +41,10 @@ from polymask.task import TaskRecord
 class PackNet(Method):
     """Every weight has one owner; a task reads what it and earlier tasks own, and trains what is free.
 
-    Phase "train" claims all free weights (they start at exactly 0, but for the first task) and trains them with every
-    weight visible. Phase "retrain" first gives back, per layer, the ``round(p n)`` smallest in magnitude of the ``n``
-    weights that the task owns, then trains the survivors. Task ``k`` reads ``W * [0 < owner <= k]``, so the masks are
-    nested and all of them together cost ``ceil(log2(T + 1))`` bits a weight.
+    Phase "train" claims all free weights, which start from a fresh draw, and trains them with every weight visible.
+    Phase "retrain" first gives back, per layer, the ``round(p n)`` smallest in magnitude of the ``n`` weights that the
+    task owns, then trains the survivors. Task ``k`` reads ``W * [0 < owner <= k]``, so the masks are nested and all of
+    them together cost ``ceil(log2(T + 1))`` bits a weight.
 
     Args:
         model: any module; its weights are trained in pieces.
@@ -52,8 +54,10 @@ class PackNet(Method):
         tasks: how many tasks will come; each then gets an equal share, ``p_t = (T - t) / (T - t + 1)``.
         ratio: the same share ``p`` for every task, or one for each, of which the last goes on; None: equal shares of
             ``tasks``, or a half where that is not told.
-        reuse: False: a task reads only what it owns, ``W * [owner = k]``, and its free weights start from a fresh draw,
-            uniform in ``(-b, b)``, ``b = 1 / sqrt(fan_in)``. Hard isolation, the control that shows what reuse buys.
+        reuse: False: a task reads only what it owns, ``W * [owner = k]``. Hard isolation, the control that shows what
+            reuse buys.
+        start: what free weights start from after the first task: "fresh", a draw uniform in ``(-b, b)``, ``b = 1 /
+            sqrt(fan_in)``; or "zero", the paper's form, where a late task learns with hardly more than what it reuses.
         grow: how many units every layer that can grow (``surgery.growable``) gains when a task finds no free weight;
             the task owns all their edges, and older tasks read the block that they knew. 0: such a task learns its head
             alone, as in the paper.
@@ -109,6 +113,7 @@ class PackNet(Method):
         tasks: int | None = None,
         ratio: float | Sequence[float] | None = None,
         reuse: bool = True,
+        start: Literal["fresh", "zero"] = "fresh",
         grow: int = 0,
         norms: Norms = "first",
         biases: Biases = "first",
@@ -121,7 +126,7 @@ class PackNet(Method):
             raise ValueError(f"expected at least 1 task, found {tasks}")
         if grow < 0:
             raise ValueError(f"expected to grow by at least 0 units, found {grow}")
-        self.tasks, self.reuse, self.grow, self.grows = tasks, reuse, grow, grow > 0
+        self.tasks, self.reuse, self.start, self.grow, self.grows = tasks, reuse, start, grow, grow > 0
         if grow:
             norms, biases = "private" if norms == "first" else norms, "private" if biases == "first" else biases
         policy = Policy("masked", "first", norms, biases, masked=masked)
@@ -175,9 +180,10 @@ class PackNet(Method):
         self.sites.open_gate(name, None if mine.all() else mine)
         # Free weights are 0, and through layers of nothing but zeros no gradient passes.
         w, removed = self.sites.tensor(name).detach(), self.count > len(self.records)
-        if self.count and not self.reuse:
+        if self.count and (self.start == "fresh" or not self.reuse):
             self.sites.write_trained(name, self._drawn(name))
-            self.sites.narrow_gate(name, mine, mine)
+            if not self.reuse:
+                self.sites.narrow_gate(name, mine, mine)
         elif removed and w.ndim > 1:
             bare = (w == 0).flatten(1).all(1).view(-1, *[1] * (w.ndim - 1))
             self.sites.write_trained(name, torch.where(bare, self._drawn(name).to(w), w))
