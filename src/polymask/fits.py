@@ -44,7 +44,7 @@ def _mask(sites: Sites, name: str, packed: Packed) -> str | None:
             return f"shape {packed.shape} for {base}"
     elif packed.shape != (sites.wiring.sizes.get(name, math.prod(packed.shape)),):
         return f"shape {packed.shape} for {sites.wiring.sizes.get(name, 'a row of')} units"
-    if packed.codec in ("real", "soft", "block") and not bool(unpack(packed).isfinite().all()):
+    if packed.codec in ("real", "soft", "scaled", "block") and not bool(unpack(packed).isfinite().all()):
         return "values that are not finite"
     return None
 

@@ -29,6 +29,8 @@ def variant(kind: type[Method], **hyper: Any) -> type[Method]:
 VARIANTS: dict[str, type[Method]] = {
     "ternary": variant(METHODS["piggyback"], values="ternary"),
     "piggyback-units": variant(METHODS["piggyback"], granularity="unit"),
+    "scaled": variant(METHODS["piggyback"], scale="unit", values="ternary"),
+    "scaled-units": variant(METHODS["piggyback"], granularity="unit", scale="tensor"),
     "no-reuse": variant(METHODS["packnet"], reuse=False),
     "growing-packnet": variant(METHODS["packnet"], tasks=1, grow=3),
     "growing-no-reuse": variant(METHODS["packnet"], tasks=1, grow=3, reuse=False),

@@ -100,13 +100,17 @@ def test_right_after_pruning_free_is_zero(backbone: str, count: int) -> None:
 
 
 @backbones
-def test_claimed_weights_start_at_zero_and_alone_learn(backbone: str) -> None:
-    method, todo = drive.make(PackNet, backbone)
+@pytest.mark.parametrize("start", ["fresh", "zero"])
+def test_claimed_weights_start_anew_and_alone_learn(backbone: str, start: str) -> None:
+    method, todo = drive.make(PackNet, backbone, start=start)
     owner = opened(method, todo, 1, "train")
     before = base(method)
     for name, own in owner.items():
         assert (own > 0).all()
-        assert torch.equal(before[name] == 0, own == 2)
+        assert torch.equal(before[name] == 0, own == 2) == (start == "zero")
+        assert (before[name] == 0).any() == (start == "zero")
+        bound = before[name][0].numel() ** -0.5
+        assert before[name][own == 2].abs().max() <= bound
         assert method.sites.weights[name].mask is None
     drive.train(method, todo[1], drive.adamw()(method), range(4))
     for name, own in owner.items():

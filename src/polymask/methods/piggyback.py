@@ -26,10 +26,10 @@ from polymask.method.annealed import Anneal, anneal, find_wiring, open_gates
 from polymask.method.backbone import Backbone, freeze, keep_first, reserved, still, trains_first
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
-from polymask.parts.binarize import straight_through, ternary, threshold
-from polymask.parts.pack import Packed
+from polymask.parts.binarize import as_half, straight_through, ternary, threshold
+from polymask.parts.pack import Packed, pack, pack_scaled
 from polymask.sites.roles import Biases, Norms, Plan, Policy
-from polymask.sites.slots import Scores
+from polymask.sites.slots import Scaled, Scores
 from polymask.sites.table import Kind
 from polymask.wiring import Wiring
 
@@ -54,6 +54,9 @@ class Piggyback(Method):
         backbone: "given": the model's weights as they are, from a checkpoint; "first-task": the first task trains the
             plain network, is recorded unmasked, and its weights are frozen for all later ones.
         values: "binary", or "ternary".
+        scale: "tensor": every masked weight is multiplied by a scale that learns with its mask and is stored with it in
+            half precision, ``W * [r > tau] * s``; "unit": every row has one; None: there is none, as in the paper. Of
+            masks on units the weights of their layers have it.
         granularity: "weight"; or "unit": a task masks units of the frozen network instead, a bit each, found by asking
             it (``polymask.wiring``): hidden units of a feed-forward block, attention context, channels. Gates are
             ``sigmoid(s e)`` while training, ``s`` from 3 to 100 quadratically in every epoch, ``e`` from 0.5, and
@@ -101,6 +104,7 @@ class Piggyback(Method):
         seed: int = 0,
         backbone: Backbone = "given",
         values: Literal["binary", "ternary"] = "binary",
+        scale: Literal["tensor", "unit"] | None = None,
         granularity: Literal["weight", "unit"] = "weight",
         tau: float = 0.005,
         init: float = 0.01,
@@ -118,35 +122,51 @@ class Piggyback(Method):
         if backbone == "first-task":
             norms = "first" if norms == "frozen" else norms
             biases = "first" if biases == "frozen" else biases
-        weights: Kind = "masked" if granularity == "weight" else "first" if backbone == "first-task" else "frozen"
+        self.scale = scale
+        plain: Kind = "first" if backbone == "first-task" else "frozen"
+        weights: Kind = "masked" if granularity == "weight" or scale else plain
         policy = Policy(weights, "first" if backbone == "first-task" else "frozen", norms, biases, masked=masked)
         super().__init__(model, example, policy, head=head, seed=seed)
 
     def _wiring(self, planned: Plan) -> Wiring:
-        return find_wiring(self, planned, "frozen", "first") if self.granularity == "unit" else Wiring()
+        kinds: tuple[Kind, ...] = ("masked",) if self.scale else ("frozen", "first")
+        return find_wiring(self, planned, *kinds) if self.granularity == "unit" else Wiring()
 
     def _prepare(self) -> None:
         if self.backbone == "given":
             freeze(self)
 
     def _open(self, phase: str, batches: Iterable[Any] | None) -> None:
-        if self.granularity == "unit":
-            if not self._trains_backbone:
-                open_gates(self, ANNEAL.largest, draw=_half)
-            return
-        mask = partial(ternary if self.values == "ternary" else threshold, tau=self.tau)
-        read = partial(_read, mask=mask)
-        for name in self.sites.weights:
-            if self._trains_backbone:
+        if self._trains_backbone:
+            for name in self.sites.weights:
                 self.sites.open_gate(name, None)
-            else:
-                self.give_scores(name, Scores(self._start_scores(name), read, mask))
+        elif self.granularity == "unit":
+            open_gates(self, ANNEAL.largest, draw=_half)
+            for name in self._scaled:
+                self.give_scores(name, Scores(self._start_scale(name), _times, as_half))
+        else:
+            mask = partial(ternary if self.values == "ternary" else threshold, tau=self.tau)
+            read = partial(_read, mask=mask)
+            for name in self.sites.weights:
+                scores = self._start_scores(name)
+                plain = Scores(scores, read, mask)
+                self.give_scores(name, Scaled(scores, read, mask, self._start_scale(name)) if self.scale else plain)
 
     def on_step(self, progress: float) -> None:
         """Set the temperature of the step, where units are masked."""
         super().on_step(progress)
         if self.granularity == "unit":
             anneal(self, ANNEAL, progress)
+
+    @property
+    def _scaled(self) -> list[str]:
+        """The weights whose layers have masks on units, where these have scales."""
+        return [name for name in self.sites.weights if name.rpartition(".")[0] in self.sites.wiring.rows]
+
+    def _start_scale(self, name: str) -> Tensor:
+        w = self.sites.tensor(name)
+        rows = len(w) if self.scale == "unit" else 1
+        return torch.ones(rows, *[1] * (w.ndim - 1), device=w.device)
 
     def _start_scores(self, name: str) -> Tensor:
         w = self.sites.base(name)
@@ -160,7 +180,14 @@ class Piggyback(Method):
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
         if self._trains_backbone:
             keep_first(self)
-        return super()._close(hard)
+            return super()._close(hard)
+        return {name: self._packed(name, mask) for name, mask in hard.items()}
+
+    def _packed(self, name: str, mask: Tensor) -> Packed:
+        source = self.sources[name]
+        if isinstance(source, Scaled):
+            return pack_scaled(as_half(source.scale), mask)
+        return pack_scaled(mask) if name in self.sites.weights and self.granularity == "unit" else pack(mask)
 
     @property
     def still(self) -> list[str]:
@@ -205,3 +232,7 @@ def _half(size: int, draw: torch.Generator) -> Tensor:
 # Functions of no method: a copy of the model copies its scores, and must not copy a learner with all its records.
 def _read(w: Tensor, scores: Tensor, mask: partial[Tensor]) -> Tensor:
     return straight_through(w, scores, mask(scores))
+
+
+def _times(w: Tensor, scale: Tensor) -> Tensor:
+    return w * as_half(scale).to(w.dtype)

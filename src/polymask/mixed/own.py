@@ -113,7 +113,8 @@ def _gains(record: TaskRecord, name: str, base: Tensor) -> Tensor:
 
 def refuse_weight_masks(sites: Sites, record: TaskRecord) -> None:
     """Refuse what needs a product per task."""
-    single = [name for name, one in record.masks.items() if name in sites.weights and one.codec != "block"]
+    masks = ((name, one) for name, one in record.masks.items() if name in sites.weights)
+    single = [name for name, one in masks if one.codec != "block" and (one.codec, one.bits) != ("scaled", 0)]
     if found := [*single, *record.deltas]:
         raise ValueError(
             f"expected tasks that share every weight, found that {record.meta.task!r} reads {found[0]!r} under a mask "

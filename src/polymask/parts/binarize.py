@@ -81,6 +81,20 @@ def ternary(scores: Shaped[Tensor, "*s"], tau: float) -> Int8[Tensor, "*s"]:
     return (scores > tau).to(torch.int8) - (scores < 0).to(torch.int8)
 
 
+HALF_MOST = 65504.0
+"""The largest number of half precision."""
+
+
+def as_half(scale: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """The magnitude of a scale as half precision holds it, with the gradient of the magnitude.
+
+    >>> as_half(torch.tensor([0.1, -2.0]))
+    tensor([0.1000, 2.0000])
+    """
+    size = scale.abs().clamp(max=HALF_MOST)
+    return size + (size.detach().half().to(size.dtype) - size.detach())
+
+
 LEAST = 1e-7
 """Gates below it are exactly 0 in the forward: arithmetic on subnormal numbers is several times slower."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from polymask.parts.soft import repeat_groups, soft_payload, soft_values
@@ -27,12 +27,13 @@ class Packed:
     Args:
         codec: "bits": one bit an entry; "ternary": two, for -1, 0 and 1; "real": 32, float32, little-endian; "owners":
             a plane of codes, of which ``least <= code <= level`` is read; "soft": a bit an entry, then a graded value
-            for each that is 0 there (``parts.soft``); "block": ones, or a gain for each row: what counts is the shape.
+            for each that is 0 there (``parts.soft``); "block": ones, or a gain for each row: what counts is the shape;
+            "scaled": "bits", "ternary" or ones, times a float16 scale of the tensor or of each row.
             A payload of bits ends at a multiple of 8 entries.
         shape: the mask's shape.
         payload: uint8, one-dimensional, on the CPU; of a "block" the gains of its rows, or nothing.
         bits: the bits of an entry: 1 for "bits", 2 for "ternary", 32 for "real", the width of a code for "owners", 0
-            for "block"; for "soft" 8, 16 or 32, those of a graded value.
+            for "block"; for "soft" 8, 16 or 32, those of a graded value; for "scaled" 0 (ones), 1 or 2.
         level: the largest code that is read.
         least: the smallest code that is read.
         plane: the shape of the plane of owners, where it has grown beyond the mask, or of a soft mask of groups before
@@ -132,8 +133,28 @@ def pack_soft(mask: Float[Tensor, "*w"], bits: int, shape: Sequence[int] | None 
     return Packed("soft", read, soft_payload(mask, bits), bits, plane=plane)
 
 
+def pack_scaled(scale: Float[Tensor, " *s"], mask: Shaped[Tensor, "*w"] | None = None) -> Packed:
+    """A mask times a scale in half precision, one for the tensor or one for each row; without a mask the scale alone.
+
+    Args:
+        scale: as ``as_half`` rounds it: of one entry, or (rows, 1, ...).
+        mask: bool, or int8 of -1, 0 and 1.
+
+    >>> unpack(pack_scaled(torch.tensor([[0.5], [2.0]]), torch.tensor([[True, False], [True, True]])))
+    tensor([[0.5000, 0.0000],
+            [2.0000, 2.0000]])
+    >>> unpack(pack_scaled(torch.tensor([[0.5]]))), pack_scaled(torch.tensor([[0.5]])).nbytes
+    (tensor([[0.5000]]), 2)
+    """
+    halves = torch.from_numpy(scale.detach().cpu().flatten().numpy().astype("<f2").view(np.uint8))
+    if mask is None:
+        return Packed("scaled", tuple(scale.shape), halves, 0)
+    plain = pack(mask)
+    return Packed("scaled", plain.shape, torch.cat([plain.payload, halves]), plain.bits)
+
+
 def unpack(packed: Packed) -> Tensor:
-    """The mask of a pack, on the CPU: int8 if "ternary", real if "real", "soft" or a "block" with gains, else bool.
+    """The mask of a pack, on the CPU: int8 if "ternary", bool if "bits", "owners" or a "block" of ones, else real.
 
     Raises:
         ValueError: for an unknown codec, or a payload of the wrong length.
@@ -147,6 +168,8 @@ def unpack(packed: Packed) -> Tensor:
     shape = packed.plane or packed.shape
     if packed.codec == "soft":
         return repeat_groups(soft_values(packed.payload, shape, packed.bits), packed.shape)
+    if packed.codec == "scaled":
+        return _scaled(packed)
     n = math.prod(shape)
     expected = packed.bits * (-(-n // 8))
     if packed.nbytes != expected:
@@ -167,7 +190,7 @@ def unpack(packed: Packed) -> Tensor:
             owned &= ~_owned(planes, packed.least - 1)
         return _to_mask(owned, shape)[tuple(slice(size) for size in packed.shape)]
     raise ValueError(
-        "expected the codec 'bits', 'ternary', 'real', 'soft', 'owners' or 'block', found "
+        "expected the codec 'bits', 'ternary', 'real', 'soft', 'scaled', 'owners' or 'block', found "
         f"{packed.codec!r}: written by a newer version?"
     )
 
@@ -183,6 +206,22 @@ def owners(packed: Packed) -> UInt8[Tensor, " *_"]:
     codes = sum(_to_mask(plane, shape).to(torch.uint8) << bit for bit, plane in enumerate(planes))
     assert isinstance(codes, Tensor)
     return codes
+
+
+def _scaled(packed: Packed) -> Tensor:
+    size = packed.bits * (-(-math.prod(packed.shape) // 8))
+    halves = packed.payload[size:].numpy()
+    wanted = (math.prod(packed.shape),) if not packed.bits else (1, packed.shape[0])
+    if len(halves) % 2 or len(halves) // 2 not in wanted:
+        raise ValueError(
+            f"expected {' or '.join(map(str, wanted))} scales of 2 bytes behind {size} bytes of a mask of shape "
+            f"{packed.shape}, found {len(halves)} bytes: damaged record"
+        )
+    scale = torch.from_numpy(halves.view("<f2").astype(np.float32))
+    if not packed.bits:
+        return scale.view(packed.shape)
+    plain = Packed("ternary" if packed.bits == 2 else "bits", packed.shape, packed.payload[:size], packed.bits)
+    return unpack(plain).float() * scale.view(-1, *[1] * (len(packed.shape) - 1))
 
 
 def _block(packed: Packed) -> Tensor:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from polymask.parts.binarize import annealed, select
+from polymask.parts.binarize import annealed, as_half, select
 from polymask.parts.gate import hold
 
 
@@ -31,6 +31,32 @@ class Scores(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         """The weight under the mask of the scores."""
         return self.read(w, self.scores)
+
+
+class Scaled(Scores):
+    """Scores whose mask is multiplied by a scale, which learns with them; rounded as it is stored.
+
+    Args:
+        scores: as of ``Scores``.
+        read: likewise.
+        mask: likewise.
+        scale: the initial scale; broadcasts to the weight.
+    """
+
+    def __init__(
+        self,
+        scores: Tensor,
+        read: Callable[[Tensor, Tensor], Tensor],
+        mask: Callable[[Tensor], Tensor],
+        scale: Tensor,
+    ) -> None:
+        super().__init__(scores, read, mask)
+        self.scale = nn.Parameter(scale)
+
+    def forward(self, w: Tensor) -> Tensor:
+        """The weight under the mask of the scores, times the scale."""
+        found: Tensor = self.read(w, self.scores) * as_half(self.scale).to(w.dtype)
+        return found
 
 
 class Annealed(Scores):
