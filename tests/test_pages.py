@@ -21,6 +21,7 @@ import polymask
 from polymask.bank.bank import Bank
 from polymask.bank.head import read_head
 from polymask.bank.reader import Reader as BankReader
+from polymask.bank.sizes import sizes_of
 from polymask.cli.main import main
 from polymask.learning.by_name import run_named
 from polymask.learning.compare import compare
@@ -28,6 +29,7 @@ from polymask.learning.learn import learn
 from polymask.learning.training import Training
 from polymask.loaded import load
 from polymask.nets import MLP
+from polymask.pages.of_bytes import parts_in_words, parts_of
 from polymask.pages.records import read_masks
 from polymask.pages.run import read_run
 from polymask.pages.write import write_report
@@ -419,3 +421,25 @@ def test_a_task_that_was_removed_is_named_once_and_counts_no_more(tmp_path: Path
     ends = dict(zip(results["tasks"], results["accuracy_at_the_end"], strict=True))
     del ends[gone]
     assert f"average accuracy {number(sum(ends.values()) / len(ends))}" in page
+
+
+@pytest.mark.parametrize(
+    ("method", "parts"),
+    [
+        ("piggyback", {"its head", "masks", "names"}),
+        ("hat", {"its head", "norms", "masks", "names"}),
+        ("packnet", {"its head", "masks", "names"}),
+    ],
+)
+def test_what_a_task_weighs_is_told_part_by_part(method: str, parts: set[str], tmp_path: Path) -> None:
+    model = MLP(64, (16,), 2, norm=True)
+    learn(model, digits(5)[:2], method, out=tmp_path, training=Training(epochs=1, quiet=True))
+    reader = BankReader(tmp_path / "bank", read_head(tmp_path / "bank"))
+    entries, _ = reader.readable()
+    sizes = sizes_of(reader)["per_task"]
+    for task, entry in entries.items():
+        found = parts_of(reader, entry)
+        assert {part for part, size in found.items() if size} == parts
+        assert abs(found.total() - sizes[task]) <= (200 if method == "packnet" else 0)  # the names of shared planes
+    assert re.match(r" Of that are its head \d+%, .*names \d+%\.$", parts_in_words(reader, entries))
+    assert parts_in_words(reader, {}) == ""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from polymask.bank.sizes import sizes_of
+from polymask.pages.of_bytes import parts_in_words
 from polymask.pages.run import Epoch, Numbers, Run
 from polymask.pages.section import Section, Shown, Table, as_number, number_table
 from polymask.report.bins import bin_means
@@ -90,7 +91,7 @@ def bytes_per_task(run: Run) -> Section:
     mean, shared = float(np.nanmean(values)), int(sizes.get("backbone", 0))
     sentence = (
         f"A task adds {human_bytes(round(mean))} in the mean, beside the {human_bytes(shared)} of the network that all "
-        f"share.{shown.note}"
+        f"share.{parts_in_words(run.reader, run.entries) if run.reader else ''}{shown.note}"
     )
     binned = bin_means(values, shown.groups)
     alt = f"Bars: bytes that every task added, mean {human_bytes(round(mean))}."
