@@ -91,9 +91,9 @@ class Three:
         return copy.deepcopy(self.method)
 
 
-@pytest.fixture(scope="module")
-def three(words: Text) -> Three:
-    method, before = learned(words, 0), {}
+@pytest.fixture(scope="module", params=["first", "private"])
+def three(words: Text, request: pytest.FixtureRequest) -> Three:
+    method, before = learned(words, 0, routing=request.param), {}
     host = {name: method.sites.base(name).clone() for name in method.sites.names("frozen")}
     for noun in NOUNS:
         learn_one(method, words, noun)
@@ -133,7 +133,7 @@ def test_what_finished_tasks_read_is_protected_and_the_host_stays(three: Three, 
     for noun in NOUNS:
         assert torch.equal(logits(method.plain(noun), words(TEXTS)), three.before[noun])
     assert {role.kind for name, role in method.sites.roles.items() if "LayerNorm" in name} == {"frozen"}
-    assert {role.kind for name, role in method.sites.roles.items() if ".decide." in name} == {"private"}
+    assert {role.kind for name, role in method.sites.roles.items() if ".decide." in name} == {method.routing}
 
 
 def test_the_published_form_drifts_and_says_so(words: Text) -> None:

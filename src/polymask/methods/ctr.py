@@ -65,11 +65,12 @@ class CTR(Method):
         seed: key of every random draw.
         bottleneck: units of an adapter; the paper's are 2,000.
         s_max: the largest scale of the gates.
-        c: the weight of HAT's regulariser.
+        c: the weight of HAT's regulariser; at .75 and a rate of .05 gates of adapters collapse to a few of 100.
         sharing: "exact": as above, finished tasks keep their logits to the bit. "train": as published, capsules up to
             the task's own and all routing go on learning, and finished tasks drift.
-        routing: what decides the routes, where ``sharing`` is exact: "private": two logits of each task's own behind an
-            estimator that was learned with the first. "first": all of it learned with the first task, then frozen.
+        routing: what decides the routes, where ``sharing`` is exact: "first": all of it is learned with the first task,
+            then frozen. "private": each task has two logits of its own behind an estimator that was learned with the
+            first; on 132 validation texts of three tasks that was no better (85.6 % against 87.4).
 
     The paper's recipe: Adam at 5e-5 in batches of 32, texts of 128 tokens, 10 to 30 epochs.
 
@@ -95,13 +96,13 @@ class CTR(Method):
         overlap="free, encouraged",
         sparsity="a penalty on units not yet used",
         scenarios=("GG",),
-        stores="1 bit a unit of its adapters, a capsule of 3 rows a joint, two logits a joint",
+        stores="1 bit a unit of its adapters, a capsule of 3 rows a joint",
         exact=True,
     )
     anneals = True
     grows = True
     needs = "encoder"
-    recipes: ClassVar[dict[str, Recipe]] = {"train": Recipe(lr=1e-3, epochs=20, batch_size=32)}
+    recipes: ClassVar[dict[str, Recipe]] = {"train": Recipe(lr=1e-3, mask_lr=0.01, epochs=20, batch_size=32)}
     roomier = "a smaller penalty on units (--c, now {c}), or wider adapters (--bottleneck, now {bottleneck})"
 
     def __init__(
@@ -113,9 +114,9 @@ class CTR(Method):
         seed: int = 0,
         bottleneck: int = 256,
         s_max: float = 400.0,
-        c: float = 0.75,
+        c: float = 0.1,
         sharing: Literal["exact", "train"] = "exact",
-        routing: Literal["private", "first"] = "private",
+        routing: Literal["private", "first"] = "first",
     ) -> None:
         if not (s_max > 1 and c >= 0 and bottleneck > 0):
             raise ValueError(
