@@ -381,6 +381,6 @@ def test_the_format_is_the_first_thing_that_is_said(tmp_path: Path) -> None:
     """An older polymask reads it and refuses; a line a record is what a person reads."""
     bank = filled(tmp_path / "bank")
     text = (bank.path / "bank.json").read_text()
-    assert text.startswith('{"format": 2, "hash": "')
+    assert text.startswith('{"format": 3, "hash": "')
     lines = [line.rstrip(",") for line in text.splitlines() if line.startswith('{"task"')]
     assert [json.loads(line)["task"] for line in lines] == ["a", "b", "c"]

@@ -18,6 +18,7 @@ from polymask.learning.learner import make_bank
 from polymask.method import fold
 from polymask.methods import METHODS
 from polymask.parts.narrow import narrow, narrowed, widen
+from polymask.parts.pack import unpack
 from polymask.task import TaskRecord
 
 BITS = (16, 8)
@@ -83,10 +84,27 @@ def test_every_method_keeps_its_tasks_to_the_bit_and_in_fewer_bytes(name: str, b
 
 
 def test_a_bank_whose_tasks_are_stored_as_they_are_says_nothing_new(tmp_path: Path) -> None:
-    method, tasks = drive.make(Piggyback, "mlp_bn")
+    method, tasks = drive.make(METHODS["packnet"], "mlp_bn")
     bank = make_bank(tmp_path / "bank", method, None, {})
     bank.commit(drive.learn(method, tasks[:1]), method.sites)
     assert json.loads((bank.path / "bank.json").read_text())["format"] == 2
+
+
+def test_small_masks_are_one_tensor_and_come_back_as_they_were(tmp_path: Path) -> None:
+    for name, backbone in (("hat", "convnet"), ("hat", "encoder"), ("piggyback", "mlp_bn"), ("ksm", "convnet")):
+        method, tasks = drive.make(METHODS[name], backbone)
+        bank = make_bank(tmp_path / f"{name}-{backbone}", method, None, {})
+        bank.commit(drive.learn(method, tasks, drive.adamw()), method.sites)
+        held = Bank.open(bank.path)
+        _, tensors = to_entry(held.record("b"))
+        assert ("masks" in tensors) == (len(method.record("b").masks) > 1)
+        assert not any(key.startswith("mask/") for key in tensors)
+        assert json.loads((bank.path / "bank.json").read_text())["format"] == 3
+        for task in tasks:
+            mine, theirs = method.record(task.name).masks, held.record(task.name).masks
+            assert mine.keys() == theirs.keys()
+            assert all(torch.equal(unpack(packed), unpack(theirs[key])) for key, packed in mine.items())
+        assert held.verify(BACKBONES[backbone]()[0]).ok
     assert "private_bits" not in bank.about["records"][0]["meta"]
 
 

@@ -19,6 +19,7 @@ from polymask.bank.store import DamagedBank, as_json, digest_of, write_entry, wr
 from polymask.bank.union import Union, loose_of, union_of, with_reads_of, write_union
 from polymask.bank.verify import changed_reads
 from polymask.held import Held
+from polymask.parts.joined import JOINED
 from polymask.parts.nest import flatten_state
 from polymask.parts.pack import Packed
 from polymask.sites.table import Sites, bake, replica
@@ -128,8 +129,8 @@ def commit(
     entries = [_write(reader, draft, copied, batch, draft is new[-1]) for draft in new]
     head = reader.head.with_lines({entry["task"]: entry["file"] for entry in entries})
     next_about = {**head.about, "sites": table, "base": base}
-    if any(draft.record.meta.private_bits != 32 for draft in new):
-        next_about["narrow"] = True
+    if any(draft.record.meta.private_bits != 32 or JOINED in draft.tensors for draft in new):
+        next_about["compact"] = True
     if planes is not None:
         next_about["owners"] = write_planes(folder, about["owners"], planes, list(head.records), given)
     next_about["learner"] = None if state is None else write_tensors(folder, state)

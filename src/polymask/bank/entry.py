@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from polymask.bank.store import DamagedBank, as_json, digest_of, hash_of
+from polymask.parts.joined import JOINED, join, part
 from polymask.parts.narrow import narrow, widen
 from polymask.parts.pack import Packed, owners, pack, unpack
 from polymask.parts.sparse import from_tensors, to_tensors
@@ -34,14 +35,8 @@ def to_entry(record: TaskRecord) -> tuple[Entry, dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
     for name, value in record.private.items():
         tensors |= narrow(f"private/{name}", value, record.meta.private_bits)
-    masks: dict[str, Any] = {}
-    for name, packed in record.masks.items():
-        masks[name] = {"codec": packed.codec, "level": packed.level, "shape": list(packed.shape)}
-        if packed.codec == "owners":
-            masks[name]["least"] = packed.least
-        else:
-            masks[name] |= {"bits": packed.bits} | ({"plane": list(packed.plane)} if packed.plane else {})
-            tensors[f"mask/{name}"] = packed.payload
+    masks, payloads = _masks(record)
+    tensors |= join(payloads)
     deltas: dict[str, Any] = {}
     for name, sparse in record.deltas.items():
         deltas[name], kept = to_tensors(sparse)
@@ -60,6 +55,21 @@ def to_entry(record: TaskRecord) -> tuple[Entry, dict[str, Tensor]]:
         "reads": dict(record.reads),
     }
     return entry, tensors
+
+
+def _masks(record: TaskRecord) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What an entry says of masks, and the payloads of those that lie in its own file."""
+    masks: dict[str, Any] = {}
+    payloads = {name: packed.payload for name, packed in record.masks.items() if packed.codec != "owners"}
+    joined = JOINED in join(payloads)
+    for name, packed in record.masks.items():
+        masks[name] = {"codec": packed.codec, "level": packed.level, "shape": list(packed.shape)}
+        if name not in payloads:
+            masks[name]["least"] = packed.least
+        else:
+            masks[name] |= {"bits": packed.bits} | ({"plane": list(packed.plane)} if packed.plane else {})
+            masks[name] |= {"bytes": packed.nbytes} if joined else {}
+    return masks, payloads
 
 
 def _said(meta: Meta) -> dict[str, Any]:
@@ -82,15 +92,16 @@ def from_entry(
     entry: Entry, tensors: Tensors, planes: Mapping[str, Packed], shared: Mapping[str, Tensors]
 ) -> TaskRecord:
     """The record of an entry, its file's tensors, the shared planes and the files of shared corrections."""
+    own = [name for name, mask in entry["masks"].items() if mask["codec"] != "owners"]
+    payloads = part(tensors, own, {name: entry["masks"][name].get("bytes", 0) for name in own})
     masks = {}
     for name, mask in entry["masks"].items():
         if mask["codec"] == "owners":
             masks[name] = _view(planes[name], mask)
         else:
-            payload = tensors[f"mask/{name}"]
             plane = tuple(mask["plane"]) if "plane" in mask else None
             shape, bits, level = tuple(mask["shape"]), mask["bits"], mask["level"]
-            masks[name] = Packed(mask["codec"], shape, payload, bits, level, plane=plane)
+            masks[name] = Packed(mask["codec"], shape, payloads[name], bits, level, plane=plane)
     deltas = {}
     for name, about in entry["deltas"].items():
         about = {"shape": about, "codec": "index"} if isinstance(about, list) else about
@@ -98,8 +109,8 @@ def from_entry(
         local = about.get("local")
         deltas[name] = from_tensors(about, kept, local and from_tensors(local, shared[local["file"]]))
     meta = {**entry["meta"], "labels": tuple(entry["meta"]["labels"])}
-    own = widen({key: value for key, value in tensors.items() if "private/" in key})
-    private = {name: own[f"private/{name}"] for name in entry["private"]}
+    widened = widen({key: value for key, value in tensors.items() if "private/" in key})
+    private = {name: widened[f"private/{name}"] for name in entry["private"]}
     return TaskRecord(masks, deltas, private, dict(entry["reads"]), Meta(task=entry["task"], **meta))
 
 

@@ -104,7 +104,7 @@ def write_head(folder: Path, head: Head) -> Head:
 
 def format_of(about: State) -> int:
     """The format that a bank is written in: the oldest that can say what it is."""
-    return FORMAT if "host" in about["base"] or "narrow" in about else FORMAT - 1
+    return FORMAT if "host" in about["base"] or "compact" in about else FORMAT - 1
 
 
 def read_head(folder: Path) -> Head:

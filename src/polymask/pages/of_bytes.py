@@ -64,6 +64,6 @@ def sizes_in(path: Path) -> dict[str, int]:
 def _part(key: str, why: Mapping[str, str]) -> str:
     before, private, name = key.partition("private/")
     if not private:
-        return "masks" if before.startswith("mask/") else "corrections"
+        return "masks" if before.startswith("mask") else "corrections"
     reason = why.get(name, "")
     return "its head" if reason == HEAD else "norms" if "norm" in reason or "statistic" in reason else PARTS[2]
