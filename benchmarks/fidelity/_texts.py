@@ -131,14 +131,14 @@ def run(arm: Arm, stream: Stream, place: Path, seed: int, epochs: int, host: str
         return learn_joint(model, stream, prefixes="last", **same)
     report = learn(model, stream, arm.method, options=arm.options, **same).report
     if not (hits := place / "hits.json").exists():
-        write_file(hits, json.dumps(hits_of(arm, stream, place, seed, host)).encode())
+        found = hits_of_bank(Bank.open(place / "bank"), network(arm, stream, seed, host), stream, seed)
+        write_file(hits, json.dumps(found).encode())
     return report
 
 
-def hits_of(arm: Arm, stream: Stream, place: Path, seed: int, host: str = HOST) -> dict[str, list[int]]:
-    """Which examples of every task's test part a finished run answers rightly, 1 or 0: task -> one each."""
-    bank = Bank.open(place / "bank")
-    sites, found = bank.model(network(arm, stream, seed, host)), {}
+def hits_of_bank(bank: Bank, model: nn.Module, stream: Stream, seed: int) -> dict[str, list[int]]:
+    """Which examples of every task's test part a bank answers rightly, 1 or 0: task -> one each."""
+    sites, found = bank.model(model), {}
     for task in stream:
         bank.activate(sites, task.name)
         feeds = prepare(task, seed=seed)

@@ -1,0 +1,125 @@
+"""What the board compares: one frozen encoder, its streams, its arms and the rates that each may choose from."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS, WORK = HERE / "board", HERE.parent / "build" / "board"
+EPOCHS, BATCH, EXAMPLES = 15, 16, 200
+
+STREAMS: Mapping[str, tuple[str, tuple[str, ...], int]] = {
+    "A": ("asc", ("Bing3Domains-Computer", "Bing3Domains-Router", "Bing3Domains-Speaker"), 32),
+    "B": ("dsc", ("Patio_Lawn_and_Garden", "Pet_Supplies", "Sports_and_Outdoors", "Tools_and_Home_Improvement"), 48),
+}
+"""Name -> data, tasks, the most tokens of a text. Rates are chosen on A by validation; B is reported, once."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to adapt the encoder to a task.
+
+    Args:
+        by: "polymask", whose method ``how`` names; or "peft", whose configuration it is, or "by hand".
+        how: the method's or the configuration's name.
+        options: its arguments.
+        rates: four values of its most sensitive knob.
+        knob: which one that is: "lr", or "mask_lr" beside a rate of 1e-3 for the head.
+        bits: of an entry of what a task has of its own, as stored.
+    """
+
+    by: str
+    how: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    rates: Sequence[float] = (3e-4, 1e-3, 3e-3, 1e-2)
+    knob: str = "lr"
+    bits: int = 32
+
+
+UNITS: dict[str, Any] = {"backbone": "given", "granularity": "unit", "masked": ["bert.encoder.*.weight"]}
+WEIGHTS: dict[str, Any] = {"backbone": "given", "init": 0.0125, "masked": ["bert.encoder.*.weight"]}
+ATTENTION = ["query", "key", "value"]
+GATES, SCORES = (0.01, 0.03, 0.05, 0.1), (5e-5, 1e-4, 2e-4, 4e-4)
+
+ARMS: Mapping[str, Arm] = {
+    "units": Arm("polymask", "piggyback", UNITS, GATES, "mask_lr"),
+    "units, a scale a tensor": Arm("polymask", "piggyback", {**UNITS, "scale": "tensor"}, GATES, "mask_lr"),
+    "units, a scale a row": Arm("polymask", "piggyback", {**UNITS, "scale": "unit"}, GATES, "mask_lr"),
+    "units, a scale a tensor, 8 bits": Arm(
+        "polymask", "piggyback", {**UNITS, "scale": "tensor"}, GATES, "mask_lr", bits=8
+    ),
+    "weights": Arm("polymask", "piggyback", WEIGHTS, SCORES, "mask_lr"),
+    "weights, a scale a tensor": Arm("polymask", "piggyback", {**WEIGHTS, "scale": "tensor"}, SCORES, "mask_lr"),
+    "HAT in adapters": Arm("polymask", "hat", {"sites": "all", "c": 0.1}, (0.003, 0.01, 0.03, 0.05), "mask_lr"),
+    "linear probe": Arm("polymask", "linear_probe", {}, (3e-3, 1e-2, 3e-2, 1e-1)),
+    "full fine-tuning": Arm("polymask", "independent", {}, (1e-5, 3e-5, 1e-4, 3e-4)),
+    "LoRA r1": Arm("peft", "LoraConfig", {"r": 1, "lora_alpha": 2, "target_modules": [*ATTENTION, "dense"]}),
+    "LoRA r4": Arm("peft", "LoraConfig", {"r": 4, "lora_alpha": 8, "target_modules": [*ATTENTION, "dense"]}),
+    "IA3": Arm(
+        "peft",
+        "IA3Config",
+        {"target_modules": ["key", "value", "output.dense"], "feedforward_modules": ["output.dense"]},
+    ),
+    "VeRA": Arm("peft", "VeraConfig", {"r": 256, "target_modules": ["query", "value"], "save_projection": False}),
+    "LN tuning": Arm("peft", "LNTuningConfig", {"target_modules": ["LayerNorm"]}),
+    "BEFT": Arm("peft", "BeftConfig", {"target_modules": ["value"]}),
+    "TinyLoRA": Arm(
+        "peft", "TinyLoraConfig", {"target_modules": ATTENTION, "save_projection": False}, (1e-3, 3e-3, 1e-2, 3e-2)
+    ),
+    "UniLoRA": Arm("peft", "UniLoraConfig", {"target_modules": ATTENTION}, (1e-3, 3e-3, 1e-2, 3e-2)),
+    "BitFit": Arm("by hand", "biases", {}),
+}
+
+
+def place(phase: str, arm: str, rate: float, seed: int) -> Path:
+    """The file of what was measured of an arm; phase: "A" or "B"."""
+    name = f"{arm}--{ARMS[arm].knob}_{rate:g}--seed_{seed}".replace(",", "").replace(" ", "-")
+    return RESULTS / phase / f"{name}.json"
+
+
+def chosen(arm: str) -> float:
+    """The rate that validates best on A, the smallest of equals; exit with a sentence while a try is missing."""
+    found = {}
+    for rate in ARMS[arm].rates:
+        if not (file := place("A", arm, rate, 0)).exists():
+            sys.exit(f"expected all four tries of {arm!r} on A, found none at {rate:g}: board.py --phase A first")
+        found[rate] = json.loads(file.read_text())["valid accuracy"]
+    return max(found, key=lambda rate: (found[rate], -rate))
+
+
+def result(arm: str, rate: float, seed: int, took: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """What is written down of a run, in the shape of PEFT's method comparison, and what that has no place for.
+
+    Args:
+        arm: its name.
+        rate: the knob's value.
+        seed: the seed.
+        took: "seconds", "bytes" a task, "memory" of the process at most, "trains": parameters, "latency": ms.
+        more: "valid accuracy", means over tasks; of B also "hits".
+    """
+    about = ARMS[arm]
+    config = {"batch_size": BATCH, "epochs": EPOCHS, "seed": seed, "optimizer_type": "AdamW"}
+    return {
+        "run_info": {
+            "experiment_name": f"{about.how}/{arm}",
+            "train_config": {**config, "optimizer_kwargs": {about.knob: rate}},
+            "peft_config": {"peft_type": about.how, **about.options},
+            "total_time": took["seconds"],
+        },
+        "train_info": {
+            "train_time": took["seconds"],
+            "file_size": took["bytes"],
+            "num_trainable_params": took["trains"],
+            "memory_max": took["memory"],
+            "status": "success",
+            "metrics": [{"valid accuracy": more["valid accuracy"], "test accuracy": more.get("test accuracy")}],
+        },
+        "latency_ms": took["latency"],
+        "bits": about.bits,
+        **more,
+    }

@@ -1,0 +1,98 @@
+"""One arm of the board by polymask: a stream learned in one run; what it answers and what it took, as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
+from _texts import BOTTLENECK, encoder, hits_of_bank
+
+from _board import ARMS, BATCH, EPOCHS
+from polymask import Stream, Training, learn
+from polymask.calling import call
+from polymask.streams import prepare
+from polymask.surgery import add_adapters
+
+
+def measured(arm: str, rate: float, seed: int, stream: Stream) -> dict[str, Any]:
+    """What the board writes down of an arm on a stream."""
+    about = ARMS[arm]
+
+    def network() -> torch.nn.Module:
+        model = encoder(max(len(task.labels or ()) for task in stream), seed)
+        adapters = about.how == "hat"
+        return add_adapters(model, prepare(stream[0], seed=seed).example(), BOTTLENECK) if adapters else model
+
+    rates = {"lr": rate} if about.knob == "lr" else {"lr": 1e-3, "mask_lr": rate}
+    bits = None if about.bits == 32 else about.bits
+    training = Training(
+        epochs=EPOCHS, optimizer="adamw", batch_size=BATCH, device="cpu", quiet=True, private_bits=bits, **rates
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        start, model = time.process_time(), network()
+        run = learn(model, stream, about.how, out=folder, seed=seed, training=training, options=about.options)
+        seconds, bank = time.process_time() - start, run.bank
+        assert bank is not None
+        with (Path(folder) / "epochs.csv").open() as file:
+            valid: dict[str, float] = {}
+            for line in csv.DictReader(file):
+                valid[line["task"]] = max(valid.get(line["task"], 0.0), float(line["val"]))
+        sizes = bank.sizes()["per_task"]
+        plain = bank.plain(stream[-1].name, network())
+        return {
+            "valid": valid,
+            "hits": hits_of_bank(bank, network(), stream, seed),
+            "bytes": list(sizes.values()),
+            "seconds": seconds,
+            "trains": trains(run.method),
+            "latency": latency(plain, stream, seed),
+            "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+
+
+def trains(method: Any) -> int:
+    """What an optimizer gets of another task."""
+    method.begin("another", outputs=2)
+    count = sum(parameter.numel() for parameter in method.parameters())
+    method.abandon()
+    return count
+
+
+@torch.no_grad()
+def latency(plain: torch.nn.Module, stream: Stream, seed: int) -> float:
+    """Milliseconds of one text, the median of 21."""
+    x = next(prepare(stream[-1], seed=seed).val.ordered(1))[0]
+    times = []
+    for _ in range(21):
+        start = time.perf_counter()
+        call(plain, x)
+        times.append(1000 * (time.perf_counter() - start))
+    return median(times)
+
+
+def main(streams: Mapping[str, Any]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, kind in {"arm": str, "rate": float, "seed": int, "phase": str, "data-root": str}.items():
+        parser.add_argument(f"--{name}", type=kind, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("medium")
+    print(json.dumps(measured(args.arm, args.rate, args.seed, streams[args.phase](args.data_root))))
+
+
+if __name__ == "__main__":
+    from board import of_phase
+
+    main({phase: lambda root, phase=phase: of_phase(phase, root) for phase in ("A", "B")})

@@ -1,0 +1,132 @@
+"""The board's page: a line an arm, bounds of paired differences, and a picture of accuracy over bytes."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from _board import ARMS, HERE, RESULTS, STREAMS
+
+HEADER = (
+    "arm",
+    "accuracy, %",
+    "bytes a task",
+    "against the best of 10 kB at most",
+    "trains",
+    "CPU s a task",
+    "GB",
+    "ms a text",
+)
+LABELS = ("bytes a task", "accuracy, %")
+TEXT = """# What accuracy does a kilobyte a task buy?
+
+One frozen MiniLM-L6, 4 tasks of DSC, 200 training texts each, 15 epochs of AdamW, the best by validation. Every arm had
+four tries of its most sensitive knob on three tasks of ASC, by validation; all tries are in benchmarks/board/A. Then
+each ran here once with three seeds. Bytes are those of the file that a task adds, its head and the names of its tensors
+too: a bank's of ours, `adapter_model.safetensors` of PEFT's. "Within 2 points" of another arm is what the lower 95 %
+bound of the paired difference over all {texts:,} test texts says; where it says less, it is not shown. This page is
+made by `python benchmarks/board.py --write docs/board.md` from `benchmarks/board/B`.
+
+"""
+
+
+def runs() -> dict[str, list[dict[str, Any]]]:
+    """Arm -> what was measured of it on B, a seed each; arms without any are left out."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for file in sorted((RESULTS / "B").glob("*.json")):
+        one = json.loads(file.read_text())
+        found.setdefault(one["run_info"]["experiment_name"].partition("/")[2], []).append(one)
+    return {arm: found[arm] for arm in ARMS if arm in found}
+
+
+def by_text(several: list[dict[str, Any]]) -> list[float]:
+    """How often each text was answered rightly, over seeds."""
+    tasks = several[0]["hits"]
+    return [mean(one["hits"][task][place] for one in several) for task in tasks for place in range(len(tasks[task]))]
+
+
+def bounds(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> tuple[float, float]:
+    """The 95 % bounds of how much better one arm answers the same texts, in points of 100."""
+    differences = [100 * (a - b) for a, b in zip(by_text(ours), by_text(theirs), strict=True)]
+    error = 1.96 * stdev(differences) / len(differences) ** 0.5
+    return mean(differences) - error, mean(differences) + error
+
+
+def figures(several: list[dict[str, Any]]) -> dict[str, float]:
+    """The means over seeds of one arm."""
+    about = [one["train_info"] for one in several]
+    tasks = len(STREAMS["B"][1])
+    return {
+        "accuracy": 100 * mean(one["test accuracy"] for one in several),
+        "bytes": mean(one["file_size"] for one in about),
+        "trains": mean(one["num_trainable_params"] for one in about),
+        "seconds": mean(one["train_time"] for one in about) / tasks,
+        "memory": mean(one["memory_max"] for one in about) / 1e9,
+        "latency": mean(one["latency_ms"] for one in several),
+    }
+
+
+def write_page(path: Path) -> None:
+    """Write the page, and its picture beside it."""
+    found = runs()
+    if not found:
+        raise SystemExit("expected results of phase B, found none: board.py --phase B first")
+    said = {arm: figures(several) for arm, several in found.items()}
+    texts = len(by_text(next(iter(found.values()))))
+    path.write_text(TEXT.format(texts=texts) + table(found, said) + "\n\n![Accuracy over bytes a task](board.svg)\n")
+    path.with_name("board.svg").write_text(picture(found, said))
+
+
+def table(found: dict[str, list[dict[str, Any]]], said: dict[str, dict[str, float]]) -> str:
+    """A line an arm."""
+    small = {arm: one["accuracy"] for arm, one in said.items() if one["bytes"] <= 10_000}
+    best = max(small, key=lambda arm: small[arm])
+    rows = [HEADER, tuple(":--" for _ in HEADER)]
+    for arm, one in said.items():
+        low, high = bounds(found[arm], found[best]) if arm != best else (0.0, 0.0)
+        against = "the best" if arm == best else f"{low:+.1f} to {high:+.1f}"
+        scores = [100 * run["test accuracy"] for run in found[arm]]
+        spread = f" ± {stdev(scores):.1f}" if len(scores) > 1 else ""
+        rows.append(
+            (
+                arm,
+                f"{one['accuracy']:.1f}{spread}",
+                f"{one['bytes']:,.0f}",
+                against,
+                f"{one['trains']:,.0f}",
+                f"{one['seconds']:.0f}",
+                f"{one['memory']:.1f}",
+                f"{one['latency']:.1f}",
+            )
+        )
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def picture(found: dict[str, list[dict[str, Any]]], said: dict[str, dict[str, float]]) -> str:
+    """Accuracy over bytes, with the deviation over seeds."""
+    import polymask
+    from polymask.report.charts import scatter
+
+    points = {}
+    for arm, several in found.items():
+        scores = [100 * one["test accuracy"] for one in several]
+        points[arm] = (said[arm]["bytes"], mean(scores), stdev(scores) if len(scores) > 1 else 0.0)
+    leads = ", ".join(leading(said))
+    text = scatter("board", f"Accuracy over bytes a task of {len(said)} arms; {leads} lead.", points, labels=LABELS)
+    style = Path(polymask.__file__).parent / "pages" / "page.css"
+    alone = runpy.run_path(str(HERE.parent / "docs" / "report_picture.py"))["alone"]
+    made: str = alone(style.read_text() + text, ("board",))
+    return made
+
+
+def leading(said: dict[str, dict[str, float]]) -> list[str]:
+    """The arms that none of fewer bytes answers as well as."""
+    front, highest = [], 0.0
+    for arm in sorted(said, key=lambda arm: (said[arm]["bytes"], -said[arm]["accuracy"])):
+        if said[arm]["accuracy"] > highest:
+            highest = said[arm]["accuracy"]
+            front.append(arm)
+    return front
