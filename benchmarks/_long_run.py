@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from polymask import Bank
-from polymask.learning import session
 from polymask.learning.by_name import run_named
+from polymask.learning.train import session
 from polymask.learning.training import Training
 
 HOW: dict[str, Any] = {"net": {"hidden": [32]}, "training": Training(epochs=1, device="cpu")}

@@ -22,7 +22,7 @@ from _peers import Peer, write_mnist
 from polymask import METHODS, Objective, Training
 from polymask.learning.evaluate import evaluate
 from polymask.learning.fabric import make_fabric
-from polymask.learning.loop import Phase, Progress, train_phase
+from polymask.learning.train.loop import Phase, Progress, train_phase
 from polymask.learning.training import make_optimizer, make_schedule
 from polymask.nets import build_net
 from polymask.streams import Feeds, prepare

@@ -17,11 +17,11 @@ from polymask.bank.bank import Bank
 from polymask.inference.beside import Evidence, calibration_in, path_of, read_evidence, statistics_in, write_evidence
 from polymask.inference.infer import Inference
 from polymask.inference.statistics import Statistics
-from polymask.learning import loop
 from polymask.learning.extend import extend
 from polymask.learning.joint.prefixes import learn_joint
 from polymask.learning.learn import learn
 from polymask.learning.objective import Objective
+from polymask.learning.train import loop
 from polymask.learning.training import Training
 from polymask.learning.watch import apart
 from polymask.loaded import load

@@ -25,8 +25,8 @@ from torch.utils.data import Dataset
 from polymask import detach
 from polymask.bank.bank import Bank
 from polymask.learning import folder
-from polymask.learning.loop import NotFinite
 from polymask.learning.objective import Objective
+from polymask.learning.train.loop import NotFinite
 from polymask.learning.training import Training
 from polymask.streams.images import load_images
 from polymask.streams.stream import Task

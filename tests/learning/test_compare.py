@@ -14,8 +14,8 @@ from polymask.learning import compare as module
 from polymask.learning.compare import compare
 from polymask.learning.figures.cost import FILE
 from polymask.learning.figures.table import RAW, numbers, raw, rows, write
-from polymask.learning.loop import NotFinite
 from polymask.learning.results import Forgot
+from polymask.learning.train.loop import NotFinite
 from polymask.learning.training import Training
 
 SAME: dict[str, Any] = {"tasks": 2, "training": Training(epochs=1), "net": {"hidden": [16]}}
@@ -55,7 +55,7 @@ def test_one_table_over_methods_and_seeds(tmp_path: Path, capsys: pytest.Capture
 
 def test_what_is_finished_is_not_learned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compare(["packnet"], [0], tmp_path, **SAME)
-    monkeypatch.setattr("polymask.learning.session.train_phase", lambda *_: pytest.fail("learned again"))
+    monkeypatch.setattr("polymask.learning.train.session.train_phase", lambda *_: pytest.fail("learned again"))
     compare(["packnet"], [0], tmp_path, **SAME)
 
 

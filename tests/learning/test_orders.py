@@ -18,14 +18,14 @@ from tests.learning.small import assert_same
 
 from polymask.cli.main import main
 from polymask.learning import compare as compare_module
-from polymask.learning import session
 from polymask.learning.figures.table import as_table, rows, write_orders
-from polymask.learning.loop import NotFinite
 from polymask.learning.options import Refused, run_folder
 from polymask.learning.orders.draw import NAMED, orders_of
 from polymask.learning.orders.plan import Plan, read_plan
 from polymask.learning.orders.robustness import Robustness, as_text, final_scores, robustness_of
 from polymask.learning.orders.run import announce, compare_orders
+from polymask.learning.train import session
+from polymask.learning.train.loop import NotFinite
 from polymask.learning.training import Training
 from polymask.loaded import load
 from polymask.pages.runs import run_folders

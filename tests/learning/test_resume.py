@@ -25,8 +25,8 @@ from polymask.bank import store
 from polymask.bank.bank import Bank
 from polymask.learning import folder
 from polymask.learning.learn import learn
-from polymask.learning.loop import NotFinite
 from polymask.learning.objective import Objective
+from polymask.learning.train.loop import NotFinite
 from polymask.learning.training import Training
 from polymask.methods import METHODS
 from polymask.nets import build_net
@@ -262,7 +262,7 @@ def test_fresh_interpreters_are_killed_again_and_again(method: str, tmp_path: Pa
 
 def test_a_checkpoint_is_written_when_its_time_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(monotonic=partial(next, map(float, count(0, 10))), perf_counter=time.perf_counter)
-    monkeypatch.setattr("polymask.learning.session.time", clock)
+    monkeypatch.setattr("polymask.learning.train.session.time", clock)
     written: list[tuple[str, str, int, int]] = []
 
     def note(folder: Path, state: dict[str, Any]) -> None:

@@ -10,11 +10,11 @@ import torch
 from tests.learning import small
 from torch import nn
 
-from polymask.learning import session
 from polymask.learning.joint.prefixes import learn_joint
 from polymask.learning.learn import learn
-from polymask.learning.loop import Phase
 from polymask.learning.objective import Objective
+from polymask.learning.train import session
+from polymask.learning.train.loop import Phase
 from polymask.learning.training import Plateau, Training, make_optimizer, make_schedule
 from polymask.method.card import Recipe
 from polymask.streams import Task, digits

@@ -10,9 +10,9 @@ from polymask.learning.by_name import can_start_from, run_named
 from polymask.learning.figures.cost import cost_of_run
 from polymask.learning.figures.table import Report, Reports, write
 from polymask.learning.learner import method_class
-from polymask.learning.loop import NotFinite
 from polymask.learning.options import JOINT, run_folder, shares_head
 from polymask.learning.results import Forgot, named_score
+from polymask.learning.train.loop import NotFinite
 from polymask.learning.unnamed.spare import refuse_spare
 from polymask.method.contract import Method
 

@@ -23,8 +23,8 @@ from polymask.learning.learner import give_back, method_class, on_device, open_l
 from polymask.learning.log.loggers import makers
 from polymask.learning.objective import Objective
 from polymask.learning.results import earlier_results
-from polymask.learning.session import Session
 from polymask.learning.setup import Setup
+from polymask.learning.train.session import Session
 from polymask.learning.training import Training
 from polymask.learning.watch.drift import watch
 from polymask.loaded import bank_folder

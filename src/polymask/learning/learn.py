@@ -34,8 +34,8 @@ from polymask.learning.learner import (
 from polymask.learning.log.loggers import Logger, makers
 from polymask.learning.objective import Objective
 from polymask.learning.results import earlier_results
-from polymask.learning.session import Session
 from polymask.learning.setup import Setup
+from polymask.learning.train.session import Session
 from polymask.learning.training import Training
 from polymask.learning.unnamed.scenario import Scenario, check_scenario
 from polymask.learning.unnamed.spare import check_spare, refuse_spare

@@ -181,7 +181,7 @@ class PackNet(Method):
         # Free weights are 0, and through layers of nothing but zeros no gradient passes.
         w, removed = self.sites.tensor(name).detach(), self.count > len(self.records)
         if self.count and (self.start == "fresh" or not self.reuse):
-            self.sites.write_trained(name, self._drawn(name))
+            self.sites.write_trained(name, torch.where(mine, self._drawn(name).to(w), w))
             if not self.reuse:
                 self.sites.narrow_gate(name, mine, mine)
         elif removed and w.ndim > 1:

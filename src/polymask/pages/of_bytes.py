@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from polymask.bank.entry import Entry
@@ -26,7 +27,8 @@ def parts_in_words(reader: Reader, entries: Mapping[str, Entry]) -> str:
     step = -(-len(tasks) // LOOKED_AT) or 1
     found = Counter[str]()
     for task in tasks[::step]:
-        found.update(parts_of(reader, entries[task]))
+        with suppress(OSError, ValueError, KeyError):  # of a damaged bank what is there
+            found.update(parts_of(reader, entries[task]))
     total = found.total()
     shares = [f"{part} {found[part] / total:.0%}" for part in PARTS if total and found[part] / total >= 0.005]
     return f" Of that are {listed(shares)}." if shares else ""

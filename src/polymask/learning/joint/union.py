@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from polymask.calling import call, logits_of
 from polymask.learning.evaluate import Judge, evaluate, score
 from polymask.learning.log.journal import Journal
-from polymask.learning.loop import NotFinite
 from polymask.learning.objective import Objective
+from polymask.learning.train.loop import NotFinite
 from polymask.learning.training import Plateau, Training, make_optimizer, make_schedule
 from polymask.method.card import Recipe
 from polymask.parts.seeds import generator, seed_global, seed_of

@@ -20,9 +20,9 @@ from polymask.learning.folder import Place
 from polymask.learning.log.chance import about_chance, at_chance
 from polymask.learning.log.journal import Journal
 from polymask.learning.log.room import exhausted, mean_free, warn_full
-from polymask.learning.loop import Phase, Progress, train_phase, validated
 from polymask.learning.results import Results
 from polymask.learning.setup import Setup
+from polymask.learning.train.loop import Phase, Progress, train_phase, validated
 from polymask.learning.unnamed.scenario import score_scenario
 from polymask.learning.unnamed.spare import check_spare
 from polymask.learning.watch.apart import Apart

@@ -1,0 +1,1 @@
+"""A run as it goes: tasks in turn, phases, epochs, steps."""
