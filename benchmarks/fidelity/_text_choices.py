@@ -25,9 +25,9 @@ from polymask.report.measured import read_rows
 TRIES: dict[str, list[dict[str, Any]]] = {
     "HAT in adapters": [{"c": 0.1, "mask_lr": 0.01}, {"c": 0.1, "mask_lr": 0.03}, {"c": 0.3, "mask_lr": 0.01}],
     "CTR": [
-        {"c": 0.1, "mask_lr": 0.01},
+        {"c": 0.1, "mask_lr": 0.01, "routing": "private"},
         {"c": 0.1, "mask_lr": 0.01, "routing": "first"},
-        {"c": 0.1, "mask_lr": 0.03},
+        {"c": 0.1, "mask_lr": 0.03, "routing": "private"},
     ],
     "adapter per task": [{"lr": 1e-3}, {"lr": 3e-4}, {"lr": 3e-3}],
     "Piggyback": [{}],
