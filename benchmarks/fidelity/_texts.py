@@ -147,7 +147,7 @@ def hits_of_bank(bank: Bank, model: nn.Module, stream: Stream, seed: int) -> dic
     return found
 
 
-def mean_without(report: Mapping[str, Any], figures: Sequence[float], left: Sequence[str]) -> float:
-    """The mean of a figure over the tasks of a report but some, in points of 100."""
-    known = [value for task, value in zip(report["tasks"], figures, strict=True) if task not in left]
+def mean_without(tasks: Sequence[str], figures: Sequence[float], left: Sequence[str]) -> float:
+    """The mean of a figure over tasks but some, in points of 100."""
+    known = [value for task, value in zip(tasks, figures, strict=True) if task not in left]
     return 100 * sum(known) / len(known)

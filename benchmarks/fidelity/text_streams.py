@@ -12,8 +12,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from _row import Target, Values, measure
+from _row import RESULTS, Target, Values, measure
 from _texts import ARMS, CHOICE, EPOCHS, HOST, mean_without, run, stream_of
+
+from polymask.disk import write_file
 
 F1 = "macro-F1 of "
 STREAMS: Mapping[str, tuple[str, int, int | None, tuple[str, ...]]] = {
@@ -105,38 +107,62 @@ def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:
     """The mean accuracy, or macro-F1, over tasks in points of 100; or a bound of a paired difference."""
     row = max((row for row in (*ORDERED, *STREAMS) if f"{target.name}-".startswith(f"{row}-")), key=len)
     home = work.parent.with_name(work.parent.name.replace("-orders-train", "-orders"))
-    kind, length, tasks, left = STREAMS.get(row, ("asc", 32, None, ()))
+    left = STREAMS[row][-1] if row in STREAMS else ()
     if name.startswith("CTR - "):
         other, bound = name.removeprefix("CTR - ").split(", same texts, ")
-        return paired(home, other, seed, left, BOUNDS[bound])
-    learner, _, order = name.removeprefix(F1).partition(", order ")
-    chosen = ORDERS[int(order) - 1] if order else tasks
-    stream = stream_of(kind, args.data_root, length, chosen, args.host)
-    place = home / folder_of(name.removeprefix(F1), seed)
-    report = run(ARMS[learner], stream, place, seed, EPOCHS, args.host)
-    scores = report["also"]["macro-F1"]["at_the_end"] if name.startswith(F1) else report["accuracy_at_the_end"]
-    return mean_without(report, scores, left)
+        return paired(home.name, other, seed, left, BOUNDS[bound])
+    found = answered(row, name.removeprefix(F1), seed, home, args)
+    return mean_without(found["tasks"], found["macro-F1" if name.startswith(F1) else "accuracy"], left)
 
 
-def folder_of(name: str, seed: int) -> str:
-    """The folder of an arm's run."""
-    return f"run-{name}-{seed}".replace(" ", "-")
+def answered(row: str, name: str, seed: int, home: Path, args: Any) -> dict[str, Any]:
+    """What an arm's run answers, learned if no file of results says it yet."""
+    file = file_of(home.name, name, seed)
+    if not file.exists():
+        kind, length, tasks, _ = STREAMS.get(row, ("asc", 32, None, ()))
+        learner, _, order = name.partition(", order ")
+        stream = stream_of(kind, args.data_root, length, ORDERS[int(order) - 1] if order else tasks, args.host)
+        place = home / f"run-{name}-{seed}".replace(" ", "-")
+        said = said_of(run(ARMS[learner], stream, place, seed, EPOCHS, args.host), place)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_file(file, (json.dumps(said) + "\n").encode())
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
 
 
-def paired(place: Path, other: str, seed: int, left: Sequence[str], errors: float) -> float:
+def said_of(report: Mapping[str, Any], place: Path) -> dict[str, Any]:
+    """What is kept of a run: its scores at the end, drift and bytes, and which texts it answers rightly."""
+    hits = place / "hits.json"
+    return {
+        "tasks": report["tasks"],
+        "accuracy": report["accuracy_at_the_end"],
+        "macro-F1": report["also"]["macro-F1"]["at_the_end"],
+        "max_logit_drift": report["max_logit_drift"],
+        "bytes_per_task": report["bytes"]["per_task"],
+        "hits": json.loads(hits.read_text()) if hits.exists() else {},
+    }
+
+
+def file_of(home: str, name: str, seed: int) -> Path:
+    """The file of results that says what an arm answers."""
+    return RESULTS / "texts" / f"{home}--{name}--{seed}.json".replace(",", "").replace(" ", "-")
+
+
+def paired(home: str, other: str, seed: int, left: Sequence[str], errors: float) -> float:
     """How far CTR is right where another arm is not, in points of 100 of all texts, so many standard errors away."""
-    ours, theirs = (right(place, name, seed, left) for name in ("CTR", other))
+    ours, theirs = (right(home, name, seed, left) for name in ("CTR", other))
     differences = [100 * (mean(ours[text]) - mean(theirs[text])) for text in sorted(ours)]
     return mean(differences) + errors * stdev(differences) / len(differences) ** 0.5
 
 
-def right(place: Path, name: str, seed: int, left: Sequence[str]) -> dict[tuple[str, int], list[int]]:
+def right(home: str, name: str, seed: int, left: Sequence[str]) -> dict[tuple[str, int], list[int]]:
     """How an arm answered every test text, 1 or 0, once an order: (task, number) -> answers."""
-    files = sorted(place.glob(f"{folder_of(name, seed)}/hits.json"))
-    files += sorted(place.glob(f"{folder_of(f'{name}, order ?', seed)}/hits.json"))
+    files = [
+        file_of(home, one, seed) for one in (name, *(f"{name}, order {place + 1}" for place in range(len(ORDERS))))
+    ]
     found: dict[tuple[str, int], list[int]] = {}
-    for file in files:
-        for task, hits in json.loads(file.read_text()).items():
+    for file in filter(Path.exists, files):
+        for task, hits in json.loads(file.read_text())["hits"].items():
             for number, hit in enumerate(hits if task not in left else ()):
                 found.setdefault((task, number), []).append(hit)
     return found
