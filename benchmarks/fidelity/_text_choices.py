@@ -20,6 +20,7 @@ from _texts import ARMS, CHOICE, EPOCHS, run, stream_of
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from polymask import Stream
+from polymask.learning.folder import read_results
 from polymask.report.measured import read_rows
 
 TRIES: dict[str, list[dict[str, Any]]] = {
@@ -56,7 +57,9 @@ def main() -> None:
                     options = {k: v for k, v in values.items() if k not in rates}
                     arm = replace(ARMS[name], **rates, options={**ARMS[name].options, **options})
                     place = WORK / "text-choices" / f"{name}-{number}".replace(" ", "-")
-                    report = run(arm, stream, place, 0, args.epochs)
+                    report = read_results(place) or {}
+                    if report.get("finished") != [task.name for task in stream]:
+                        report = run(arm, stream, place, 0, args.epochs)
                     found = read_rows(place / "accuracy.csv")
                     scores = [found[task][task].value for task in report["tasks"]]
                     used = [mean(one["units"].values()) for one in report.get("capacity", {}).values()]
