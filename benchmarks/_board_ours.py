@@ -9,7 +9,6 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,13 +16,19 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
-from _texts import BOTTLENECK, encoder, hits_of_bank
+from _texts import BOTTLENECK, encoder, hits_of_bank, stream_of
 
-from _board import ARMS, BATCH, EPOCHS
+from _board import ARMS, BATCH, EPOCHS, STREAMS
 from polymask import Stream, Training, learn
 from polymask.calling import call
 from polymask.streams import prepare
 from polymask.surgery import add_adapters
+
+
+def of_phase(phase: str, data_root: str) -> Stream:
+    """A stream of the board, of 200 training and validation texts a task at most."""
+    kind, tasks, length = STREAMS[phase]
+    return stream_of(kind, data_root, length, tasks)
 
 
 def measured(arm: str, rate: float, seed: int, stream: Stream) -> dict[str, Any]:
@@ -82,17 +87,15 @@ def latency(plain: torch.nn.Module, stream: Stream, seed: int) -> float:
     return median(times)
 
 
-def main(streams: Mapping[str, Any]) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, kind in {"arm": str, "rate": float, "seed": int, "phase": str, "data-root": str}.items():
         parser.add_argument(f"--{name}", type=kind, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("medium")
-    print(json.dumps(measured(args.arm, args.rate, args.seed, streams[args.phase](args.data_root))))
+    print(json.dumps(measured(args.arm, args.rate, args.seed, of_phase(args.phase, args.data_root))))
 
 
 if __name__ == "__main__":
-    from board import of_phase
-
-    main({phase: lambda root, phase=phase: of_phase(phase, root) for phase in ("A", "B")})
+    main()

@@ -19,19 +19,13 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
-from _texts import folder, stream_of
+from _texts import folder
 
 from _board import ARMS, BATCH, EPOCHS, HERE, STREAMS, WORK, chosen, place, result
+from _board_ours import of_phase
 from _board_page import write_page
-from polymask import Stream
 from polymask.disk import write_file
 from polymask.streams import prepare
-
-
-def of_phase(phase: str, data_root: str) -> Stream:
-    """A stream of the board, of 200 training and validation texts a task at most."""
-    kind, tasks, length = STREAMS[phase]
-    return stream_of(kind, data_root, length, tasks)
 
 
 def tokens(phase: str, data_root: str) -> Path:

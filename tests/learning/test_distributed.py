@@ -86,8 +86,12 @@ def said(home: Path) -> list[Any]:
 def test_both_processes_have_the_same_and_forget_nothing(
     method: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    training = replace(TWO, logger="csv")
-    assert both(partial(small.run, method, tmp_path / "run", training=training), tmp_path) == [0, 0]
+    training, options = replace(TWO, logger="csv"), small.METHODS[method]
+    if method == "packnet":
+        # Of six units a fresh draw is not learned in so few steps, and the score is to show that something is.
+        options = {**options, "start": "zero"}
+    run = partial(small.run, method, tmp_path / "run", training=training, options=options)
+    assert both(run, tmp_path) == [0, 0]
     # One of them tells.
     phases = 3 * len(METHODS[method].phases)
     assert capfd.readouterr().err.count("polymask: task ") == phases
@@ -95,7 +99,7 @@ def test_both_processes_have_the_same_and_forget_nothing(
     first, second = said(tmp_path)
     assert first == second
     assert (first["drift"] == 0.0) is (METHODS[method].card.exact is True)
-    assert max(first["accuracy"][place][place] for place in range(3)) > 0.3
+    assert first["accuracy"][2][2] > 0.3
     bank = Bank.open(tmp_path / "run" / "bank")
     assert bank.verify(small.net()).ok
     assert {task: dict(bank.record(task).reads) for task in bank.tasks} == first["reads"]

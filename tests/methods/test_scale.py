@@ -13,6 +13,7 @@ from tests.contract.zoo import BACKBONES
 
 from polymask import Bank, Piggyback
 from polymask.learning.learner import make_bank
+from polymask.method.finite import NotFinite
 from polymask.mixed import Mixed
 from polymask.parts.binarize import as_half
 from polymask.parts.pack import pack_scaled, unpack
@@ -95,6 +96,16 @@ def test_a_batch_of_many_tasks_is_answered_with_their_scales(kind: str, backbone
     found = torch.stack(list(Mixed(method.sites, method.records)(x, tasks)))
     alone = torch.stack([drive.answer(method.plain(task), x)[row] for row, task in enumerate(tasks)])
     assert torch.allclose(found, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_base_that_is_not_finite_is_refused_before_a_scale_multiplies_it(kind: str) -> None:
+    model, x = BACKBONES["mlp_bn"]()
+    with torch.no_grad():
+        model.get_parameter("0.weight")[0, 0] = torch.inf
+    method = Piggyback(model, x, **KINDS[kind])
+    with pytest.raises(NotFinite, match=r"found NaN or infinity in '0\.weight': a mask on units, or with a scale"):
+        method.begin("a")
 
 
 @pytest.mark.parametrize("kind", ["rows", "units, rows"])

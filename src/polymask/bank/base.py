@@ -116,7 +116,7 @@ def describe_base(base: Mapping[str, Any], values: Mapping[str, Tensor], digest:
             raise ValueError(
                 f"expected {name!r} to be the signed constant of seed {seed}, found other values: store it instead"
             )
-    kept, host = widen(_stored(base, values)), _host(base, values)
+    kept, host = _own(base, values), _host(base, values)
     prints = {name: fingerprint(values[name]) for name in values if name not in kept}
     if changed := [name for name in base.get("prints", ()) if base["prints"][name] != prints.get(name)]:
         raise ValueError(
@@ -155,13 +155,18 @@ def _host(base: Mapping[str, Any], values: Mapping[str, Tensor]) -> dict[str, Te
     return {name: values[name] for name in base.get("host", {}).get("names", ())}
 
 
+def _own(base: Mapping[str, Any], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a base that lies in a file of the bank's own."""
+    others = {*base["drawn"], *base.get("host", {}).get("names", ())}
+    return {name: value for name, value in values.items() if name not in others and base["kind"] == "stored"}
+
+
 def _stored(base: Mapping[str, Any], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The part of a base that lies in a file of the bank's own, as it is stored."""
-    others, owned = {*base["drawn"], *base.get("host", {}).get("names", ())}, base.get("owned", ())
-    found = {name: value for name, value in values.items() if name not in others and base["kind"] == "stored"}
-    return {
-        key: t for name, value in found.items() for key, t in narrow(name, value, 16 if name in owned else 32).items()
-    }
+    """The same as it is stored: what belongs to tasks by rows in half precision, where that holds it exactly."""
+    found, owned = _own(base, values), base.get("owned", ())
+    for name in owned:
+        found |= narrow(name, found.pop(name), 16)
+    return found
 
 
 def _read(folder: Path, base: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -38,8 +38,9 @@ class Method(ABC):
     between tasks lives in ``state``, replaced and never changed in place, so that it can be taken back. What it does
     differently it declares: ``anneals`` (needs ``on_step``), ``reopens`` (finished names may begin again), ``grows``
     (layers get wider), ``needs`` ("encoder": a transformer), ``slows`` (used weights still move, by a small factor),
-    ``drifts`` (finished tasks may move, or not at all), ``soft`` (masks on units stay real), ``roomier`` (what leaves a
-    task more of a layer, in words; ``{option}`` is one's value in the run).
+    ``drifts`` (finished tasks may move, or not at all), ``soft`` (masks on units stay real), ``multiplies`` (masks on
+    weights have a scale), ``roomier`` (what leaves a task more of a layer, in words; ``{option}`` is one's value in the
+    run).
 
     Args:
         model: any module; sites are attached to it in place.
@@ -63,6 +64,7 @@ class Method(ABC):
     slows: ClassVar[bool] = False
     drifts: bool = False
     soft: bool = False
+    multiplies: bool = False
     private_bits: int = 32
     roomier: ClassVar[str] = "more weights for the task"
 

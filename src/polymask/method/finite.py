@@ -34,16 +34,17 @@ def refuse_infinite(method: Method) -> None:
 
 
 def refuse_infinite_base(method: Method) -> None:
-    """Raise if a base that masks on units multiply is not finite: 0 * NaN is NaN, whatever the mask."""
+    """Raise if a base that real masks, or masks on units, multiply is not finite: 0 * NaN is NaN, whatever the mask."""
     sites = method.sites
     layers = {*sites.units, *sites.wiring.rows, *sites.wiring.feeds} if sites.units else ()
     names = {name: None for layer in layers for name in sites.inside(layer) if sites.roles[name].kind != "private"}
+    names |= dict.fromkeys(sites.weights if method.multiplies else ())
     for name in names:
         base = sites.base(name)
         if _spoiled(None, base):
             raise NotFinite(
-                f"expected a finite base, found NaN or infinity in {name!r}: a mask on units multiplies it, and "
-                "0 * NaN is NaN. Load finite weights before the first task"
+                f"expected a finite base, found NaN or infinity in {name!r}: a mask on units, or with a scale, "
+                "multiplies it, and 0 * NaN is NaN. Load finite weights before the first task"
             )
 
 

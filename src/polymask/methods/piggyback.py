@@ -122,7 +122,7 @@ class Piggyback(Method):
         if backbone == "first-task":
             norms = "first" if norms == "frozen" else norms
             biases = "first" if biases == "frozen" else biases
-        self.scale = scale
+        self.scale, self.multiplies = scale, scale is not None
         plain: Kind = "first" if backbone == "first-task" else "frozen"
         weights: Kind = "masked" if granularity == "weight" or scale else plain
         policy = Policy(weights, "first" if backbone == "first-task" else "frozen", norms, biases, masked=masked)

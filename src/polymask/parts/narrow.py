@@ -1,4 +1,7 @@
-"""Tensors of a task's own in fewer bits: rounded while they are read, and stored without another loss."""
+"""Tensors of a task's own in fewer bits: rounded while they are read, and stored without another loss.
+
+Levels are of a power of two a row, since that is found again, exactly, in what was rounded to them.
+"""
 
 from __future__ import annotations
 

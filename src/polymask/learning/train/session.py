@@ -151,9 +151,8 @@ class Session:
             journal.screen.phase(self.tasks.index(task) + 1, task.name, phase, best, time.perf_counter() - began)
         issued = self.method.end(task.name)
         if (bits := self.method.private_bits) != 32:
-            after = validated(trained)[0]
-            self.results.rounding[task.name] = {"bits": bits, "before": best, "after": after}
-            journal.screen.rounding(task.name, bits, best, after)
+            self.results.rounding[task.name] = {"bits": bits, "before": best, "after": validated(trained)[0]}
+            journal.screen.rounding(task.name, **self.results.rounding[task.name])
         self._describe(task.name, feeds)
         feeds.train.release()
         self.results.seconds[task.name] = time.perf_counter() - start
