@@ -44,6 +44,9 @@ class Arm:
 UNITS: dict[str, Any] = {"backbone": "given", "granularity": "unit", "masked": ["bert.encoder.*.weight"]}
 WEIGHTS: dict[str, Any] = {"backbone": "given", "init": 0.0125, "masked": ["bert.encoder.*.weight"]}
 ATTENTION = ["query", "key", "value"]
+INSIDE = r".*encoder.*\.(query|key|value|dense)"
+"""The linear layers of the encoder, and not the pooler's."""
+
 GATES, SCORES = (0.01, 0.03, 0.05, 0.1), (5e-5, 1e-4, 2e-4, 4e-4)
 
 ARMS: Mapping[str, Arm] = {
@@ -58,8 +61,8 @@ ARMS: Mapping[str, Arm] = {
     "HAT in adapters": Arm("polymask", "hat", {"sites": "all", "c": 0.1}, (0.003, 0.01, 0.03, 0.05), "mask_lr"),
     "linear probe": Arm("polymask", "linear_probe", {}, (3e-3, 1e-2, 3e-2, 1e-1)),
     "full fine-tuning": Arm("polymask", "independent", {}, (1e-5, 3e-5, 1e-4, 3e-4)),
-    "LoRA r1": Arm("peft", "LoraConfig", {"r": 1, "lora_alpha": 2, "target_modules": [*ATTENTION, "dense"]}),
-    "LoRA r4": Arm("peft", "LoraConfig", {"r": 4, "lora_alpha": 8, "target_modules": [*ATTENTION, "dense"]}),
+    "LoRA r1": Arm("peft", "LoraConfig", {"r": 1, "lora_alpha": 2, "target_modules": INSIDE}),
+    "LoRA r4": Arm("peft", "LoraConfig", {"r": 4, "lora_alpha": 8, "target_modules": INSIDE}),
     "IA3": Arm(
         "peft",
         "IA3Config",
