@@ -11,7 +11,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "board", HERE.parent / "build" / "board"
-EPOCHS, BATCH, EXAMPLES = 15, 16, 200
+EPOCHS, BATCH, EXAMPLES = 8, 16, 200
 
 STREAMS: Mapping[str, tuple[str, tuple[str, ...], int]] = {
     "A": ("asc", ("Bing3Domains-Computer", "Bing3Domains-Router", "Bing3Domains-Speaker"), 32),
@@ -31,6 +31,7 @@ class Arm:
         rates: four values of its most sensitive knob.
         knob: which one that is: "lr", or "mask_lr" beside a rate of 1e-3 for the head.
         bits: of an entry of what a task has of its own, as stored.
+        like: the arm whose rate it takes, which differs from it in how it is stored alone.
     """
 
     by: str
@@ -39,6 +40,7 @@ class Arm:
     rates: Sequence[float] = (3e-4, 1e-3, 3e-3, 1e-2)
     knob: str = "lr"
     bits: int = 32
+    like: str | None = None
 
 
 UNITS: dict[str, Any] = {"backbone": "given", "granularity": "unit", "masked": ["bert.encoder.*.weight"]}
@@ -54,7 +56,7 @@ ARMS: Mapping[str, Arm] = {
     "units, a scale a tensor": Arm("polymask", "piggyback", {**UNITS, "scale": "tensor"}, GATES, "mask_lr"),
     "units, a scale a row": Arm("polymask", "piggyback", {**UNITS, "scale": "unit"}, GATES, "mask_lr"),
     "units, a scale a tensor, 8 bits": Arm(
-        "polymask", "piggyback", {**UNITS, "scale": "tensor"}, GATES, "mask_lr", bits=8
+        "polymask", "piggyback", {**UNITS, "scale": "tensor"}, GATES, "mask_lr", 8, "units, a scale a tensor"
     ),
     "weights": Arm("polymask", "piggyback", WEIGHTS, SCORES, "mask_lr"),
     "weights, a scale a tensor": Arm("polymask", "piggyback", {**WEIGHTS, "scale": "tensor"}, SCORES, "mask_lr"),
@@ -87,7 +89,7 @@ def place(phase: str, arm: str, rate: float, seed: int) -> Path:
 
 def chosen(arm: str) -> float:
     """The rate that validates best on A, the smallest of equals; exit with a sentence while a try is missing."""
-    found = {}
+    found, arm = {}, ARMS[arm].like or arm
     for rate in ARMS[arm].rates:
         if not (file := place("A", arm, rate, 0)).exists():
             sys.exit(f"expected all four tries of {arm!r} on A, found none at {rate:g}: board.py --phase A first")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import resource
 import sys
@@ -19,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
 from _texts import BOTTLENECK, encoder, hits_of_bank, stream_of
 
 from _board import ARMS, BATCH, EPOCHS, STREAMS
+from _measure import validated
 from polymask import Stream, Training, learn
 from polymask.calling import call
 from polymask.streams import prepare
@@ -50,14 +50,10 @@ def measured(arm: str, rate: float, seed: int, stream: Stream) -> dict[str, Any]
         run = learn(model, stream, about.how, out=folder, seed=seed, training=training, options=about.options)
         seconds, bank = time.process_time() - start, run.bank
         assert bank is not None
-        with (Path(folder) / "epochs.csv").open() as file:
-            valid: dict[str, float] = {}
-            for line in csv.DictReader(file):
-                valid[line["task"]] = max(valid.get(line["task"], 0.0), float(line["val"]))
         sizes = bank.sizes()["per_task"]
         plain = bank.plain(stream[-1].name, network())
         return {
-            "valid": valid,
+            "valid": validated(folder),
             "hits": hits_of_bank(bank, network(), stream, seed),
             "bytes": list(sizes.values()),
             "seconds": seconds,

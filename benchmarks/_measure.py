@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import platform
 import time
@@ -142,6 +143,15 @@ def compare(times: Times, plain: str, targets: Mapping[str, float] | None = None
             ]
         )
     return rows
+
+
+def validated(folder: str | Path) -> dict[str, float]:
+    """Task -> the best validation score of its epochs, from a run's folder."""
+    best: dict[str, float] = {}
+    with (Path(folder) / "epochs.csv").open() as file:
+        for line in csv.DictReader(file):
+            best[line["task"]] = max(best.get(line["task"], 0.0), float(line["val"] or 0))
+    return best
 
 
 def verdict(found: float, most: float, unit: str = "") -> str:

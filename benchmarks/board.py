@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -78,6 +79,14 @@ def measure(arm: str, rate: float, seed: int, args: argparse.Namespace) -> None:
     )
 
 
+def runs(phase: str, arms: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, float, int]]:
+    """(arm, rate, seed) of every run: of A four rates an arm; of B the chosen one, every arm before another seed."""
+    if phase == "A":
+        yield from ((arm, rate, 0) for arm in arms if ARMS[arm].like is None for rate in ARMS[arm].rates)
+    else:
+        yield from ((arm, chosen(arm), seed) for seed in seeds for arm in arms)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data-root", default=os.environ.get("POLYMASK_DATA_ROOT"), help="a folder of data sets")
@@ -97,13 +106,11 @@ def main() -> None:
     if args.data_root is None:
         parser.error("expected --data-root, a folder that holds local/asc and local/dsc, found none")
     start = time.monotonic()
-    for arm in args.only:
-        runs = [(rate, 0) for rate in ARMS[arm].rates] if args.phase == "A" else [(None, s) for s in args.seeds]
-        for rate, seed in runs:
-            if time.monotonic() - start > 60 * args.minutes:
-                print(f"Stopped after {args.minutes:g} minutes: run the same command again, it goes on.")
-                sys.exit(3)
-            measure(arm, chosen(arm) if rate is None else rate, seed, args)
+    for arm, rate, seed in runs(args.phase, args.only, args.seeds):
+        if time.monotonic() - start > 60 * args.minutes:
+            print(f"Stopped after {args.minutes:g} minutes: run the same command again, it goes on.")
+            sys.exit(3)
+        measure(arm, rate, seed, args)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def main() -> None:
     print(machine())
     digits, clothes = make_stream("datasets", DATA, data_root=root, size=(28, 28), channels=1)
     training = Training(epochs=1 if args.quick else 3, batch_size=128, lr=1e-3, optimizer="adam", device="cpu")
-    net = build_net("convnet", (1, 28, 28), 10, widths=(16, 32, 64))
+    net = build_net("convnet", (1, 28, 28), 10, widths=(16, 32, 64), pool=False)
     backbone = learn(net, [digits], "independent", training=training).method.plain(digits.name)
     method = learn(backbone, [clothes], "ksm", options={"bits": 32}, training=training).method
     record, feed = method.records[clothes.name], prepare(clothes, seed=0).test

@@ -107,7 +107,7 @@ Make = Callable[[], tuple[nn.Module, Tensor]]
 NETS: dict[str, tuple[Make, int]] = {
     "mlp": (lambda: (MLP(12, (8, 6), 5), torch.randn(4, 12)), 2),
     "mlp_bn": (lambda: (MLP(12, (8, 6), 5, norm=True), torch.randn(4, 12)), 2),
-    "convnet": (lambda: (ConvNet(1, 5, (4, 6), (8, 12)), torch.randn(4, 1, 8, 12)), 2),
+    "convnet": (lambda: (ConvNet(1, 5, (4, 6), (8, 12), pool=False), torch.randn(4, 1, 8, 12)), 2),
     "resnet": (lambda: (ResNet18(3, 5, 4), torch.randn(2, 3, 16, 16)), 12),
     "vgg": (lambda: (VGG(3, 5, (16, 32)), torch.randn(2, 3, 16, 32)), 8),
     "vgg_bn": (lambda: (VGG(3, 5, (16, 32), norm=True), torch.randn(2, 3, 16, 32)), 8),
@@ -167,7 +167,7 @@ def test_layers_that_the_sums_of_a_whole_resnet_add_up_grow_as_one() -> None:
 
 
 def test_a_flatten_gives_each_unit_a_block_of_columns() -> None:
-    net = ConvNet(1, 5, (4, 6), (8, 12))
+    net = ConvNet(1, 5, (4, 6), (8, 12), pool=False)
     axes = axes_of(net, torch.randn(2, 1, 8, 12))
     assert axes.steps["head.weight"] == (0, 2 * 3)
     assert axes.block("head.weight", net.head.weight.shape, 2) == (5, 36 + 2 * 6)

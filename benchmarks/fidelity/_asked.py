@@ -139,7 +139,7 @@ def _train_and_ask(images: Images, domains: Tensor, seed: int) -> Scores:
     held = torch.cat([x for x, _ in images.held_out.values()])
     kinds = torch.cat([domains[place].expand(len(y)) for place, (_, y) in enumerate(images.held_out.values())])
     task = Task("domains", (x, y), val=(held, kinds), outputs=len(domains.unique()))
-    network = build_net("convnet", (1, *SIZE), len(domains.unique()), widths=(16, 32, 64), seed=seed)
+    network = build_net("convnet", (1, *SIZE), len(domains.unique()), widths=(16, 32, 64), pool=False, seed=seed)
     training = Training(epochs=5, batch_size=64, device="cpu", quiet=True)
     network = learn(network, [task], "independent", seed=seed, training=training).method.plain("domains").eval()
 

@@ -23,7 +23,7 @@ from polymask.streams import make_stream
 
 TINY_IMAGENET = "zh-plus/tiny-imagenet"
 OUT = WORK / "apd-tinyimagenet"
-NET: dict[str, Any] = {"widths": (16, 32, 64)}
+NET: dict[str, Any] = {"widths": (16, 32, 64), "pool": False}
 GROUPS = [[*range(10 * k, 10 * k + 10)] for k in range(10)]
 ORDERED = [
     "apd",

@@ -30,12 +30,14 @@ TRAINING = Training(
 )
 
 
-def network(seed: int) -> nn.Module:
+def network(seed: int, outputs: int = 5, width: int = 2000, dropout: bool = True) -> nn.Module:
     """784-2000-2000, dropped out as in the paper."""
+    inputs, hidden = (0.2, 0.5) if dropout else (0.0, 0.0)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        layers = [nn.Flatten(), nn.Dropout(0.2), nn.Linear(784, 2000), nn.ReLU(), nn.Dropout(0.5)]
-        return nn.Sequential(*layers, nn.Linear(2000, 2000), nn.ReLU(), nn.Dropout(0.5), nn.Linear(2000, 5))
+        layers = [nn.Flatten(), nn.Dropout(inputs), nn.Linear(784, width), nn.ReLU(), nn.Dropout(hidden)]
+        layers += [nn.Linear(width, width), nn.ReLU(), nn.Dropout(hidden)]
+        return nn.Sequential(*layers, nn.Linear(width, outputs))
 
 
 def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:

@@ -54,7 +54,7 @@ GROWTH = 4
 def network(name: str, widths: Widths, seed: int) -> nn.Module:
     if name == "splitmnist-tfm":
         return build_net("mlp", (1, 28, 28), 2, hidden=widths, seed=seed)
-    return build_net("convnet", (3, 32, 32), 5, widths=widths, seed=seed)
+    return build_net("convnet", (3, 32, 32), 5, widths=widths, pool=False, seed=seed)
 
 
 def tasks_of(name: str, args: Any, seed: int) -> list[Task]:

@@ -36,7 +36,7 @@ from polymask.nets import build_net
 from polymask.nets.weights import load_weights
 
 OUT = WORK / "which-domain"
-NET: dict[str, Any] = {"widths": (16, 32, 64)}
+NET: dict[str, Any] = {"widths": (16, 32, 64), "pool": False}
 METHODS: Mapping[str, dict[str, Any]] = {
     "supsup": {},
     "packnet": {},

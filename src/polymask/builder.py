@@ -13,6 +13,9 @@ from torch import nn
 MOVED = {"polymask.run.build:build_model": "polymask.nets.by_name:build_model"}
 """Builders that banks on disk name by where they once stood."""
 
+FLATTENED = {"convnet": {"widths": [16, 32], "pool": False}}
+"""Network by name -> what it once was by default: what a bank or run means that does not say it."""
+
 
 @dataclass(frozen=True)
 class Builder:
@@ -44,8 +47,9 @@ class Builder:
                 f"expected a builder 'package.module:function' that can be imported, found {self.name!r} ({error}): "
                 "install its package, or bring the network yourself as base="
             ) from error
+        before = FLATTENED.get(self.args.get("name", ""), {}) if leaf == "build_model" else {}
         with torch.random.fork_rng([]):
-            built = function(**self.args)
+            built = function(**{**before, **self.args})
         if not isinstance(built, nn.Module):
             raise ValueError(f"expected a module from the builder {self.name!r}, found {type(built).__name__}")
         return built

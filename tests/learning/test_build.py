@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import nn
 
 from polymask.builder import Builder
+from polymask.cli.main import main
 from polymask.learning.by_name import build, can_start_from
 from polymask.nets import NETS
 from polymask.nets.by_name import build_model, example_of
@@ -130,3 +132,24 @@ def test_who_can_start_from_what() -> None:
         SupSup: [True, False, False],
         None: [True, False, True],
     }
+
+
+def test_a_conv_net_of_before_there_was_pooling_is_built_and_gone_on_with_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = {"name": "convnet", "example_shape": (1, 8, 8), "outputs": 2}
+    before, now = (
+        Builder("polymask.nets.by_name:build_model", {**args, **how}).build()
+        for how in ({}, {"widths": [8], "pool": True})
+    )
+    assert (before.head.in_features, now.head.in_features) == (32 * 2 * 2, 8)
+    run = ["run", "--method", "packnet", "--tasks", "2", "--model", "convnet", "--epochs", "1", "--quiet", "true"]
+    run += ["--out", str(tmp_path), "--net.pool", "false", "--net.widths", "[16, 32]"]
+    assert main(run) == 0
+    config = tmp_path / "config.yaml"
+    said = yaml.safe_load(config.read_text())
+    assert said.pop("net") == {"widths": [16, 32], "pool": False}
+    config.write_text(yaml.safe_dump({**said, "net": {}}))
+    assert main(run[:-4]) == 1
+    assert "net.pool: False there, True now" in capsys.readouterr().err
+    assert main(run) == 0

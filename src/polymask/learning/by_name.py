@@ -22,7 +22,7 @@ from polymask.learning.unnamed.scenario import Scenario, refuse_joint
 from polymask.learning.unnamed.spare import refuse_spare
 from polymask.method.contract import Method
 from polymask.methods import METHODS
-from polymask.nets.by_name import PRETRAINED, RANDOM, default_net, example_of, is_transformers
+from polymask.nets.by_name import PRETRAINED, RANDOM, default_net, example_of, is_transformers, said_of_net
 from polymask.nets.weights import load_weights
 from polymask.sites.roles import head_of
 from polymask.streams.by_name import make_stream
@@ -144,7 +144,8 @@ def run_named(
         **places,
         **how,
     }
-    config |= {"model": builder.args["name"], "net": net, "weights": weights, "head": head, "seed": seed}
+    name = builder.args["name"]
+    config |= {"model": name, "net": {**said_of_net(name), **net}, "weights": weights, "head": head, "seed": seed}
     config |= said_of_identities(spare, scenario) | asdict(training)
     config["options"] = {name: value for name, value in own.items() if name != "backbone"}
     config |= {"metrics": metrics} if metrics else {}
@@ -235,7 +236,8 @@ def build(
     example = first.example()
     shape = list(example.shape[1:]) if isinstance(example, Tensor) else None
     outputs = spare + max(outputs_of(task, seed) for task in stream)
-    args = {"name": model or default_net(shape or ()), "example_shape": shape, "outputs": outputs, "seed": seed, **net}
+    name = model or default_net(shape or ())
+    args = {"name": name, "example_shape": shape, "outputs": outputs, "seed": seed, **said_of_net(name), **net}
     builder = Builder("polymask.nets.by_name:build_model", args)
     if weights in (RANDOM, FIRST_TASK):
         return builder.build(), builder

@@ -73,6 +73,15 @@ def default_net(example_shape: Sequence[int]) -> str:
     return "convnet" if len(example_shape) == 3 and example_shape[0] > 1 else "mlp"
 
 
+def said_of_net(name: str) -> dict[str, Any]:
+    """What a run writes down of a network even where nobody asked for it, since its defaults were once others.
+
+    >>> said_of_net("convnet"), said_of_net("mlp")
+    ({'widths': [32, 64, 128], 'pool': True}, {})
+    """
+    return {"widths": [32, 64, 128], "pool": True} if name == "convnet" else {}
+
+
 def is_transformers(name: str) -> bool:
     """Whether a name is one of transformers: a folder, or a name with a slash that is not timm's."""
     return name not in NETS and ":" not in name and ("/" in name.removeprefix("timm/") or Path(name).is_dir())

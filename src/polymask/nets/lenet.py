@@ -10,15 +10,18 @@ from torch import Tensor, nn
 
 @final
 class ConvNet(nn.Module):
-    """For each width: 3 x 3 convolution - BatchNorm - ReLU - 2 x 2 max-pooling; then a linear head.
+    """For each width: 3 x 3 convolution - BatchNorm - ReLU - 2 x 2 max-pooling; then the mean of each map, and a head.
 
     Shapes: (N, channels, size, size) -> (N, w_i, size / 2^i, size / 2^i) after stage i, rounded down -> (N, outputs).
+    What a task has of its own is mostly its head: of pooled maps it reads ``w_n`` numbers, of flattened ones
+    ``w_n * rows * columns``. The widths were chosen so that accuracy holds (``benchmarks/pool.py``).
 
     Args:
         channels: of the images.
         outputs: width of the head.
         widths: channels of each stage.
         size: side of the images, or (height, width); a stage halves it.
+        pool: whether the head reads the mean of every map; False: the maps themselves, flattened.
 
     Raises:
         ValueError: the images are too small for so many stages.
@@ -32,8 +35,9 @@ class ConvNet(nn.Module):
         self,
         channels: int = 1,
         outputs: int = 10,
-        widths: Sequence[int] = (16, 32),
+        widths: Sequence[int] = (32, 64, 128),
         size: int | tuple[int, int] = 8,
+        pool: bool = True,
     ) -> None:
         super().__init__()
         height, width = (size, size) if isinstance(size, int) else size
@@ -51,8 +55,8 @@ class ConvNet(nn.Module):
                 nn.ReLU(),
                 nn.MaxPool2d(2),
             ]
-        self.body = nn.Sequential(*stages, nn.Flatten())
-        self.head = nn.Linear([channels, *widths][-1] * rows * columns, outputs)
+        self.body = nn.Sequential(*stages, *([nn.AdaptiveAvgPool2d(1)] if pool else []), nn.Flatten())
+        self.head = nn.Linear([channels, *widths][-1] * (1 if pool else rows * columns), outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, outputs)."""

@@ -1,0 +1,88 @@
+"""Why a row is not reproduced: a sentence each, of what was measured; its figures come from results, never by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from statistics import mean, stdev
+
+from _row import RESULTS
+
+UNKNOWN = "its cause is not measured"
+
+
+def of(row: str, arm: str = "ours") -> float:
+    """The mean over seeds of what a row measured."""
+    return mean(_seeds(row, arm))
+
+
+def spread(row: str, arm: str = "ours") -> float:
+    """The deviation over seeds of what a row measured."""
+    return stdev(_seeds(row, arm))
+
+
+def why(row: str) -> str:
+    """The sentence about a row that missed its target."""
+    return CAUSES[row]() if row in CAUSES else UNKNOWN
+
+
+def _seeds(row: str, arm: str) -> list[float]:
+    found: list[float] = json.loads((RESULTS / f"{row}.json").read_text())["values"][arm]
+    return found
+
+
+def _tfm() -> str:
+    row = "tinyimagenet-tfm-relations"
+    apart = of(row, "TFM") - of(row, "not normalised")
+    return (
+        f"the two lie {apart:+.2f} apart at a spread of {spread(row, 'not normalised'):.2f} over seeds: equal within "
+        "noise is what this shows, neither that normalisation helps nor that it harms"
+    )
+
+
+def _between(row: str, other: str) -> str:
+    low, high = (of(row, f"CTR - {other}, same texts, {end}") for end in ("least", "most"))
+    verdict = "a difference is not shown" if low <= 0 <= high else f"{other if high < 0 else 'CTR'} is above"
+    return f"over the same test texts CTR lies between {low:+.2f} and {high:+.2f} of {other}: {verdict}"
+
+
+def _supsup_250() -> str:
+    row = "supsup-inference-250"
+    two, three = (of(row, f"5 tasks of {count} epochs, task given") for count in (2, 3))
+    return f"too few steps: on five tasks a third epoch brings {two:.2f} to {three:.2f}"
+
+
+def _domains_lost() -> str:
+    names = ("supsup", "packnet", "hat", "piggyback", "wsn", "ksm")
+    lost = [of("domains-lost", f"{name}, given") - of("domains-lost", f"{name}, domain found") for name in names]
+    return (
+        f"{min(lost):.0f} to {max(lost):.0f} points are lost because a task's features tell its own classes, not its "
+        f"domain: {_told()}"
+    )
+
+
+def _told() -> str:
+    return f"a network trained to tell domains finds {of('domains-found', 'trained to tell domains, domain'):.1f} %"
+
+
+def _ksm() -> str:
+    row = "ksm-efficientnet-fashion"
+    return (
+        f"{of(row, '1 x 1 kernels'):.0f} % of the masked weights are kernels of one weight, so that a mask of kernels "
+        "is no coarser than one of weights, and grading it is all that KSM adds"
+    )
+
+
+CAUSES: Mapping[str, Callable[[], str]] = {
+    "tinyimagenet-tfm-relations": _tfm,
+    "ctr-asc": lambda: _between("ctr-asc", "HAT in adapters"),
+    "ctr-dsc": lambda: _between("ctr-dsc", "HAT in adapters"),
+    "ctr-20news": lambda: _between("ctr-20news", "HAT in adapters"),
+    "ctr-asc-orders": lambda: _between("ctr-asc-orders", "HAT in adapters"),
+    "ctr-asc-orders-train": lambda: _between("ctr-asc-orders-train", "CTR, sharing train"),
+    "supsup-inference-250": _supsup_250,
+    "domains-lost": _domains_lost,
+    "domains-found": lambda: f"the features do not hold it, the images do: {_told()}",
+    "ksm-efficientnet-fashion": _ksm,
+}
+"""Row -> its sentence."""
