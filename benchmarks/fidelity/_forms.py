@@ -1,10 +1,10 @@
-"""APD's forms as methods of their own, so that one comparison holds several of them."""
+"""APD's forms, and HAT under its paper's recipe, as methods of their own, so that one comparison holds several."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from polymask import APD
+from polymask import APD, HAT, Recipe
 from polymask.methods.apd import Form
 
 
@@ -39,3 +39,11 @@ class Consolidated(APD):
 
     def __init__(self, model: Any, example: Any, *, head: str | None = None, seed: int = 0) -> None:
         super().__init__(model, example, head=head, seed=seed, consolidate=5)
+
+
+class PublishedHAT(HAT):
+    """HAT trained as its paper trains it, by SGD at one rate for gates and weights."""
+
+    recipes: ClassVar[dict[str, Recipe]] = {
+        "train": Recipe(optimizer="sgd", lr=0.05, epochs=30, batch_size=64, momentum=0.0)
+    }

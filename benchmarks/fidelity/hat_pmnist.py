@@ -66,7 +66,7 @@ def run(name: str, tasks: int, seed: int, work: Path, args: Any) -> dict[str, An
     """One run of so many tasks; the rows share them."""
     method, options = ARMS[name]
     shared = work.parents[1] / "hat-pmnist-runs" / f"{name}-{seed}".replace(" ", "-")
-    training = Training(epochs=2, optimizer="adam", lr=1e-3, batch_size=128, device="cpu", save_every=20)
+    training = Training(epochs=2, optimizer="adam", lr=1e-3, mask_lr=1e-3, batch_size=128, device="cpu", save_every=20)
     stream = permutations(args.data_root, tasks, seed)
     how = {"out": shared, "seed": seed, "training": training, "options": options}
     return dict(learn(network(seed), stream, method, **how).report)

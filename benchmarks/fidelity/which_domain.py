@@ -114,7 +114,8 @@ def learned(name: str, seed: int, tasks: Sequence[Task], place: Path, data_root:
     net = build_net("convnet", (1, *SIZE), CLASSES + spare, seed=seed, **NET).to(memory_format=torch.channels_last)
     if name in FROZEN:
         load_weights(net, pretrained(data_root), "head")
-    how: dict[str, Any] = {"seed": seed, "options": METHODS[name], "training": training(), "spare": spare}
+    trained = replace(training(), optimizer="sgd", lr=0.05, momentum=0.0) if name == "hat" else training()
+    how: dict[str, Any] = {"seed": seed, "options": METHODS[name], "training": trained, "spare": spare}
     return learn(net, tasks, name, out=place, **how).method
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.learning import small
+from torch import nn
 from torch.nn import functional as F
 
 from polymask.bank.bank import Bank
 from polymask.learning import folder
 from polymask.learning.objective import Objective
+from polymask.learning.training import MakeOptimizer
 
 CPU = torch.device("cpu")
 
@@ -37,11 +40,11 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def refuses(out: Path) -> None:
+def refuses(out: Path, **how: Any) -> None:
     """Say what is good and how to go on, and touch nothing."""
     before = small.files(out / "bank")
     with pytest.raises(folder.DamagedCheckpoint, match=r"the finished tasks in bank/ are whole: delete checkpoint\.pt"):
-        small.run_saved("packnet", out)
+        small.run_saved("packnet", out, **how)
     assert small.files(out / "bank") == before
 
 
@@ -89,3 +92,18 @@ def test_a_checkpoint_of_another_moment_overwrites_nothing(tmp_path: Path, stopp
     change(saved)
     folder.save_checkpoint(out, saved)
     refuses(out)
+
+
+def by_sgd(named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+    return torch.optim.SGD([parameter for _, parameter in named], lr=0.1)
+
+
+def by_groups(named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+    return torch.optim.Adam([{"params": [parameter]} for _, parameter in named])
+
+
+@pytest.mark.parametrize("other", [by_sgd, by_groups])
+def test_an_open_task_of_another_optimizer_is_refused(tmp_path: Path, stopped: Path, other: MakeOptimizer) -> None:
+    out = shutil.copytree(stopped, tmp_path / "run")
+    refuses(out, optimizer=other)
+    assert small.run_saved("packnet", out).tasks == ["one", "two", "three"]

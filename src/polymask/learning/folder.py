@@ -21,7 +21,8 @@ from polymask.disk import write_file
 from polymask.learning.config import BEFORE, NEUTRAL
 from polymask.lock import locked as hold
 
-_WAY = "the finished tasks in bank/ are whole: delete checkpoint.pt, and the same command learns the open task anew"
+WAY = "the finished tasks in bank/ are whole: delete checkpoint.pt, and the same command learns the open task anew"
+"""How a run goes on whose open task cannot."""
 
 
 @dataclass
@@ -153,7 +154,7 @@ def load_checkpoint(folder: Path, map_location: torch.device) -> dict[str, Any] 
     header, line, data = path.read_bytes().partition(b"\n")
     if header + line != _header(data):
         raise DamagedCheckpoint(
-            f"expected {path} as it was written, found it cut short, changed or without a digest; {_WAY}"
+            f"expected {path} as it was written, found it cut short, changed or without a digest; {WAY}"
         )
     found: dict[str, Any] = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
     return found
@@ -161,9 +162,7 @@ def load_checkpoint(folder: Path, map_location: torch.device) -> dict[str, Any] 
 
 def refuse_other_moment(folder: Path, what: str) -> DamagedCheckpoint:
     """The error of a checkpoint that is whole and disagrees with the bank beside it."""
-    return DamagedCheckpoint(
-        f"expected {folder / 'checkpoint.pt'} of the moment that bank/ holds, found {what}; {_WAY}"
-    )
+    return DamagedCheckpoint(f"expected {folder / 'checkpoint.pt'} of the moment that bank/ holds, found {what}; {WAY}")
 
 
 def _header(data: bytes) -> bytes:

@@ -45,7 +45,7 @@ class Training:
         optimizer: which of torch's optimizers.
         lr: its learning rate.
         norm_lr: that of the norms, where they train; None: the same.
-        mask_lr: that of what masks are made of, scores and gates; None: the same.
+        mask_lr: that of what masks are made of, scores and gates; None: the recipe's, or the same where it has none.
         batch_size: examples a step, over all devices.
         momentum: of SGD.
         weight_decay: of the optimizer.
@@ -134,9 +134,14 @@ class Training:
         self._check_phases()
 
     def over(self, recipe: Recipe, phase: str | None = None) -> Recipe:
-        """A recipe with this run's own settings put over it, and over these those of the phase."""
+        """A recipe with this run's own settings put over it, and over these those of the phase.
+
+        Under another kind of optimizer than the recipe's, its rates of masks and norms mean nothing, and are left out.
+        """
         mine = {field.name: getattr(self, field.name) for field in fields(Recipe)}
         mine |= (self.phases or {}).get(phase or "", {})
+        if is_adam(mine["optimizer"] or recipe.optimizer) != is_adam(recipe.optimizer):
+            recipe = replace(recipe, mask_lr=None, norm_lr=None)
         return replace(recipe, **{name: value for name, value in mine.items() if value is not None})
 
     def check_phases(self, name: str, known: Collection[str]) -> None:
@@ -262,3 +267,8 @@ class Plateau(LambdaLR):
     def over(self) -> bool:
         """Whether the rate is too small for another epoch."""
         return self.share < self.LEAST
+
+
+def is_adam(optimizer: str) -> bool:
+    """Whether an optimizer's steps have the size of its rate, whatever the gradient's."""
+    return optimizer.startswith("adam")

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from polymask.calling import call, logits_of
 from polymask.learning.evaluate import Judge, evaluate, own_outputs
 from polymask.learning.fabric import fresh_precision, is_bare
+from polymask.learning.folder import WAY, DamagedCheckpoint
 from polymask.learning.objective import Objective
 from polymask.learning.training import Plateau
 from polymask.method.card import Recipe
@@ -96,6 +97,7 @@ def train_phase(
 
     Raises:
         NotFinite: if an epoch leaves a loss or a weight that is NaN or infinite.
+        DamagedCheckpoint: if the phase was begun under another kind of optimizer.
     """
     fabric, method, recipe = phase.fabric, phase.method, phase.recipe
     batches = phase.feeds.train.steps(recipe.batch_size // fabric.world_size or 1, fabric.world_size)
@@ -104,6 +106,7 @@ def train_phase(
     schedule = make_schedule(optimizer, steps * recipe.epochs)
     parts: dict[str, Any] = {"optimizer": optimizer, "schedule": schedule, "precision": fresh_precision(fabric)}
     net, stepper = _set_up(fabric, method.model, optimizer)
+    refuse_other_optimizer(optimizer, progress.states)
     for name, state in progress.states.items():
         parts[name].load_state_dict(state)
 
@@ -130,6 +133,25 @@ def train_phase(
     _restore(method, progress.kept)
     assert progress.best is not None
     return progress.best
+
+
+def refuse_other_optimizer(optimizer: Optimizer, states: Mapping[str, Any]) -> None:
+    """Raise unless the state of an open phase is of such an optimizer: its groups, and the settings they have.
+
+    Raises:
+        DamagedCheckpoint: if it is not.
+    """
+    if "optimizer" not in states:
+        return
+    now, then = (
+        [{*group} - {"initial_lr"} for group in groups]
+        for groups in (optimizer.param_groups, states["optimizer"]["param_groups"])
+    )
+    if now != then:
+        raise DamagedCheckpoint(
+            f"expected the open task to have been trained by {type(optimizer).__name__} with {len(now)} rates, found "
+            f"another optimizer's state (an earlier polymask had another recipe, or optimizer= is another); {WAY}"
+        )
 
 
 def _epoch(
