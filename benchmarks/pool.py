@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from torch import nn
 
 from _measure import machine, needed_root, options, show, validated, with_data
 from polymask import METHODS, Stream, Training, learn
@@ -40,11 +41,15 @@ def stream_of(name: str, data_root: str, examples: int) -> Stream:
     return make_stream("split", [data], data_root=data_root, **how)
 
 
+def network(stream: Stream, net: dict[str, Any]) -> nn.Module:
+    """A conv net for a stream of colour images."""
+    return build_net("convnet", (3, 32, 32), max(len(task.labels or ()) for task in stream), **net)
+
+
 def learned(
-    stream: Stream, net: dict[str, Any], method: str, training: Training, options: dict[str, Any]
+    model: nn.Module, stream: Stream, method: str, training: Training, options: dict[str, Any]
 ) -> tuple[float, float]:
     """The mean over tasks of the best validation accuracy, in points of 100, and the bytes that a task adds."""
-    model = build_net("convnet", (3, 32, 32), max(len(task.labels or ()) for task in stream), **net)
     with tempfile.TemporaryDirectory() as folder:
         run = learn(model, stream, METHODS[method], out=folder, seed=0, training=training, options=options)
         assert run.bank is not None
@@ -63,8 +68,8 @@ def main() -> None:
     for name in STREAMS:
         stream = stream_of(name, root, 200 if args.quick else 2000)
         rows = [["network", *(f"{method}: %, kB a task" for method in WAYS)]]
-        for net, options_of in NETS.items():
-            found = [learned(stream, options_of, method, training, WAYS[method]) for method in WAYS]
+        for net, how in NETS.items():
+            found = [learned(network(stream, how), stream, method, training, WAYS[method]) for method in WAYS]
             rows.append([net, *(f"{score:.1f}, {size / 1000:.1f}" for score, size in found)])
         show(name, rows)
 

@@ -82,6 +82,13 @@ ROWS = (("given", "domain found", f"domain found of {TOGETHER}"), ("domain", "ta
 """The numbers that each row shows; the second also what a network finds that is trained to tell domains."""
 
 
+RATES: Mapping[str, dict[str, Any]] = {
+    "hat": {"optimizer": "sgd", "lr": 0.05, "momentum": 0.0},
+    "supsup": {"lr": 0.01},
+}
+"""Of those that do not take their recipe's."""
+
+
 def training() -> Training:
     return Training(
         epochs=EPOCHS,
@@ -114,7 +121,7 @@ def learned(name: str, seed: int, tasks: Sequence[Task], place: Path, data_root:
     net = build_net("convnet", (1, *SIZE), CLASSES + spare, seed=seed, **NET).to(memory_format=torch.channels_last)
     if name in FROZEN:
         load_weights(net, pretrained(data_root), "head")
-    trained = replace(training(), optimizer="sgd", lr=0.05, momentum=0.0) if name == "hat" else training()
+    trained = replace(training(), **RATES.get(name, {}))
     how: dict[str, Any] = {"seed": seed, "options": METHODS[name], "training": trained, "spare": spare}
     return learn(net, tasks, name, out=place, **how).method
 

@@ -90,7 +90,7 @@ class SupSup(Method):
         stores="1 bit a weight",
         exact=True,
     )
-    recipes: ClassVar[dict[str, Recipe]] = {"train": Recipe(lr=1e-2, epochs=20)}
+    recipes: ClassVar[dict[str, Recipe]] = {"train": Recipe(lr=1e-3, epochs=20)}
     reopens = True
     roomier = "a larger density (--density, now {density})"
 
