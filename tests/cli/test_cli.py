@@ -6,6 +6,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -329,12 +330,15 @@ def test_methods_lists_cards_options_and_defaults(capsys: pytest.CaptureFixture[
     out = capsys.readouterr().out
     assert all(kind.card.source in out for kind in METHODS.values())
     assert "density" in out
+    guide = re.search(r"docs/choosing\.md", out)
+    assert guide is not None
+    assert (Path(__file__).parents[2] / guide[0]).exists()
 
 
 def test_roles_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["roles", "--method", "supsup", "--model", "convnet", "--shape", "3", "16", "16"]) == 0
     out = capsys.readouterr().out
-    assert "16 x 3 x 3 x 3" in out
+    assert "32 x 3 x 3 x 3" in out
     assert "a norm's statistics" in out
     assert "The head is 'head'." in out
 
@@ -472,7 +476,7 @@ def test_roles_say_which_masks_on_units_reach_a_tensor(capsys: pytest.CaptureFix
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert "rows by body.1; columns always live" in lines["body.0.weight"]
     assert "rows by body.5; columns by body.1" in lines["body.4.weight"]
-    assert "its 16 units are masked here" in lines["body.1.weight"]
+    assert "its 32 units are masked here" in lines["body.1.weight"]
     assert "rows always live; columns by body.5" in lines["head.weight"]
 
 

@@ -9,6 +9,8 @@ from polymask.cli.catalog import METHODS_FILE, methods_table, options_table, rea
 from polymask.cli.values import UsageError
 from polymask.report.table import table
 
+CHOOSING = "Which one is for whom: docs/choosing.md, where polymask comes from; what each reached: docs/fidelity.md."
+
 
 def methods(say: Callable[[str], None], method: str | None = None) -> int:
     """List the methods: what they mask, learn and store, their options and their recipes.
@@ -33,6 +35,8 @@ def methods(say: Callable[[str], None], method: str | None = None) -> int:
     for title, make in {"": methods_table, "Options:": options_table, "Recipes:": recipes_table}.items():
         if rows := make(found):
             say(f"{title}\n{table(rows)}\n".lstrip())
+    if method is None:
+        say(CHOOSING)
     return 0
 
 
