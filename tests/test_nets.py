@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,6 +104,26 @@ def test_an_import_of_timm_that_fails_for_another_package_names_that_one(package
     importlib.invalidate_caches()
     with pytest.raises(ModuleNotFoundError, match=r"it needs the package vision_that_is_not_there.*polymask\[vision\]"):
         build_model("tiny_vit", (3, 8, 8), 2)
+
+
+def test_a_part_of_transformers_that_cannot_be_imported_is_named_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late:
+        """A package whose parts are imported when they are asked for."""
+
+        def __getattr__(self, name: str) -> Any:
+            raise ModuleNotFoundError(f"Could not import module {name!r}") from RuntimeError("operator is missing")
+
+    monkeypatch.setitem(sys.modules, "transformers", Late())  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match=r"cannot be imported \(operator is missing\): install "):
+        build_model(str(tmp_path), None, 2)
+
+
+@pytest.mark.parametrize("how", [{"widths": [-1]}, {"pool": "maybe"}])
+def test_a_conv_net_of_other_than_numbers_is_refused(how: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected widths of 1 or more, and pool as true or false, found"):
+        build_net("convnet", (1, 8, 8), 2, **how)
 
 
 def test_without_timm_a_misspelt_network_of_ours_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

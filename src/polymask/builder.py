@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,8 +13,11 @@ from torch import nn
 MOVED = {"polymask.run.build:build_model": "polymask.nets.by_name:build_model"}
 """Builders that banks on disk name by where they once stood."""
 
-FLATTENED = {"convnet": {"widths": [16, 32], "pool": False}}
+BEFORE: Mapping[str, Mapping[str, Any]] = {"convnet": {"widths": [16, 32], "pool": False}}
 """Network by name -> what it once was by default: what a bank or run means that does not say it."""
+
+NOW: Mapping[str, Mapping[str, Any]] = {"convnet": {"widths": [32, 64, 128], "pool": True}}
+"""Network by name -> what it is by default, which banks and runs say even where nobody asked for it."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,25 @@ class Builder:
                 f"expected a builder 'package.module:function' that can be imported, found {self.name!r} ({error}): "
                 "install its package, or bring the network yourself as base="
             ) from error
-        before = FLATTENED.get(self.args.get("name", ""), {}) if leaf == "build_model" else {}
         with torch.random.fork_rng([]):
-            built = function(**{**before, **self.args})
+            built = function(**self.args)
         if not isinstance(built, nn.Module):
             raise ValueError(f"expected a module from the builder {self.name!r}, found {type(built).__name__}")
         return built
+
+    def to_json(self) -> dict[str, Any]:
+        """What a bank keeps of it.
+
+        >>> Builder("polymask.nets.by_name:build_model", {"name": "convnet"}).to_json()["args"]["pool"]
+        True
+        """
+        return {"name": self.name, "args": {**self._defaults(NOW), **self.args}}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Builder:
+        """What ``to_json`` wrote, now or before networks had other defaults."""
+        found = cls(**record)
+        return replace(found, args={**found._defaults(BEFORE), **found.args})
+
+    def _defaults(self, known: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+        return known.get(str(self.args.get("name")), {}) if self.name.endswith(":build_model") else {}

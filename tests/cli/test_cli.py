@@ -477,7 +477,7 @@ def test_roles_say_which_masks_on_units_reach_a_tensor(capsys: pytest.CaptureFix
     assert "rows by body.1; columns always live" in lines["body.0.weight"]
     assert "rows by body.5; columns by body.1" in lines["body.4.weight"]
     assert "its 32 units are masked here" in lines["body.1.weight"]
-    assert "rows always live; columns by body.5" in lines["head.weight"]
+    assert "rows always live; columns by body.9" in lines["head.weight"]
 
 
 def test_a_folder_that_is_not_there_is_said_to_be_missing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,11 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
+from polymask.bank.bank import Bank
 from polymask.builder import Builder
 from polymask.cli.main import main
 from polymask.learning.by_name import build, can_start_from
+from polymask.methods import METHODS
 from polymask.nets import NETS
 from polymask.nets.by_name import build_model, example_of
 from polymask.nets.weights import load_weights
@@ -139,7 +141,7 @@ def test_a_conv_net_of_before_there_was_pooling_is_built_and_gone_on_with_as_it_
 ) -> None:
     args = {"name": "convnet", "example_shape": (1, 8, 8), "outputs": 2}
     before, now = (
-        Builder("polymask.nets.by_name:build_model", {**args, **how}).build()
+        Builder.from_json({"name": "polymask.nets.by_name:build_model", "args": {**args, **how}}).build()
         for how in ({}, {"widths": [8], "pool": True})
     )
     assert (before.head.in_features, now.head.in_features) == (32 * 2 * 2, 8)
@@ -153,3 +155,12 @@ def test_a_conv_net_of_before_there_was_pooling_is_built_and_gone_on_with_as_it_
     assert main(run[:-4]) == 1
     assert "net.pool: False there, True now" in capsys.readouterr().err
     assert main(run) == 0
+
+
+def test_a_bank_of_a_named_network_says_what_the_network_was_when_it_was_made(tmp_path: Path) -> None:
+    args = {"name": "convnet", "example_shape": [1, 8, 8], "outputs": 2}
+    net = build_model(**args)
+    method = METHODS["piggyback"](net, torch.zeros(1, 1, 8, 8))
+    builder = Builder("polymask.nets.by_name:build_model", args)
+    bank = Bank.create(tmp_path / "bank", method.sites, method="piggyback", builder=builder)
+    assert Builder.from_json(bank.about["builder"]).build().head.in_features == 128

@@ -27,6 +27,7 @@ from polymask.learning import folder
 from polymask.learning.learn import learn
 from polymask.learning.objective import Objective
 from polymask.learning.train.loop import NotFinite
+from polymask.learning.train.session import Session
 from polymask.learning.training import Training
 from polymask.methods import METHODS
 from polymask.nets import build_net
@@ -293,3 +294,16 @@ def test_a_finished_run_is_what_it_was_when_it_is_opened_again(name: str, tmp_pa
         reports.append(learn(net, stream, name, out=tmp_path / "run", training=training).report)
     assert reports[0]["logit_drift"] == reports[1]["logit_drift"]
     assert reports[0]["accuracy"] == reports[1]["accuracy"]
+
+
+def test_what_rounding_costs_is_known_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training, begin = replace(small.SAVED, private_bits=8), Session._phase
+    run = partial(small.run, "piggyback", tmp_path / "run", training=training)
+
+    def stop(self: Session, task: Any, *args: Any) -> Any:
+        return kill() if task.name == "three" else begin(self, task, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "_phase", stop)
+        assert not survives(run)
+    assert list(run().report["rounding"]) == ["one", "two", "three"]

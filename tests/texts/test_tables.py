@@ -170,13 +170,17 @@ def test_draws_are_as_many_as_asked_with_one_of_each_class_at_least() -> None:
         ({"text": ["review"], "label": "verdit"}, "labels called 'verdit' .*did you mean verdict"),
         ({"text": ["review", "review"], "label": "verdict"}, "the two of pairs, for --text, found review review"),
         ({"text": ["a", "b", "c"], "label": "verdict"}, "the two of pairs, for --text, found a b c"),
+        ({"text": ["review", "verdict"], "label": "verdict"}, "columns of their own, found 'verdict' named for both"),
+        ({"text": ["review"], "label": "share"}, "labels called 'share' .*which holds no words, whole numbers"),
     ],
 )
 def test_columns_that_are_not_there_are_named_with_those_that_are(
     how: dict[str, object], said: str, words: Text, tmp_path: Path
 ) -> None:
     path = write_csv(
-        tmp_path / "a.csv", [(1, "good", "x", "up"), (2, "bad", "y", "down")], ["id", "review", "other", "verdict"]
+        tmp_path / "a.csv",
+        [(1, "good", "x", 0.5, "up"), (2, "bad", "y", 1.5, "down")],
+        ["id", "review", "other", "share", "verdict"],
     )
     with pytest.raises(ValueError, match=said):
         load_texts(path, inputs=words, **how)  # type: ignore[arg-type]
@@ -192,6 +196,10 @@ def test_tables_that_cannot_be_read_say_which_and_why(words: Text, folder: Path,
         load_texts(tmp_path / "b.csv", inputs=words, **HOW)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"expected a table in .*d.csv, found .*: it has columns, and no row"):
         load_texts(write_csv(tmp_path / "d.csv", [], ["review", "verdict"]), inputs=words, **HOW)  # type: ignore[arg-type]
+    wide = tmp_path / "wide.csv"
+    wide.write_text("review,verdict\n" + "it was bad, now it is good,up\n" * 3)
+    with pytest.raises(ValueError, match=r"wide.csv, found .*more fields than its header; .* wants quotes"):
+        load_texts(wide, inputs=words, **HOW)  # type: ignore[arg-type]
     unlabelled = write_csv(tmp_path / "c.csv", [("good", "up"), ("bad", "")], ["review", "verdict"])
     with pytest.raises(ValueError, match=r"a label in every row of .*some without one in 'verdict'"):
         load_texts(unlabelled, inputs=words, **HOW)  # type: ignore[arg-type]
@@ -204,6 +212,9 @@ def test_tables_that_cannot_be_read_say_which_and_why(words: Text, folder: Path,
     write_reviews(parts / "train.csv", "phone")
     write_csv(parts / "test.csv", [("good", "up")], ["text", "verdict"])
     with pytest.raises(ValueError, match=r"in every part of .*found test without \['review'\]"):
+        load_texts(parts, inputs=words, **HOW)  # type: ignore[arg-type]
+    write_csv(parts / "test.csv", [("good", 1)], ["review", "verdict"])
+    with pytest.raises(ValueError, match=r"labels of one kind in all parts of .*found int and str"):
         load_texts(parts, inputs=words, **HOW)  # type: ignore[arg-type]
     how = {"tokenizer": str(folder), **HOW}
     with pytest.raises(FileNotFoundError, match=r"a table or a folder of tables, found no .*none.csv"):

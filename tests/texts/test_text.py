@@ -197,6 +197,18 @@ def test_texts_that_nothing_can_be_made_of_are_refused_in_a_sentence(words: Text
         prepare(Task("phone", OneByOne("phone")), seed=0)
     with pytest.raises(ValueError, match="expected a text at place 1, found None"):
         prepare(Task("phone", (["good", None], ["up", "down"]), inputs=words), seed=0)
+    with pytest.raises(ValueError, match="expected a text at place 0, found nan"):
+        prepare(Task("phone", ([float("nan"), *texts[1:]], labels), inputs=words), seed=0)
+    with pytest.raises(ValueError, match=r"expected a text at place 0, found '\\ud800'"):
+        words.encode(["\ud800"])
+    pairs = [(text, text) for text in texts]
+    with pytest.raises(
+        ValueError, match="texts or pairs in all parts of task 'phone', found texts in train and pairs in"
+    ):
+        prepare(Task("phone", (texts, labels), (pairs, labels), inputs=words), seed=0)
+    for odd in (None, 1):
+        with pytest.raises(ValueError, match=f"labels of one kind for task 'phone', words or numbers, found {odd}"):
+            prepare(Task("phone", (texts, [*labels[1:], odd]), inputs=words), seed=0)
     with pytest.raises(ValueError, match=r"expected a pair of texts at place 1, found \('a',\)"):
         words.encode([("a", "b"), ("a",)])
     with pytest.raises(ValueError, match="60 texts but 59 labels"):

@@ -10,7 +10,7 @@ from polymask.asking.answers import Read
 from polymask.asking.wanted import Wanted
 from polymask.streams.texts.pairs import as_words
 from polymask.streams.texts.tables import BUILDERS, columns_in
-from polymask.streams.texts.text import Text, Words
+from polymask.streams.texts.text import Text, Words, check_texts
 
 LINES = ".txt"
 
@@ -39,6 +39,7 @@ def read_words(given: Iterable[str | os.PathLike[str]], wanted: Wanted, size: in
     for one, file in words:
         try:
             found = [as_words(str(one), text)] if file is None else words_in(file, text)
+            check_texts(found or [""])
         except (ValueError, OSError) as error:
             yield from _encoded(held, text, size)
             held = []
@@ -56,13 +57,17 @@ def file_of(one: str | os.PathLike[str]) -> Path | None:
 
     >>> file_of("It lasts.")
     """
-    path = Path(one).expanduser()
-    named = path.suffix.lower() in (LINES, *BUILDERS)
-    if not isinstance(one, str) or (named and not any(char.isspace() for char in one)):
-        if not path.is_file():
-            raise FileNotFoundError(f"expected texts, or files of texts that are there, found no {path}")
-        return path
-    return path if named and path.is_file() else None
+    named = Path(one).suffix.lower() in (LINES, *BUILDERS)
+    if isinstance(one, str) and not named:
+        return None
+    try:
+        path = Path(one).expanduser()
+        there = path.is_file()
+    except (OSError, RuntimeError):  # longer than any name, or the home of nobody
+        path, there = Path(one), False
+    if not there and (not isinstance(one, str) or not any(char.isspace() for char in one)):
+        raise FileNotFoundError(f"expected texts, or files of texts that are there, found no {path}")
+    return path if there else None
 
 
 def words_in(path: Path, text: Text) -> list[Words]:
@@ -74,10 +79,11 @@ def words_in(path: Path, text: Text) -> list[Words]:
     if path.suffix.lower() in BUILDERS:
         return columns_in(path, text.columns)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # A line ends where its writer ended it: what else str.splitlines() takes for an end stands in texts.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"expected text in {path} (UTF-8), found something else: {error}") from error
-    return [as_words(line, text) for line in lines]
+    return [as_words(line, text) for line in (lines if lines[-1] else lines[:-1])]
 
 
 def _encoded(words: Sequence[Words], text: Text, size: int) -> Iterator[Read]:

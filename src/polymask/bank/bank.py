@@ -105,7 +105,7 @@ class Bank:
             "method": method,
             "options": store.as_json(dict(options or {}), "options"),
             "head": head,
-            "builder": builder and store.as_json({"name": builder.name, "args": dict(builder.args)}, "builder args"),
+            "builder": builder and store.as_json(builder.to_json(), "builder args"),
         }
         kept: State = {"kind": base, "drawn": dict(drawn or {}), **host_of(sites, set(host) - set(drawn or ()), base)}
         kept |= {"owned": sorted(owned)} if owned else {}

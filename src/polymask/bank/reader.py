@@ -158,7 +158,9 @@ class Reader:
         builder = self.head.about["builder"]
         if base is None and builder is None:
             raise ValueError("expected a network, found a bank without a builder: bring the network as base=")
-        module = plug_again(Builder(**builder).build() if base is None else base, self.head.about.get("plugged", ()))
+        module = plug_again(
+            Builder.from_json(builder).build() if base is None else base, self.head.about.get("plugged", ())
+        )
 
         def read() -> Sites:
             about = self.now.about

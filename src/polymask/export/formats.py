@@ -47,7 +47,7 @@ def as_weights(
     """Weights alone, loaded again into the network that the bank builds, or into the one that was given."""
     data = weights.to_bytes(network, source.record.private, about)
     builder = source.about["builder"]
-    built = copy.deepcopy(base).cpu() if base is not None else Builder(**builder).build()
+    built = copy.deepcopy(base).cpu() if base is not None else Builder.from_json(builder).build()
     built = plug_again(built, source.about.get("plugged", ()))
     again = _answer(source, weights.put_weights(built, load(data)), door)
     return data, door.form, compare(_reference(source, door), door.form, "the network built again", by_network(again))

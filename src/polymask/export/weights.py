@@ -71,7 +71,7 @@ def load_weights(file: str | Path, base: nn.Module | None = None) -> nn.Module:
         raise ValueError(
             f"expected {path} to say how its network is built, found nothing of it: bring the network as base="
         )
-    built = Builder(**builder).build() if base is None else copy.deepcopy(base)
+    built = Builder.from_json(builder).build() if base is None else copy.deepcopy(base)
     return put_weights(plug_again(built, json.loads(words.get("plugged", "[]"))), tensors)
 
 

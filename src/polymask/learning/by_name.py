@@ -6,11 +6,12 @@ import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from polymask.builder import Builder
+from polymask.builder import NOW, Builder
 from polymask.learning.config import complete_options, said_of_identities
 from polymask.learning.joint.prefixes import learn_joint
 from polymask.learning.learn import learn
@@ -22,7 +23,7 @@ from polymask.learning.unnamed.scenario import Scenario, refuse_joint
 from polymask.learning.unnamed.spare import refuse_spare
 from polymask.method.contract import Method
 from polymask.methods import METHODS
-from polymask.nets.by_name import PRETRAINED, RANDOM, default_net, example_of, is_transformers, said_of_net
+from polymask.nets.by_name import PRETRAINED, RANDOM, default_net, example_of, is_transformers
 from polymask.nets.weights import load_weights
 from polymask.sites.roles import head_of
 from polymask.streams.by_name import make_stream
@@ -144,8 +145,8 @@ def run_named(
         **places,
         **how,
     }
-    name = builder.args["name"]
-    config |= {"model": name, "net": {**said_of_net(name), **net}, "weights": weights, "head": head, "seed": seed}
+    name = model or builder.args["name"]
+    config |= {"model": name, "net": {**NOW.get(name, {}), **net}, "weights": weights, "head": head, "seed": seed}
     config |= said_of_identities(spare, scenario) | asdict(training)
     config["options"] = {name: value for name, value in own.items() if name != "backbone"}
     config |= {"metrics": metrics} if metrics else {}
@@ -237,7 +238,11 @@ def build(
     shape = list(example.shape[1:]) if isinstance(example, Tensor) else None
     outputs = spare + max(outputs_of(task, seed) for task in stream)
     name = model or default_net(shape or ())
-    args = {"name": name, "example_shape": shape, "outputs": outputs, "seed": seed, **said_of_net(name), **net}
+    # A folder in full: a bank of the run is opened from elsewhere too.
+    place = (
+        str(Path(name).expanduser().resolve()) if is_transformers(name) and Path(name).expanduser().is_dir() else name
+    )
+    args = {"name": place, "example_shape": shape, "outputs": outputs, "seed": seed, **net}
     builder = Builder("polymask.nets.by_name:build_model", args)
     if weights in (RANDOM, FIRST_TASK):
         return builder.build(), builder

@@ -102,7 +102,7 @@ def extend(
         place = Place(path, writer, {key: earlier.get(key) for key in DESCRIBED} | said_of_identities(setup.spare))
         drift = watch(learner, batch, path)
         session = Session(learner, [task], setup, place, results, drift, feeds)
-        builder = None if about["builder"] is None else Builder(**about["builder"])
+        builder = None if about["builder"] is None else Builder.from_json(about["builder"])
         return Learned(learner, session.run(), bank, builder, about["options"])
 
 
@@ -139,4 +139,4 @@ def network_of(builder: dict[str, Any] | None, model: nn.Module | None) -> nn.Mo
         return model
     if builder is None:
         raise ValueError("expected a network, found a bank that does not know how it is built: bring it as model=")
-    return Builder(**builder).build()
+    return Builder.from_json(builder).build()

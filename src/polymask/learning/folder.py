@@ -16,7 +16,7 @@ import yaml
 
 from polymask.bank.bank import Bank
 from polymask.bank.store import as_json
-from polymask.builder import FLATTENED
+from polymask.builder import BEFORE as NETS
 from polymask.disk import write_file
 from polymask.learning.config import BEFORE, NEUTRAL
 from polymask.lock import locked as hold
@@ -68,7 +68,7 @@ def check(folder: Path, config: Mapping[str, Any]) -> None:
         return
     old, new = _flat(yaml.safe_load(path.read_text())), _flat(yaml.safe_load(_rendered(config)))
     old = {f"options.{key}": value for key, value in BEFORE.get(old.get("method") or "", {}).items()} | old
-    if net := FLATTENED.get(old.get("model") or ""):
+    if net := NETS.get(old.get("model") or ""):
         old = {f"net.{key}": value for key, value in net.items()} | {
             k: v for k, v in old.items() if (k, v) != ("net", {})
         }

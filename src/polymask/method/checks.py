@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from polymask.held import AlteredNetwork
+from polymask.parts.narrow import BITS
 from polymask.sites.foreign import find_foreign
 from polymask.sites.marks import is_marked
 
@@ -20,6 +21,8 @@ def check_begin(method: Method, task: str, phase: str) -> None:
     refuse_wrapped(method.model)
     refuse_gone(method)
     refuse_detached(method)
+    if method.private_bits not in BITS or isinstance(method.private_bits, bool):
+        raise ValueError(f"expected private_bits of {', '.join(map(str, BITS))}, found {method.private_bits!r}")
     if phase not in method.phases:
         raise ValueError(f"expected a phase of {', '.join(method.phases)}, found {phase!r}")
     refuse_shared(method)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from polymask.copies.kept import refresh_caches
 from polymask.method.heads import fresh_head, width_of
-from polymask.parts.narrow import narrowed
+from polymask.parts.narrow import narrowed, narrowed_statistics
 from polymask.parts.pack import Packed, unpack
 from polymask.parts.sparse import Sparse
 from polymask.task import Meta, TaskRecord, entries, fingerprints
@@ -61,7 +61,10 @@ def round_private(method: Method) -> None:
     if method.private_bits == 32:
         return
     for name in method.sites.names("private"):
-        method.sites.write(name, narrowed(method.sites.tensor(name).detach(), method.private_bits))
+        value = method.sites.tensor(name)
+        is_statistic = not isinstance(value, nn.Parameter)
+        own = narrowed_statistics(value) if is_statistic else narrowed(value.detach(), method.private_bits)
+        method.sites.write(name, own)
     for name in method.owned:
         method.sites.write_trained(name, narrowed(method.sites.tensor(name).detach(), 16))
 

@@ -73,15 +73,6 @@ def default_net(example_shape: Sequence[int]) -> str:
     return "convnet" if len(example_shape) == 3 and example_shape[0] > 1 else "mlp"
 
 
-def said_of_net(name: str) -> dict[str, Any]:
-    """What a run writes down of a network even where nobody asked for it, since its defaults were once others.
-
-    >>> said_of_net("convnet"), said_of_net("mlp")
-    ({'widths': [32, 64, 128], 'pool': True}, {})
-    """
-    return {"widths": [32, 64, 128], "pool": True} if name == "convnet" else {}
-
-
 def is_transformers(name: str) -> bool:
     """Whether a name is one of transformers: a folder, or a name with a slash that is not timm's."""
     return name not in NETS and ":" not in name and ("/" in name.removeprefix("timm/") or Path(name).is_dir())
@@ -134,7 +125,7 @@ def _from_factory(name: str, outputs: int, net: Mapping[str, Any]) -> nn.Module:
 
 
 def _from_transformers(name: str, outputs: int, pretrained: bool, net: Mapping[str, Any]) -> nn.Module:
-    transformers = _optional("transformers", name, "text")
+    transformers = _optional("transformers", name, "text", "AutoModelForSequenceClassification")
     kind = transformers.AutoModelForSequenceClassification
     if pretrained:
         model: nn.Module = kind.from_pretrained(name, num_labels=outputs, **net)
@@ -170,10 +161,16 @@ def _unknown(name: str, others: Sequence[str]) -> ValueError:
     )
 
 
-def _optional(package: str, network: str, extra: str) -> Any:
+def _optional(package: str, network: str, extra: str, needed: str | None = None) -> Any:
+    """A package, with what is needed of it: some import their parts late."""
     try:
-        return importlib.import_module(package)
+        module = importlib.import_module(package)
+        if needed is not None:
+            getattr(module, needed)
+        return module
     except ModuleNotFoundError as error:
+        if error.name is None:
+            raise _broken(error, package) from error
         if error.name != package:
             raise ModuleNotFoundError(
                 f"expected to import {package}, found that it needs the package {error.name}, which is not there: "
@@ -186,12 +183,19 @@ def _optional(package: str, network: str, extra: str) -> Any:
             + f", pip install 'polymask[{extra}]'"
         ) from error
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        # torchvision built for another torch fails so, and takes along whatever imports it.
-        whose = _failing(error, package)
-        raise RuntimeError(
-            f"expected to import {package}, found that {whose} cannot be imported ({error}): install {whose} anew, a "
-            f"version for torch {torch.__version__}"
-        ) from error
+        raise _broken(error, package) from error
+
+
+def _broken(error: BaseException, package: str) -> RuntimeError:
+    # torchvision built for another torch fails so, and takes along whatever imports it.
+    first = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    whose = _failing(first, package)
+    return RuntimeError(
+        f"expected to import {package}, found that {whose} cannot be imported ({first}): install {whose} anew, a "
+        f"version for torch {torch.__version__}"
+    )
 
 
 def _failing(error: BaseException, package: str) -> str:

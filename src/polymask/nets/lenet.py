@@ -24,7 +24,7 @@ class ConvNet(nn.Module):
         pool: whether the head reads the mean of every map; False: the maps themselves, flattened.
 
     Raises:
-        ValueError: the images are too small for so many stages.
+        ValueError: the images are too small for so many stages, or a width is not positive.
 
     >>> import torch
     >>> ConvNet(1, 10, size=28)(torch.rand(2, 1, 28, 28)).shape
@@ -40,6 +40,8 @@ class ConvNet(nn.Module):
         pool: bool = True,
     ) -> None:
         super().__init__()
+        if any(width < 1 for width in widths) or not isinstance(pool, bool):
+            raise ValueError(f"expected widths of 1 or more, and pool as true or false, found {widths} and {pool!r}")
         height, width = (size, size) if isinstance(size, int) else size
         rows, columns = height >> len(widths), width >> len(widths)
         if not rows * columns:

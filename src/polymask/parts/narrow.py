@@ -23,8 +23,8 @@ def narrowed(value: Tensor, bits: int) -> Tensor:
     """A tensor as it is stored at this many bits an entry; of float32 alone, others stay.
 
     At 16 bits an entry is a half-precision float; at 8 it is a level from -127 to 127 of a power of two, the least of
-    its row that will do; what has no rows (a bias, a norm), or fewer entries than 64, is rounded to 16. What is out of
-    range stays.
+    its row that will do; what has no rows (a bias, a norm), or fewer entries than 64, is rounded to 16. A tensor stays
+    as it is if an entry would become infinite, or at 16 bits 0.
 
     Args:
         value: real, of any shape; its rows are along the first axis.
@@ -38,9 +38,22 @@ def narrowed(value: Tensor, bits: int) -> Tensor:
         return value
     if bits == 8 and _has_levels(value):
         power = _powers(value)
-        return torch.ldexp(torch.round(torch.ldexp(value, -power)), power) + 0.0  # no level is -0
+        level = torch.ldexp(torch.round(torch.ldexp(value, -power)), power) + 0.0  # no level is -0
+        return level if bool(level.isfinite().all()) else value
     half = value.half().float()
-    return half if bool(half.isfinite().all()) else value
+    return half if bool(half.isfinite().all()) and torch.equal(half == 0, value == 0) else value
+
+
+def narrowed_statistics(value: Tensor) -> Tensor:
+    """Statistics as they are stored in 16 bits; as they are if one lies outside the normal range of half precision.
+
+    What is divided by must keep its relative precision, however small it is.
+
+    >>> narrowed_statistics(torch.tensor([1e-6, 0.1]))
+    tensor([1.0000e-06, 1.0000e-01])
+    """
+    small = (value != 0) & (value.abs() < torch.finfo(torch.half).tiny)
+    return value if bool(small.any()) else narrowed(value, 16)
 
 
 def _has_levels(value: Tensor) -> bool:
@@ -55,18 +68,24 @@ def _powers(value: Tensor) -> Tensor:
 
 
 def narrow(name: str, value: Tensor, bits: int) -> dict[str, Tensor]:
-    """The tensors that hold one in as few bits as asked for, if these hold it exactly: name -> tensor.
+    """The tensors that hold one in as few bits as asked for, or as they can, exactly: name -> tensor.
 
     >>> sorted(narrow("w", torch.ones(8, 8), 8)), sorted(narrow("w", torch.full((8, 8), 0.3), 8))
     (['level/w', 'power/w'], ['w'])
     """
-    if bits == 32 or value.dtype != torch.float32 or not _same(narrowed(value, bits), value):
-        return {name: value}
+    for few in (8, 16):
+        if few >= bits and value.dtype == torch.float32 and value.numel():
+            found = _held(name, value, few)
+            if _same(widen(found)[name], value):
+                return found
+    return {name: value}
+
+
+def _held(name: str, value: Tensor, bits: int) -> dict[str, Tensor]:
     if bits == 8 and _has_levels(value):
         power = _powers(value)
         return {LEVEL + name: torch.ldexp(value, -power).to(torch.int8), POWER + name: power.flatten().to(torch.int8)}
-    half = value.half()
-    return {HALF + name: half} if _same(half.float(), value) else {name: value}
+    return {HALF + name: value.half()}
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

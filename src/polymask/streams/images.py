@@ -231,6 +231,8 @@ def class_names(data: Any, splits: Iterable[str], label: str, name: str) -> list
         raise ValueError(
             f"data set {name!r} has examples without a label in {label!r}: drop them, or take another --label"
         )
+    if len(kinds := {type(value).__name__ for value in found}) > 1:
+        raise ValueError(f"expected labels of one kind in all parts of {name}, found {' and '.join(sorted(kinds))}")
     return [str(value) for value in sorted(found)]
 
 

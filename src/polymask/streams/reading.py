@@ -83,7 +83,11 @@ def numbered(
     if isinstance(y, Tensor):
         return data, names
     listed = list(y)
-    if not listed or not isinstance(listed[0], str):
+    words = [isinstance(label, str) for label in listed]
+    if len({*words}) > 1 or any(label is None for label in listed):
+        odd = None if all(words) or not any(words) else listed[words.index(not words[0])]
+        raise ValueError(f"expected labels of one kind for task {task!r}, words or numbers, found {odd!r} in {part}")
+    if not any(words):
         return (x, torch.as_tensor(y)), names
     names = tuple(sorted(set(listed))) if names is None else names
     if unknown := sorted({*listed} - {*names}):

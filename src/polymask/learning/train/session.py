@@ -33,8 +33,8 @@ from polymask.method.learner import without_base
 from polymask.streams.prepare import Feeds
 from polymask.streams.stream import Task
 
-WRITE_EVERY = 60.0
-"""Seconds between two writes of ``results.json`` while a run goes on; what was measured is on disk before."""
+WRITE_EVERY, WRITE_SHARE = 60.0, 0.02
+"""Most seconds between two writes of ``results.json`` while a run goes on, and the share of its time they may take."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Session:
         self.method.private_bits = self.setup.training.private_bits or 32
         self._saved: dict[str, Any] | None = None  # the checkpoint of the task that a stopped run left open
         self._safe_at = time.monotonic()  # when the run was last safe on disk
-        self._written_at = -WRITE_EVERY + time.monotonic()
+        self._due_at = time.monotonic()  # when the report is written again
         self._again: list[Task] | None = None  # the finished tasks that may have to be measured again
         self._unwritten = Unwritten(self.method.drawn)
         self._apart = Apart.of(self.place.folder, self.twin, self.setup)
@@ -111,11 +111,12 @@ class Session:
 
     def write(self) -> dict[str, Any]:
         """The report so far, also into ``results.json``."""
+        start = time.perf_counter()
         sizes = self._unwritten.sizes() if self.place.bank is None else self.place.bank.sizes()
         report = self.results.as_json(self.place.about, sizes)
         if self.place.folder is not None and self.setup.fabric.is_global_zero:
             files.write_results(self.place.folder, report)
-        self._written_at = time.monotonic()
+        self._due_at = time.monotonic() + min(WRITE_EVERY, (time.perf_counter() - start) / WRITE_SHARE)
         return report
 
     def feed(self, task: Task) -> Feeds:
@@ -226,7 +227,7 @@ class Session:
         journal.score(after.name, name, row[after.name].value, len(self.results.rows))
         if self.place.folder is not None and self.setup.fabric.is_global_zero:
             append_row(self.place.folder / "accuracy.csv", after.name, row)
-        if time.monotonic() - self._written_at >= WRITE_EVERY:
+        if time.monotonic() >= self._due_at:
             self.write()
 
     def _unproved(self, after: Task) -> list[Task]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from polymask.streams.stream import Task
 from polymask.streams.texts.text import Text
 
 BUILDERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    ".csv": ("csv", {"keep_default_na": False}),
-    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t"}),
+    ".csv": ("csv", {"keep_default_na": False, "index_col": False}),
+    ".tsv": ("csv", {"keep_default_na": False, "index_col": False, "sep": "\t"}),
     ".jsonl": ("json", {}),
     ".json": ("json", {}),
     ".parquet": ("parquet", {}),
@@ -57,6 +58,10 @@ def load_texts(
     features = data["train"].features
     label = label_column(features, label, called)
     words = text_columns(features, text, label, called)
+    if label in words:
+        raise ValueError(
+            f"expected texts and labels of {called} in columns of their own, found {label!r} named for both"
+        )
     for part in dict.fromkeys(splits.values()):
         if lacking := sorted({*words, label} - {*data[part].features}):
             raise ValueError(
@@ -132,7 +137,8 @@ def read_files(files: Mapping[str, Path]) -> Any:
     import datasets
 
     found = {}
-    with quiet(datasets), tempfile.TemporaryDirectory() as scratch:
+    with quiet(datasets), warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
+        warnings.filterwarnings("error", "Length of header")  # pandas would leave out the rest of every row
         for split, path in files.items():
             kind, how = BUILDERS[path.suffix.lower()]
             try:
@@ -140,12 +146,14 @@ def read_files(files: Mapping[str, Path]) -> Any:
                 found[split] = datasets.load_dataset(
                     kind, data_files=str(path), split="train", cache_dir=scratch, keep_in_memory=True, **how
                 )
-            except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
+            except (datasets.exceptions.DatasetGenerationError, Warning, ValueError, OSError) as error:
                 first = error
                 while first.__cause__ is not None:
                     first = first.__cause__
                 said = str(first).partition("\n")[0]
                 said = "it has columns, and no row" if "corresponds to no data" in said else said
+                if "Length of header" in said:
+                    said = "its rows have more fields than its header; a text with a comma or tab in it wants quotes"
                 raise ValueError(f"expected a table in {path}, found one that cannot be read: {said}") from error
     return found
 
@@ -179,6 +187,7 @@ def label_column(features: Mapping[str, Any], label: str | None, called: str) ->
     chosen = [key for key in (classes + usual if label is None else classes + plain) if label in (None, key)]
     if not chosen:
         hint = nearest(label, features) if label is not None else ": name it, --label COLUMN"
+        hint = ", which holds no words, whole numbers or yes and no" if label in features else hint
         named = "" if label is None else f" called {label!r}"
         raise ValueError(f"expected a column of labels{named} in {called}, found {described(features)}{hint}")
     return chosen[0]
@@ -205,7 +214,7 @@ def text_columns(features: Mapping[str, Any], text: Sequence[str], label: str, c
         if key not in words:
             raise ValueError(
                 f"expected a column of texts called {key!r} in {called}, found {described(features)}"
-                f"{nearest(key, features)}"
+                f"{', which holds no texts' if key in features else nearest(key, features)}"
             )
     return tuple(text)
 

@@ -86,6 +86,9 @@ class Text:
         """
         listed = [texts] if isinstance(texts, str) else list(texts)
         pairs = check_texts(listed)
+        if self.digest is not None and pairs != (len(self.columns) == 2):
+            learned, found = ("pairs of texts", "a text") if len(self.columns) == 2 else ("single texts", "a pair")
+            raise ValueError(f"expected {learned}, as the task has learned, found {found}: {listed[0]!r:.80}")
         tokenizer, digest = tokenizer_of(self.tokenizer)
         if self.digest not in (None, digest):
             raise ValueError(
@@ -169,16 +172,25 @@ def check_texts(texts: Sequence[Any]) -> bool:
     """
     if not texts:
         raise ValueError("expected a text or more, found none")
-    pairs = not isinstance(texts[0], str)
+    pairs = isinstance(texts[0], list | tuple)
     for place, text in enumerate(texts):
-        right = len(text) == 2 and all(isinstance(one, str) for one in text) if pairs and text else False
-        if not (right if pairs else isinstance(text, str)):
+        parts = text if pairs and isinstance(text, list | tuple) else (text,)
+        if len(parts) != 1 + pairs or not all(isinstance(one, str) and is_unicode(one) for one in parts):
             found = f"{text!r}"[:80]
             raise ValueError(
                 f"expected a {'pair of texts' if pairs else 'text'} at place {place}, found {found}: drop it, or give "
                 f"an empty text"
             )
     return pairs
+
+
+def is_unicode(text: str) -> bool:
+    r"""Whether a text can be written down: half a character, as bytes of another encoding leave it, cannot.
+
+    >>> is_unicode("caf\u00e9"), is_unicode("caf\udce9")
+    (True, False)
+    """
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def trim(x: Any) -> Any:

@@ -24,7 +24,8 @@ def tokenised(task: Task) -> Task:
         ValueError: there are texts, and nobody said how they are tokenised, or texts and labels differ in number.
     """
     parts: dict[str, Any] = {}
-    inputs, cut, total, pairs = task.inputs, 0, 0, False
+    inputs, cut, total = task.inputs, 0, 0
+    pairs: dict[bool, str] = {}
     for part in ("train", "val", "test"):
         data = texts_of(getattr(task, part), isinstance(inputs, Text))
         if data is None:
@@ -42,10 +43,15 @@ def tokenised(task: Task) -> Task:
         except ValueError as error:
             raise ValueError(f"{part} of task {task.name!r}: {error}") from error
         parts[part], cut, total = (tokens, labels), cut + longer, total + len(texts)
-        pairs = not isinstance(texts[0], str)
+        pairs[not isinstance(texts[0], str)] = part
     if not parts or not isinstance(inputs, Text):
         return task
-    inputs = inputs.settled(pairs)
+    if len(pairs) > 1:
+        raise ValueError(
+            f"expected texts or pairs in all parts of task {task.name!r}, found texts in {pairs[False]} and pairs in "
+            f"{pairs[True]}"
+        )
+    inputs = inputs.settled(next(iter(pairs)))
     if cut:
         warn(
             f"{cut} of {total} texts of task {task.name!r} are longer than {inputs.length} tokens and are cut there: "
@@ -57,7 +63,11 @@ def tokenised(task: Task) -> Task:
 
 def texts_of(data: Any, wanted: bool) -> tuple[Sequence[Any], Any] | None:
     """The texts and labels of a part, read one by one from a data set; None where it has none."""
-    if isinstance(data, tuple) and len(data) == 2 and holds_texts(data[0]):
+    if (
+        isinstance(data, tuple)
+        and len(data) == 2
+        and (holds_texts(data[0]) or (wanted and isinstance(data[0], list) and bool(data[0])))
+    ):
         return list(data[0]), data[1]
     if wanted and isinstance(data, Dataset) and len(data) and holds_texts(data[0][0]):  # type: ignore[arg-type]
         pairs = [data[place] for place in range(len(data))]  # type: ignore[arg-type]
