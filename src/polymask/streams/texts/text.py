@@ -87,8 +87,8 @@ class Text:
         listed = [texts] if isinstance(texts, str) else list(texts)
         pairs = check_texts(listed)
         if self.digest is not None and pairs != (len(self.columns) == 2):
-            learned, found = ("pairs of texts", "a text") if len(self.columns) == 2 else ("single texts", "a pair")
-            raise ValueError(f"expected {learned}, as the task has learned, found {found}: {listed[0]!r:.80}")
+            learned, given = ("single texts", "a pair") if pairs else ("pairs of texts", "a text")
+            raise ValueError(f"expected {learned}, as the task has learned, found {given}: {listed[0]!r:.80}")
         tokenizer, digest = tokenizer_of(self.tokenizer)
         if self.digest not in (None, digest):
             raise ValueError(
