@@ -104,7 +104,7 @@ def main() -> None:
     if args.phase is None:
         return
     if args.data_root is None:
-        parser.error("expected --data-root, a folder that holds local/asc and local/dsc, found none")
+        parser.error("expected --data-root, a folder that holds local/dsc, found none")
     start = time.monotonic()
     for arm, rate, seed in runs(args.phase, args.only, args.seeds):
         if time.monotonic() - start > 60 * args.minutes:
