@@ -66,12 +66,12 @@ def test_every_option_of_a_stream_and_a_network_reaches_the_run() -> None:
     config = yaml.safe_load(Path("run/config.yaml").read_text())
     assert config["polymask"] == polymask.__version__
     assert (config["net"], config["seed"], config["order"], config["options"]["norms"]) == (
-        {"widths": [4]},
+        {"widths": [4], "pool": True},
         3,
         [1, 0],
         "private",
     )
-    assert load("run").bank.model().model.head.in_features == 4 * 4 * 4
+    assert load("run").bank.model().model.head.in_features == 4
 
 
 @pytest.mark.parametrize("argv", ["--ratio 0.5 0.75", "--ratio 0.5,0.75", "--options.ratio=[0.5,0.75]"])

@@ -284,7 +284,10 @@ def test_a_checkpoint_is_written_when_its_time_has_come(tmp_path: Path, monkeypa
 DRAWS = ("supsup", "exssnet", "tfm")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in DRAWS else pytest.mark.full) for n in METHODS])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in DRAWS else pytest.mark.full) for n, kind in METHODS.items() if not kind.needs],
+)
 def test_a_finished_run_is_what_it_was_when_it_is_opened_again(name: str, tmp_path: Path) -> None:
     """A method that draws its weights when it is made must not draw them over what the finished tasks read."""
     reports = []

@@ -104,7 +104,9 @@ class HAT(Method):
         exact=True,
     )
     anneals = True
-    recipes: ClassVar[dict[str, Recipe]] = {"train": Recipe(lr=1e-3, mask_lr=0.01, epochs=30, batch_size=64)}
+    recipes: ClassVar[dict[str, Recipe]] = {
+        "train": Recipe(lr=1e-3, mask_lr=0.01, epochs=30, batch_size=64, momentum=0.0)
+    }
     roomier = "a smaller penalty on units (--c, now {c})"
 
     def __init__(

@@ -33,7 +33,7 @@ from polymask.method.learner import without_base
 from polymask.streams.prepare import Feeds
 from polymask.streams.stream import Task
 
-WRITE_EVERY, WRITE_SHARE = 60.0, 0.02
+WRITE_EVERY, WRITE_SHARE = 60.0, 0.1
 """Most seconds between two writes of ``results.json`` while a run goes on, and the share of its time they may take."""
 
 
@@ -227,7 +227,7 @@ class Session:
         journal.score(after.name, name, row[after.name].value, len(self.results.rows))
         if self.place.folder is not None and self.setup.fabric.is_global_zero:
             append_row(self.place.folder / "accuracy.csv", after.name, row)
-        if time.monotonic() >= self._due_at:
+        if time.monotonic() >= self._due_at or after.name in self.results.rounding:
             self.write()
 
     def _unproved(self, after: Task) -> list[Task]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from warnings import warn
 
 from torch.utils.data import Dataset
 
+from polymask.streams.stream import Task
 from polymask.streams.texts.text import Text, holds_texts
-
-if TYPE_CHECKING:
-    from polymask.streams.stream import Task
 
 
 def tokenised(task: Task) -> Task:
