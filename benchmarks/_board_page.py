@@ -27,8 +27,8 @@ One frozen MiniLM-L6, 4 tasks of DSC, 200 training texts each, 8 epochs of AdamW
 four tries of its most sensitive knob on two other tasks of DSC, by validation; all tries are in benchmarks/board/A.
 Then each ran here once a seed. Bytes are those of the file that a task adds, its head and the names of its tensors too:
 a bank's of ours, `adapter_model.safetensors` of PEFT's, which of TinyLoRA holds its frozen factors too. "Within 2
-points" of another arm is what the lower 95 % bound of the paired difference over all {texts:,} test texts says; where it
-says less, it is not shown. This page is made by `python benchmarks/board.py --write docs/board.md` from
+points" of another arm is what the lower 95 % bound of the paired difference over all {texts:,} test texts says; where
+it says less, it is not shown. This page is made by `python benchmarks/board.py --write docs/board.md` from
 `benchmarks/board/B`.
 
 """

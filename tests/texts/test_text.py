@@ -195,10 +195,6 @@ def test_texts_that_nothing_can_be_made_of_are_refused_in_a_sentence(words: Text
         prepare(Task("phone", (texts, labels)), seed=0)
     with pytest.raises(ValueError, match=r"inputs of train of task 'phone' are texts, such as .*inputs=Text"):
         prepare(Task("phone", OneByOne("phone")), seed=0)
-    with pytest.raises(ValueError, match="expected a text at place 1, found None"):
-        prepare(Task("phone", (["good", None], ["up", "down"]), inputs=words), seed=0)
-    with pytest.raises(ValueError, match="expected a text at place 0, found nan"):
-        prepare(Task("phone", ([float("nan"), *texts[1:]], labels), inputs=words), seed=0)
     with pytest.raises(ValueError, match=r"expected a text at place 0, found '\\ud800'"):
         words.encode(["\ud800"])
     pairs = [(text, text) for text in texts]
@@ -226,6 +222,15 @@ def test_texts_that_nothing_can_be_made_of_are_refused_in_a_sentence(words: Text
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="expected a folder with a tokenizer, or the name of one on the hub"):
         Text(str(tmp_path / "empty")).encode(["good"])
+
+
+def test_what_annotations_forbid_is_refused_in_a_sentence_too(words: Text, request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("untyped"):
+        pytest.skip("annotations are checked, and refuse it first")
+    with pytest.raises(ValueError, match="expected a text at place 1, found None"):
+        prepare(Task("phone", (["good", None], ["up", "down"]), inputs=words), seed=0)
+    with pytest.raises(ValueError, match="expected a text at place 0, found nan"):
+        prepare(Task("phone", ([float("nan"), "bad"], ["up", "down"]), inputs=words), seed=0)
 
 
 def test_a_tokenizer_without_padding_is_refused(tmp_path: Path) -> None:
