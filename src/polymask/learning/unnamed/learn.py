@@ -24,6 +24,9 @@ from polymask.method.heads import width_of
 from polymask.report.grouping import changes
 from polymask.streams.checks import check_labels
 
+SETTLING = Recipe(lr=0.01)
+"""By what scores learn unless one says otherwise: of a short visit they are to settle before the next one."""
+
 
 @dataclass(frozen=True)
 class Unnamed:
@@ -81,7 +84,7 @@ def learn_unnamed(
         rule: what tells tasks apart: ``EntropyJump``, ``UniformSlopes``, or these with settings of your own, by
             ``functools.partial``.
         most: how many masks there may be; what would need another one is skipped. None: any number.
-        recipe: optimizer and learning rate; None: the method's.
+        recipe: optimizer and learning rate; None: Adam at 0.01, since a mask is to settle before the next task comes.
         head: the name of the head module.
         example: an input that the model accepts; None: of the first batch.
         seed: key of every random draw.
@@ -103,7 +106,7 @@ def learn_unnamed(
     """
     kind, batches = method_class(method), iter(batches)
     _check_kind(kind)
-    recipe, first = recipe or kind.recipes[kind.phases[0]], next(batches, None)
+    recipe, first = recipe or SETTLING, next(batches, None)
     if first is None:
         raise ValueError("expected at least one batch, found none")
     example = tensors_of(first[0], lambda t: t[:2]) if example is None else example
