@@ -143,7 +143,7 @@ class CTR(Method):
             for parameter, learned in trained.items():
                 parameter.requires_grad_(learned)
             raise
-        self.exact = None if sharing == "train" else True
+        self.exact, self.drifts = (None, True) if sharing == "train" else (True, False)
 
     def _plug_in(self, model: nn.Module, example: Any, seed: int) -> None:
         joints = find_joints(model, example)
