@@ -15,6 +15,7 @@ from tests.contract import drive
 from tests.contract.conftest import EVERY, SMALL, VARIANTS, variant
 from tests.contract.test_resume import into_a_bank
 from tests.contract.toys import Anchored
+from tests.contract.zoo import ENCODERS
 from torch import Tensor, nn
 
 from polymask.bank.bank import Bank
@@ -61,9 +62,9 @@ def once(kind: type[Method], names: str, backbone: str) -> Method:
     return method
 
 
-def learned(kind: type[Method], names: str = "abcd", backbone: str = SMALL) -> Method:
+def learned(kind: type[Method], names: str = "abcd", backbone: str | None = None) -> Method:
     """A method that has learned some tasks, quickly."""
-    return copy.deepcopy(once(kind, names, backbone))
+    return copy.deepcopy(once(kind, names, backbone or (ENCODERS[0] if kind.needs else SMALL)))
 
 
 def learn(method: Method, names: str) -> None:
@@ -115,7 +116,7 @@ def test_all_other_tasks_stay_as_they_are(kind: type[Method]) -> None:
 @some("packnet", "hat", "tfm")
 def test_a_removal_in_the_bank_alone_is_the_same(kind: type[Method], tmp_path: Path) -> None:
     method = learned(kind)
-    bank = into_a_bank(method, tmp_path / "bank", SMALL)
+    bank = into_a_bank(method, tmp_path / "bank", ENCODERS[0] if method.needs else SMALL)
     before = answers(method)
     for task in "bd":
         bank.remove(task)
@@ -292,7 +293,7 @@ def test_a_state_of_before_removals_is_read() -> None:
 def test_a_task_that_is_learned_again_goes_on_counting_its_revisions(tmp_path: Path) -> None:
     kind = type("Reopening", (Anchored,), {"reopens": True})
     method = learned(kind, "ab")
-    bank = into_a_bank(method, tmp_path / "bank", SMALL)
+    bank = into_a_bank(method, tmp_path / "bank", ENCODERS[0] if method.needs else SMALL)
     for revision in (1, 2):
         method = reopened(kind, tmp_path / "bank")
         learn(method, "b")

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.contract import drive
-from tests.contract.conftest import EVERY, SMALL
+from tests.contract.conftest import EVERY, SMALL, small_of
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -34,16 +34,16 @@ def work(rank: int, names: list[str], folder: str) -> None:
     found: dict[tuple[str, str], Any] = {}
     for (strategy, phase), name in product(STRATEGIES.items(), names):
         try:
-            found[strategy, name] = learn(EVERY[name], phase)
+            found[strategy, name] = learn(EVERY[name], phase, small_of(name))
         except Exception:  # noqa: BLE001 (whatever it is, the test of this method tells it)
             found[strategy, name] = traceback.format_exc()
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def learn(cls: type[Method], phase: Phase) -> dict[str, Any]:
+def learn(cls: type[Method], phase: Phase, backbone: str) -> dict[str, Any]:
     """Two tasks with heads of 3 and 5, every process on batches of its own; what is known of them afterwards."""
-    method, _ = drive.make(cls, SMALL)
+    method, _ = drive.make(cls, backbone)
     tasks = [drive.Task("a", method.example, 3), drive.Task("b", method.example, 5)]
     answers = {}
     for task in tasks:
@@ -85,7 +85,7 @@ def fsdp_phase(method: Method, task: drive.Task) -> None:
     twin = copy.deepcopy(method)
     mesh = init_device_mesh("cpu", (PROCESSES,))
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, output_dtype=torch.float32)
-    for module in twin.model:
+    for module in twin.model.children():
         if isinstance(module, nn.Linear):
             fully_shard(module, mesh=mesh, mp_policy=policy)
         elif isinstance(module, nn.BatchNorm1d):  # torch wants a norm's weights in the precision of its statistics

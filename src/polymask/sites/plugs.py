@@ -34,7 +34,7 @@ def plug(host: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
 
     Args:
         host: the network.
-        modules: name of a module of it -> what its output passes through.
+        modules: name of a module of it -> what its output passes through; they take the network's device and dtype.
 
     Returns:
         The network, for convenience.
@@ -52,9 +52,11 @@ def plug(host: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
     """
     if taken := [name for name in modules if NAME in host.get_submodule(name)._modules]:
         raise ValueError(f"expected nothing plugged into {taken[0]!r}, found something: unplug() the network first")
+    like = next((one for one in host.parameters() if one.is_floating_point()), None)
     for name, module in modules.items():
         place = host.get_submodule(name)
-        place.add_module(NAME, module.train(place.training))
+        fit = module if like is None else module.to(like.device, like.dtype)
+        place.add_module(NAME, fit.train(place.training))
         place.register_forward_hook(_through)
     for module in host.modules():
         names = tuple(inspect.signature(module.forward).parameters)

@@ -63,7 +63,7 @@ class Sharing(nn.Module):
             taken = F.gumbel_softmax(logits.float(), tau=1.0, hard=True)[..., 0].to(u.dtype)
         else:
             taken = (logits[..., 0] >= logits[..., 1]).to(u.dtype)
-        mixed = torch.einsum("nltc,ntc->nlc", u, amplified * taken[..., None])
+        mixed = torch.einsum("nltc,ntc->nlc", u, amplified * taken[..., None]).contiguous()
         spread: Tensor = self.spread(mixed)
         return spread
 
