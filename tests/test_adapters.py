@@ -254,3 +254,11 @@ def test_what_adapters_learned_is_exported_and_mixed_or_refused(
         return
     expected = torch.stack([run.logits(task, [text])[0] for task, text in zip(order, x, strict=True)])
     torch.testing.assert_close(Mixed(bank.model(bert()), records)(words(x), order), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_plugged_in_takes_the_networks_numbers() -> None:
+    host = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1, enable_nested_tensor=False)
+    x = torch.randn(2, 3, 8, dtype=torch.bfloat16)
+    adapted = add_adapters(nn.Sequential(host, nn.Flatten(), nn.Linear(24, 2)).bfloat16(), x, 4)
+    assert {parameter.dtype for parameter in adapted.parameters()} == {torch.bfloat16}
+    assert adapted(x).dtype == torch.bfloat16
