@@ -48,8 +48,9 @@ TARGETS = [
 
 def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:
     method, options, epochs = OPTIONS[name]
-    # As many epochs for a mask alone as for a mask and its weights together.
-    training = Training(epochs=epochs, batch_size=128, device="cpu")
+    # As many epochs for a mask alone as for a mask and its weights together; scores learn at one rate in all arms.
+    rate = {"lr": 1e-2} if method == "supsup" else {}
+    training = Training(epochs=epochs, batch_size=128, device="cpu", **rate)
     model = build_net("mlp", (1, 28, 28), 10, hidden=(100, 100), seed=seed)
     tasks = permutations(args.data_root, 10, seed)
     shared = work.parents[1] / "pmnist-exssnet-runs" / f"{name}-{seed}"
