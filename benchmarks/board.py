@@ -27,22 +27,33 @@ from _board_ours import of_phase
 from _board_page import write_page
 from polymask.disk import write_file
 from polymask.streams import prepare
+from polymask.streams.feed import Feed
 
 
 def tokens(phase: str, data_root: str) -> Path:
     """A folder with the tokens of every task of a phase, for those who have other data classes."""
     home = WORK / f"tokens-{phase}"
     home.mkdir(parents=True, exist_ok=True)
-    stream = of_phase(phase, data_root)
-    for number, task in enumerate(stream):
+    for old in home.glob("*.npz"):
+        old.unlink()
+    for number, task in enumerate(of_phase(phase, data_root)):
         feeds, arrays = prepare(task, seed=0), {}
         for part, feed in (("train", feeds.train), ("val", feeds.val), ("test", feeds.scored[1])):
-            x, y = next(feed.ordered(feed.size))
-            for name in ("input_ids", "attention_mask"):
-                arrays[f"{part}/{name}"] = x[name].numpy()
-            arrays[f"{part}/labels"] = y.numpy()
+            arrays |= {f"{part}/{name}": array for name, array in whole(feed).items()}
         np.savez(home / f"{number}.npz", task=task.name, outputs=feeds.outputs, **arrays)
     return home
+
+
+def whole(feed: Feed) -> dict[str, np.ndarray]:
+    """All tokens and labels of a part, as wide as its longest text: a batch of it is as wide as its own."""
+    batches = list(feed.ordered(64))
+    found = {"labels": np.concatenate([y.numpy() for _, y in batches])}
+    width = max(x["attention_mask"].shape[1] for x, _ in batches)
+    for name in ("input_ids", "attention_mask"):
+        rows = [x[name].numpy() for x, _ in batches]
+        found[name] = np.concatenate([np.pad(one, ((0, 0), (0, width - one.shape[1]))) for one in rows])
+    assert len(found["labels"]) == feed.size
+    return found
 
 
 def command(arm: str, rate: float, seed: int, args: argparse.Namespace) -> list[str]:
