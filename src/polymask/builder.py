@@ -13,10 +13,10 @@ from torch import nn
 MOVED = {"polymask.run.build:build_model": "polymask.nets.by_name:build_model"}
 """Builders that banks on disk name by where they once stood."""
 
-BEFORE: Mapping[str, Mapping[str, Any]] = {"convnet": {"widths": [16, 32], "pool": False}}
+OLD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"convnet": {"widths": [16, 32], "pool": False}}
 """Network by name -> what it once was by default: what a bank or run means that does not say it."""
 
-NOW: Mapping[str, Mapping[str, Any]] = {"convnet": {"widths": [32, 64, 128], "pool": True}}
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {"convnet": {"widths": [32, 64, 128], "pool": True}}
 """Network by name -> what it is by default, which banks and runs say even where nobody asked for it."""
 
 
@@ -62,13 +62,13 @@ class Builder:
         >>> Builder("polymask.nets.by_name:build_model", {"name": "convnet"}).to_json()["args"]["pool"]
         True
         """
-        return {"name": self.name, "args": {**self._defaults(NOW), **self.args}}
+        return {"name": self.name, "args": {**self._told(DEFAULTS), **self.args}}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Builder:
         """What ``to_json`` wrote, now or before networks had other defaults."""
         found = cls(**record)
-        return replace(found, args={**found._defaults(BEFORE), **found.args})
+        return replace(found, args={**found._told(OLD_DEFAULTS), **found.args})
 
-    def _defaults(self, known: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    def _told(self, known: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
         return known.get(str(self.args.get("name")), {}) if self.name.endswith(":build_model") else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from polymask.bank.bank import Bank
-from polymask.builder import Builder
+from polymask.builder import DEFAULTS, Builder
 from polymask.cli.main import main
 from polymask.learning.by_name import build, can_start_from
 from polymask.methods import METHODS
@@ -164,3 +165,9 @@ def test_a_bank_of_a_named_network_says_what_the_network_was_when_it_was_made(tm
     builder = Builder("polymask.nets.by_name:build_model", args)
     bank = Bank.create(tmp_path / "bank", method.sites, method="piggyback", builder=builder)
     assert Builder.from_json(bank.about["builder"]).build().head.in_features == 128
+
+
+def test_the_defaults_that_banks_say_are_those_of_the_networks() -> None:
+    for name, said in DEFAULTS.items():
+        known = inspect.signature(NETS[name]).parameters
+        assert said == {key: list(found) if isinstance(found := known[key].default, tuple) else found for key in said}

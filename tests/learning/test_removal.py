@@ -144,7 +144,7 @@ def test_digits_are_learned_on_after_a_removal(method: str, tmp_path: Path) -> N
     out, stream, training = tmp_path / "run", digits(5)[:3], Training(epochs=1, device="cpu")
 
     def network() -> nn.Module:
-        return build_net("mlp", (1, 8, 8), 2, hidden=(24, 24), seed=0)
+        return build_net("mlp", (1, 8, 8), 2, hidden=(24, 24), seed=0)  # of 12, three tasks of HAT leave nothing free
 
     def again(**more: Any) -> Learned:
         return learn(network(), stream, method, out=out, training=training, **more)

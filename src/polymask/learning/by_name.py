@@ -6,12 +6,11 @@ import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from polymask.builder import NOW, Builder
+from polymask.builder import DEFAULTS, Builder
 from polymask.learning.config import complete_options, said_of_identities
 from polymask.learning.joint.prefixes import learn_joint
 from polymask.learning.learn import learn
@@ -30,6 +29,7 @@ from polymask.streams.by_name import make_stream
 from polymask.streams.prepare import outputs_of, prepare
 from polymask.streams.stream import Stream
 from polymask.streams.texts.sets import are_texts
+from polymask.streams.texts.text import local
 from polymask.version import __version__
 
 FIRST_TASK = "first-task"
@@ -146,7 +146,7 @@ def run_named(
         **how,
     }
     name = model or builder.args["name"]
-    config |= {"model": name, "net": {**NOW.get(name, {}), **net}, "weights": weights, "head": head, "seed": seed}
+    config |= {"model": name, "net": {**DEFAULTS.get(name, {}), **net}, "weights": weights, "head": head, "seed": seed}
     config |= said_of_identities(spare, scenario) | asdict(training)
     config["options"] = {name: value for name, value in own.items() if name != "backbone"}
     config |= {"metrics": metrics} if metrics else {}
@@ -239,9 +239,7 @@ def build(
     outputs = spare + max(outputs_of(task, seed) for task in stream)
     name = model or default_net(shape or ())
     # A folder in full: a bank of the run is opened from elsewhere too.
-    place = (
-        str(Path(name).expanduser().resolve()) if is_transformers(name) and Path(name).expanduser().is_dir() else name
-    )
+    place = str(local(name)) if is_transformers(name) else name
     args = {"name": place, "example_shape": shape, "outputs": outputs, "seed": seed, **net}
     builder = Builder("polymask.nets.by_name:build_model", args)
     if weights in (RANDOM, FIRST_TASK):

@@ -16,7 +16,7 @@ import yaml
 
 from polymask.bank.bank import Bank
 from polymask.bank.store import as_json
-from polymask.builder import BEFORE as NETS
+from polymask.builder import OLD_DEFAULTS
 from polymask.disk import write_file
 from polymask.learning.config import BEFORE, NEUTRAL
 from polymask.lock import locked as hold
@@ -68,10 +68,9 @@ def check(folder: Path, config: Mapping[str, Any]) -> None:
         return
     old, new = _flat(yaml.safe_load(path.read_text())), _flat(yaml.safe_load(_rendered(config)))
     old = {f"options.{key}": value for key, value in BEFORE.get(old.get("method") or "", {}).items()} | old
-    if net := NETS.get(old.get("model") or ""):
-        old = {f"net.{key}": value for key, value in net.items()} | {
-            k: v for k, v in old.items() if (k, v) != ("net", {})
-        }
+    if net := OLD_DEFAULTS.get(old.get("model") or ""):
+        said = {key: value for key, value in old.items() if key != "net"}  # that there are no arguments
+        old = {f"net.{key}": value for key, value in net.items()} | said
     differing = [key for key in {**old, **new} if key not in NEUTRAL and old.get(key) != new.get(key)]
     if 2 * len(new.keys() - old.keys()) > len(new):
         raise ValueError(

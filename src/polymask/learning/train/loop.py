@@ -136,18 +136,16 @@ def train_phase(
 
 
 def refuse_other_optimizer(optimizer: Optimizer, states: Mapping[str, Any]) -> None:
-    """Raise unless the state of an open phase is of such an optimizer: its groups, and the settings they have.
+    """Raise unless the state of an open phase is of such an optimizer: as many groups, without settings it lacks.
 
     Raises:
         DamagedCheckpoint: if it is not.
     """
     if "optimizer" not in states:
         return
-    now, then = (
-        [{*group} - {"initial_lr"} for group in groups]
-        for groups in (optimizer.param_groups, states["optimizer"]["param_groups"])
-    )
-    if now != then:
+    now, then = optimizer.param_groups, states["optimizer"]["param_groups"]
+    # An older torch may have known fewer settings of the same optimizer.
+    if len(now) != len(then) or any(old.keys() - new.keys() for old, new in zip(then, now, strict=True)):
         raise DamagedCheckpoint(
             f"expected the open task to have been trained by {type(optimizer).__name__} with {len(now)} rates, found "
             f"another optimizer's state (an earlier polymask had another recipe, or optimizer= is another); {WAY}"

@@ -227,6 +227,7 @@ class Session:
         journal.score(after.name, name, row[after.name].value, len(self.results.rows))
         if self.place.folder is not None and self.setup.fabric.is_global_zero:
             append_row(self.place.folder / "accuracy.csv", after.name, row)
+        # What rounding cost stands nowhere else on disk.
         if time.monotonic() >= self._due_at or after.name in self.results.rounding:
             self.write()
 
