@@ -186,9 +186,17 @@ class Aided(nn.Module):
         return self.head(h) + self.aid(h) if self.training else self.head(h)
 
 
+class Endless(nn.Sequential):
+    """Answers that are not finite: logarithms of what may be below 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).log()
+
+
 @pytest.mark.parametrize(
     ("net", "x", "layer", "why"),
     [
+        (Endless(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 6), "0", "answers are not finite"),
         (Aided(), torch.randn(2, 6), "body", "in training the network does not accept it wider (mat1"),
         (Joined(), torch.randn(2, 6), "left", "its columns in 'head' are not the last ones"),
         (ChannelsLast(), torch.randn(2, 1, 4, 5), "conv", "its columns in 'head' are not the last ones"),

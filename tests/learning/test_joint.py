@@ -106,3 +106,15 @@ def test_heads_have_their_own_width_and_their_own_draw() -> None:
 def test_several_devices_are_refused() -> None:
     with pytest.raises(ValueError, match="expected one device for joint training, found 2"):
         learn_joint(net(), STREAM, training=Training(devices=2, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        (Training(private_bits=8), "no private bits for joint training, found 8: no task of it is stored"),
+        (Training(mask_lr=0.1), "no mask lr for joint training, found 0.1: its networks have no masks"),
+    ],
+)
+def test_what_only_masks_and_banks_have_is_refused(training: Training, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        learn_joint(net(), STREAM, training=training)

@@ -239,6 +239,8 @@ def _differs(model: nn.Module, wide: nn.Module, x: Any) -> str:
         after = logits_of(call(wide, x))
     except REFUSALS as error:
         return f"the network does not accept it wider ({str(error).splitlines()[0]})"
+    if not before.isfinite().all():
+        return "the network's own answers are not finite"
     scale = float(before.abs().max())
     same = before.shape == after.shape and torch.allclose(after, before, rtol=1e-3, atol=1e-4 * scale)
     return "" if same else "its units mix on the way to the output"

@@ -29,6 +29,12 @@ from polymask.streams.prepare import Feeds
 from polymask.streams.stream import Task
 
 RECIPE = Recipe()
+WITHOUT = {
+    "calibration_fraction": "its networks have no masks to tell tasks apart by",
+    "private_bits": "no task of it is stored",
+    "mask_lr": "its networks have no masks",
+}
+"""What joint training has no use for, and why."""
 
 
 def learn_joint(
@@ -65,7 +71,7 @@ def learn_joint(
         What ``results.json`` says.
 
     Raises:
-        ValueError: for more than one device, or a folder of another configuration.
+        ValueError: for more than one device, for what only masks or banks have, or a folder of another configuration.
 
     >>> from polymask.nets import MLP
     >>> from polymask.streams.images import digits
@@ -79,11 +85,12 @@ def learn_joint(
     training.check_phases("joint training", ())
     if training.devices > 1:
         raise ValueError(f"expected one device for joint training, found {training.devices}: leave --devices out")
-    if training.calibration_fraction is not None:
-        raise ValueError(
-            f"expected no calibration fraction for joint training, found {training.calibration_fraction}: its networks "
-            "have no masks to tell tasks apart by, leave --calibration-fraction out"
-        )
+    for name, why in WITHOUT.items():
+        if (value := getattr(training, name)) is not None:
+            raise ValueError(
+                f"expected no {name.replace('_', ' ')} for joint training, found {value}: {why}, leave "
+                f"--{name.replace('_', '-')} out"
+            )
     path, names = None if out is None else Path(out), [task.name for task in tasks]
     about = description("joint", tasks, seed, {"prefixes": prefixes}, objective, type(model).__name__)
     with ExitStack() as stack:
