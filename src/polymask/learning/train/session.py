@@ -7,11 +7,8 @@ import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from polymask.bank.bank import Bank
-from polymask.held import AlteredNetwork, find_altered, proof
 from polymask.learning import folder as files
 from polymask.learning.evaluate import check_inputs, score
 from polymask.learning.figures.accuracy import append_row, write_rows
@@ -23,6 +20,7 @@ from polymask.learning.log.room import exhausted, mean_free, warn_full
 from polymask.learning.results import Results
 from polymask.learning.setup import Setup
 from polymask.learning.train.loop import Phase, Progress, train_phase, validated
+from polymask.learning.train.open_task import OpenTask
 from polymask.learning.unnamed.scenario import score_scenario
 from polymask.learning.unnamed.spare import check_spare
 from polymask.learning.watch.apart import Apart
@@ -61,8 +59,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self.method.private_bits = self.setup.training.private_bits or 32
-        self._saved: dict[str, Any] | None = None  # the checkpoint of the task that a stopped run left open
-        self._safe_at = time.monotonic()  # when the run was last safe on disk
+        self._open = OpenTask(self.method, self.setup, self.place.folder)
         self._due_at = time.monotonic()  # when the report is written again
         self._again: list[Task] | None = None  # the finished tasks that may have to be measured again
         self._unwritten = Unwritten(self.method.drawn)
@@ -86,14 +83,14 @@ class Session:
             RuntimeError: if an exact method forgot; the report is written nevertheless.
         """
         folder, fabric = self.place.folder, self.setup.fabric
-        self._saved = None if folder is None else self._open_task(files.load_checkpoint(folder, fabric.device))
+        self._open.look(self.results.removed)
         fabric.barrier()
         if folder is not None and fabric.is_global_zero:
             write_rows(folder / "accuracy.csv", self.results.rows)
         epochs = len(self.tasks) * self.setup.epochs(self.method)
         params = {**self.place.about, **asdict(self.setup.training)}
         screen, place = self.setup.screen(epochs, len(self.tasks)), folder if fabric.is_global_zero else None
-        with Journal(place, screen, self._is_past, self.setup.loggers, params) as journal:
+        with Journal(place, screen, self._open.is_past, self.setup.loggers, params) as journal:
             try:
                 self._learn_all(journal)
             except BaseException:
@@ -105,7 +102,7 @@ class Session:
         self.results.drift = self.drift.measure()
         self.results.identities = score_scenario(self.method, self.tasks, self.setup)
         report = self.write()
-        self._drop_checkpoint()
+        self._open.drop()
         self.drift.check(self.results.drift)
         return report
 
@@ -141,7 +138,7 @@ class Session:
         feeds, start = self.feed(task), time.perf_counter()
         check_inputs(self.method.model, task.name, feeds.example())
         check_spare(self.method.model, task.name, feeds, self.setup.spare)
-        begun, progress = self._resume(task, journal)
+        begun, progress = self._open.resume(task, journal)
         for phase in self.method.phases[self.method.phases.index(begun) if begun else 0 :]:
             if phase != begun:
                 batches = feeds.train.ordered(self.setup.recipe(self.method, phase).batch_size)
@@ -190,8 +187,7 @@ class Session:
             bank.commit(records, self.method.sites, learner=without_base(self.method.state_dict()))
         elif self.place.folder is None:
             self._unwritten.weigh([self.method.records[name] for name in issued], self.method.sites)
-        self._safe_at = time.monotonic()
-        self._drop_checkpoint()
+        self._open.drop()
 
     def _phase(self, task: Task, phase: str, feeds: Feeds, journal: Journal) -> Phase:
         training, recipe = self.setup.training, self.setup.recipe(self.method, phase)
@@ -205,8 +201,8 @@ class Session:
             training.accumulate,
             training.clip,
             lambda figures: journal.epoch(task.name, phase, figures, recipe.epochs),
-            self._is_due,
-            lambda progress: self._save(task.name, phase, progress),
+            self._open.is_due,
+            lambda progress: self._open.save(task.name, phase, progress),
             self.setup.spare,
         )
 
@@ -242,65 +238,3 @@ class Session:
     def _measures_again(self, task: str) -> bool:
         """Whether a finished task is measured after every later one."""
         return self.setup.training.measure == "all" or not self.results.stands(task, self.setup.setting)
-
-    def _open_task(self, saved: dict[str, Any] | None) -> dict[str, Any] | None:
-        """The checkpoint of the task that a stopped run left open, unless a task that it builds on was removed."""
-        gone = [name for name in saved["method"]["finished"] if name not in self.method.records] if saved else []
-        if saved is None or not gone or not {*gone} <= {*self.results.removed}:
-            return saved
-        warnings.warn(
-            f"task {saved['task']!r} begins anew: {', '.join(gone)}, on top of which it was learned, was removed since",
-            stacklevel=2,
-        )
-        return None
-
-    def _resume(self, task: Task, journal: Journal) -> tuple[str | None, Progress]:
-        """The phase of a task in which a stopped run goes on, the method brought there; None: from the start."""
-        saved, self._saved = self._saved, None
-        if saved is None or saved["task"] != task.name:
-            return None, Progress()
-        folder = self.place.folder
-        assert folder is not None
-        if saved["method"]["finished"] != list(self.method.records):
-            raise files.refuse_other_moment(folder, "one of other finished tasks")
-        try:
-            self.method.load_state_dict(saved["method"], self.method.records)
-        except AlteredNetwork as error:
-            raise files.refuse_other_moment(folder, "another base than finished tasks read") from error
-        self._check_base(folder)
-        phase, progress = str(saved["phase"]), Progress(**saved["progress"])
-        before = self.method.phases[: self.method.phases.index(phase)]
-        journal.screen.skip(sum(self.setup.recipe(self.method, earlier).epochs for earlier in before) + progress.epoch)
-        return phase, progress
-
-    def _check_base(self, folder: Path) -> None:
-        """Raise unless what a checkpoint brought agrees with the bank; every process looks, and finds the same."""
-        if not self.method.records:
-            return
-        bank, sites = Bank.open(folder / "bank"), self.method.sites
-        if changed := find_altered(bank.held(sites), sites, proof):
-            name, found = next(iter(changed.items()))
-            raise files.refuse_other_moment(folder, f"another base: {name!r} ({found}), which finished tasks read")
-
-    def _is_past(self, task: str, phase: str, epoch: int) -> bool:
-        """Whether an epoch that a stopped run noted is not going to be run again."""
-        if self._saved is None or self._saved["task"] != task or task in self.method.records:
-            return task in self.method.records
-        phases, then = list(self.method.phases), self._saved["phase"]
-        if phase != then:
-            return phase in phases[: phases.index(then)]
-        return epoch < int(self._saved["progress"]["epoch"])
-
-    def _is_due(self) -> bool:
-        """Whether the open phase is to be saved now."""
-        return self.place.folder is not None and time.monotonic() - self._safe_at >= self.setup.training.save_every
-
-    def _save(self, task: str, phase: str, progress: Progress) -> None:
-        if self.place.folder is not None and self.setup.fabric.is_global_zero:
-            state = {"task": task, "phase": phase, "progress": vars(progress)}
-            files.save_checkpoint(self.place.folder, {**state, "method": self.method.state_dict()})
-        self._safe_at = time.monotonic()
-
-    def _drop_checkpoint(self) -> None:
-        if self.place.folder is not None and self.setup.fabric.is_global_zero:
-            files.drop_checkpoint(self.place.folder)
