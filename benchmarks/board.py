@@ -112,6 +112,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.write is not None:
         write_page(args.write)
+    elif args.phase is None:
+        print("expected --phase A or B, or --write, found none: nothing is run")
     if args.phase is None:
         return
     if args.data_root is None:

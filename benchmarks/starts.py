@@ -158,11 +158,14 @@ def main() -> None:
     """Run what is missing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", default=os.environ.get("POLYMASK_DATA_ROOT"), required=False)
-    parser.add_argument("--phase", choices=("A", "B"), required=True)
-    parser.add_argument("--network", choices=tuple(KAPPAS), required=True)
+    parser.add_argument("--phase", choices=("A", "B"), help="without it nothing is run")
+    parser.add_argument("--network", choices=tuple(KAPPAS), default="MiniLM")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of phase B")
     parser.add_argument("--minutes", type=float, default=9.5, help="begin no run after so many")
     args = parser.parse_args()
+    if args.phase is None:
+        print("expected --phase A or B, found none: nothing is run")
+        return
     if args.data_root is None:
         parser.error("expected --data-root, a folder of data sets, found none")
     torch.set_num_threads(1)

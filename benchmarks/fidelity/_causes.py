@@ -82,6 +82,14 @@ def _ksm() -> str:
     )
 
 
+def _shortlist() -> str:
+    every, four, time = (of("shortlist", name) for name in ("all", "4 asked", "time of 4"))
+    return (
+        f"asked of all thirty tasks the own one is found in {every:.1f} %, no more often than by chance (3.3), of four "
+        f"in {four:.1f} at {time:.0f} % of the time: there is nothing that a shortlist could keep"
+    )
+
+
 CAUSES: Mapping[str, Callable[[], str]] = {
     "tinyimagenet-tfm-relations": _tfm,
     "ctr-asc": lambda: _between("ctr-asc", "HAT in adapters"),
@@ -94,5 +102,6 @@ CAUSES: Mapping[str, Callable[[], str]] = {
     "domains-lost": _domains_lost,
     "domains-found": lambda: f"the features do not hold it, the images do: {_told()}",
     "ksm-efficientnet-fashion": _ksm,
+    "shortlist": _shortlist,
 }
 """Row -> its sentence."""

@@ -24,6 +24,8 @@ from polymask.disk import write_file
 HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results", HERE.parents[1] / "build" / "fidelity"
 
+SEEDS = [0, 1, 2]
+
 Values = Mapping[str, Sequence[float]]
 """Arm -> one number a seed; most rows have the one arm "ours"."""
 
@@ -38,7 +40,8 @@ class Target:
         setting: data, network and protocol in a phrase.
         target: the number or the relation, as text.
         source: "published", "recalled" (quoted from memory) or "specified".
-        reached: whether the values reach it; a row that fails is "approximated", its distance printed.
+        reached: whether the values reach it; a row that fails is "approximated", its distance printed. None: nothing
+            was to be reached, what is found is "reported".
         arms: what is measured for it.
         reduced: how our protocol is smaller than the source's; such a row is never more than "approximated".
     """
@@ -48,7 +51,7 @@ class Target:
     setting: str
     target: str
     source: str
-    reached: Callable[[Values], bool]
+    reached: Callable[[Values], bool] | None
     arms: Sequence[str] = ("ours",)
     reduced: str = ""
 
@@ -82,7 +85,7 @@ def options(what: str, gpu: bool = False, host: str | None = None) -> argparse.N
     """The command line that all rows share, and where or with which host they are computed if that is open."""
     parser = argparse.ArgumentParser(description=what, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data-root", default=os.environ.get("POLYMASK_DATA_ROOT"), help="a folder of data sets")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=9.5, help="stop after so many; the same command goes on")
     parser.add_argument("--only", nargs="+", help="names of rows")
@@ -152,7 +155,7 @@ def _where(device: str) -> str:
 
 def write(target: Target, values: Values, seeds: Sequence[int], machines: Set[str]) -> None:
     """Write a row's result; the table is made from these."""
-    reached = target.reached(values)
+    reached = None if target.reached is None else target.reached(values)
     row = {
         "name": target.name,
         "method": target.method,
@@ -160,7 +163,7 @@ def write(target: Target, values: Values, seeds: Sequence[int], machines: Set[st
         "target": target.target,
         "source": target.source,
         "reduced": target.reduced,
-        "status": "reproduced" if reached and not target.reduced else "approximated",
+        "status": status(target, reached),
         "reached": reached,
         "seeds": list(seeds),
         "values": {name: [round(value, 4) for value in found] for name, found in values.items()},
@@ -171,6 +174,13 @@ def write(target: Target, values: Values, seeds: Sequence[int], machines: Set[st
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{target.name}.json").write_text(json.dumps(row, indent=2) + "\n")
     print(f"{target.name}: target {target.target}; {row['ours']}: {row['status']}")
+
+
+def status(target: Target, reached: bool | None) -> str:
+    """What a row is called: no more than was measured."""
+    if reached is None:
+        return "reported"
+    return "reproduced" if reached and not target.reduced else "approximated"
 
 
 def command_of(script: str) -> str:

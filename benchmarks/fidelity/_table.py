@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from _causes import why
-from _row import HERE, RESULTS, Target, command_of
+from _row import HERE, RESULTS, SEEDS, Target, command_of
 
 HEADER = ("method", "setting", "target", "ours", "seeds", "status", "command")
 TEXT = """# Fidelity
 
 Does a method reach the number? Targets are published, specified for this project, or recalled from a paper that was
-not at hand. "reproduced": the source's protocol, and its number or relation reached by the criterion in the script;
-"approximated": measured under a smaller protocol, which is said, or measured and missed, with the cause that was
-measured; "not attempted": the script is there. A target that is only recalled decides nothing, and nothing is chosen
-by a test split. Each row is one command, which goes on where it was stopped; `DATA` is a folder of data sets by their
-names on the hub. This page is made by `python benchmarks/fidelity/_table.py --write docs/fidelity.md` from
+not at hand; a status beside a recalled one is against that number, and decides nothing. "reproduced": the source's
+protocol, and its number or relation reached by the criterion in the script; "approximated": measured under a smaller
+protocol, which is said, or measured and missed, with its cause where one was measured; "reported": nothing was to be
+reached; "not attempted": the script is there. Nothing is chosen by a test split. Each row is one command, which goes
+on where it was stopped; `DATA` is a folder of data sets by their names on the hub, of texts in `local/asc`, `local/dsc`
+and `local/20news-bydate`. This page is made by `python benchmarks/fidelity/_table.py --write docs/fidelity.md` from
 `benchmarks/fidelity/results/`.
 
 """
@@ -44,13 +45,15 @@ def line(target: Target, script: str) -> tuple[str, ...]:
         return target.method, setting, aim, "-", "-", "not attempted", command
     row: dict[str, Any] = json.loads(path.read_text())
     setting = row["setting"] + (f"; reduced: {row['reduced']}" if row["reduced"] else "")
+    if row["seeds"] != SEEDS:
+        command = f"{command[:-1]} --seeds {' '.join(map(str, row['seeds']))}`"
     return row["method"], setting, aim, row["ours"], str(len(row["seeds"])), status_of(row), command
 
 
 def status_of(row: dict[str, Any]) -> str:
     """A row's status, and why it is no better."""
-    if row["status"] == "reproduced":
-        return "reproduced"
+    if row["status"] != "approximated":
+        return str(row["status"])
     said = "reached under the smaller protocol" if row["reached"] else f"missed; {why(row['name'])}"
     return f"{row['status']}: {said}"
 

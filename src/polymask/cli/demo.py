@@ -18,7 +18,7 @@ SHOWN = ("packnet", "piggyback", "supsup", "wsn", "linear_probe", "finetune", "i
 
 
 def demo(say: Callable[[str], None], out: str | None = None, epochs: int | None = None) -> int:
-    """Learn five small tasks by six methods and see which of them forget, about a minute.
+    """Learn five small tasks by seven methods and see which of them forget, about a minute.
 
     Examples:
         polymask demo

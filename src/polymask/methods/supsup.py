@@ -4,8 +4,8 @@
 
 Where paper, released code and this file differ:
 
-- Task inference *lowers* the entropy of the outputs over the mixture of masks. Notes that ask for as much entropy as
-  possible have the sign of the paper's equations 3 and 4, and of its code, the wrong way round.
+- Task inference *lowers* the entropy of the outputs over the mixture of masks, as the paper's equations 3 and 4 and its
+  code do; who asks for as much entropy as possible finds nothing.
 - "sparsity" in the released scripts is the share that is *kept*; here it is ``density``.
 - The released code keeps scores, 32 bits a weight and task, and never packs; here a bit a weight.
 - Its norms changed twice; shared statistics left all tasks but the last at chance. Here statistics are the task's own.
