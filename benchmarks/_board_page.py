@@ -20,15 +20,25 @@ HEADER = (
     "GB",
     "ms a text",
 )
+SMALL = "the best of at most 10 kB"
+PAIRS = {
+    "units, a scale a tensor": SMALL,
+    "units, a scale a tensor, 8 bits": "units, a scale a tensor",
+    "units, a scale a row": "LoRA r1",
+    "weights, a scale a tensor": "weights",
+    "units": "linear probe",
+    "HAT in adapters": "LoRA r4",
+}
+"""Arm -> what it is set beside."""
 LABELS = ("bytes a task", "accuracy, %")
 TEXT = """# What accuracy does a kilobyte a task buy?
 
 One frozen MiniLM-L6, 4 tasks of DSC, 200 training texts each, 8 epochs of AdamW, the best by validation. Every arm had
 four tries of its most sensitive knob on two other tasks of DSC, by validation; all tries are in benchmarks/board/A.
 Then each ran here once a seed. Bytes are those of the file that a task adds, its head and the names of its tensors too:
-a bank's of ours, `adapter_model.safetensors` of PEFT's, which of TinyLoRA holds its frozen factors too. "Within 2
-points" of another arm is what the lower 95 % bound of the paired difference over all {texts:,} test texts says; where
-it says less, it is not shown. This page is made by `python benchmarks/board.py --write docs/board.md` from
+a bank's of ours, `adapter_model.safetensors` of PEFT's, which of TinyLoRA holds its frozen factors too. Bounds are of
+95 %, of how many points an arm lies above another over the same {texts:,} test texts; "within 2 points" is shown where
+the lower one is above -2. This page is made by `python benchmarks/board.py --write docs/board.md` from
 `benchmarks/board/B`.
 
 """
@@ -77,16 +87,40 @@ def write_page(path: Path) -> None:
         raise SystemExit("expected results of phase B, found none: board.py --phase B first")
     said = {arm: figures(several) for arm, several in found.items()}
     texts = len(by_text(next(iter(found.values()))))
-    path.write_text(TEXT.format(texts=texts) + table(found, said) + "\n\n![Accuracy over bytes a task](board.svg)\n")
+    parts = [table(found, said), "![Accuracy over bytes a task](board.svg)", "## What it shows", claims(found, said)]
+    path.write_text(TEXT.format(texts=texts) + "\n\n".join(parts) + "\n")
     path.with_name("board.svg").write_text(picture(found, said))
 
 
+def best_of(said: dict[str, dict[str, float]], most: float, but: str = "") -> str:
+    """The arm that answers best of those of so many bytes a task at most, another one left out."""
+    small = {arm: one["accuracy"] for arm, one in said.items() if one["bytes"] <= most and arm != but}
+    return max(small, key=lambda arm: small[arm])
+
+
+def claims(found: dict[str, list[dict[str, Any]]], said: dict[str, dict[str, float]]) -> str:
+    """What was to be shown or refuted, a line each: it is, or it is not shown."""
+    lines = []
+    for arm, other in PAIRS.items():
+        if arm not in said or (other not in said and other != SMALL):
+            continue
+        against = best_of(said, 10_000, arm) if other == SMALL else other
+        low, high = bounds(found[arm], found[against])
+        verdict = "above it" if low > 0 else "below it" if high < 0 else "no difference is shown"
+        close = "within 2 points: shown" if low > -2 else "within 2 points: not shown"
+        which = f"the best other of at most 10 kB, {against}" if other == SMALL else against
+        lines.append(
+            f"- {arm} ({said[arm]['bytes']:,.0f} bytes) beside {which} ({said[against]['bytes']:,.0f}): {low:+.1f} to "
+            f"{high:+.1f} points, {verdict}; {close}."
+        )
+    return "\n".join(lines)
+
+
 def table(found: dict[str, list[dict[str, Any]]], said: dict[str, dict[str, float]]) -> str:
-    """A line an arm."""
-    small = {arm: one["accuracy"] for arm, one in said.items() if one["bytes"] <= 10_000}
-    best = max(small, key=lambda arm: small[arm])
+    """A line an arm, the smallest first."""
+    best = best_of(said, 10_000)
     rows = [HEADER, tuple(":--" for _ in HEADER)]
-    for arm, one in said.items():
+    for arm, one in sorted(said.items(), key=lambda pair: pair[1]["bytes"]):
         low, high = bounds(found[arm], found[best]) if arm != best else (0.0, 0.0)
         against = "the best" if arm == best else f"{low:+.1f} to {high:+.1f}"
         scores = [100 * run["test accuracy"] for run in found[arm]]
