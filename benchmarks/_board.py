@@ -105,7 +105,7 @@ def result(arm: str, rate: float, seed: int, took: Mapping[str, Any], **more: An
         rate: the knob's value.
         seed: the seed.
         took: "seconds", "bytes" a task, "memory" of the process at most, "trains": parameters, "latency": ms.
-        more: "valid accuracy", means over tasks; of B also "hits".
+        more: "valid accuracy", means over tasks; "parts" of the bytes, of ours; of B also "hits".
     """
     about = ARMS[arm]
     config = {"batch_size": BATCH, "epochs": EPOCHS, "seed": seed, "optimizer_type": "AdamW"}

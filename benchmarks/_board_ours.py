@@ -22,6 +22,7 @@ from _board import ARMS, BATCH, EPOCHS, STREAMS
 from _measure import validated
 from polymask import Stream, Training, learn
 from polymask.calling import call
+from polymask.pages.of_bytes import parts_of
 from polymask.streams import prepare
 from polymask.surgery import add_adapters
 
@@ -57,6 +58,7 @@ def measured(arm: str, rate: float, seed: int, stream: Stream, test: bool) -> di
             "valid": validated(folder),
             "hits": hits_of_bank(bank, network(), stream, seed) if test else {},
             "bytes": list(sizes.values()),
+            "parts": dict(parts_of(bank._reader, bank._reader.entry(stream[-1].name))),
             "seconds": seconds,
             "trains": trains(run.method),
             "latency": latency(plain, stream, seed),

@@ -14,6 +14,7 @@ HEADER = (
     "arm",
     "accuracy, %",
     "bytes a task",
+    "masks alone",
     "against the best of 10 kB at most",
     "trains",
     "CPU s a task",
@@ -35,11 +36,11 @@ TEXT = """# What accuracy does a kilobyte a task buy?
 
 One frozen MiniLM-L6, 4 tasks of DSC, 200 training texts each, 8 epochs of AdamW, the best by validation. Every arm had
 four tries of its most sensitive knob on two other tasks of DSC, by validation; all tries are in benchmarks/board/A.
-Then each ran here once a seed. Bytes are those of the file that a task adds, its head and the names of its tensors too:
-a bank's of ours, `adapter_model.safetensors` of PEFT's, which of TinyLoRA holds its frozen factors too. Bounds are of
-95 %, of how many points an arm lies above another over the same {texts:,} test texts; "within 2 points" is shown where
-the lower one is above -2. This page is made by `python benchmarks/board.py --write docs/board.md` from
-`benchmarks/board/B`.
+Then each ran here once a seed. Bytes are those of the file that a task adds, its head and the names of its tensors too,
+of which masks and scales alone stand beside them: a bank's of ours, `adapter_model.safetensors` of PEFT's, which of
+TinyLoRA holds its frozen factors too. Bounds are of 95 %, of how many points an arm lies above another over the same
+{texts:,} test texts; "within 2 points" is shown where the lower one is above -2. This page is made by `python
+benchmarks/board.py --write docs/board.md` from `benchmarks/board/B`.
 
 """
 
@@ -73,6 +74,7 @@ def figures(several: list[dict[str, Any]]) -> dict[str, float]:
     return {
         "accuracy": 100 * mean(one["test accuracy"] for one in several),
         "bytes": mean(one["file_size"] for one in about),
+        "masks": mean(one["parts"].get("masks", 0) for one in several),
         "trains": mean(one["num_trainable_params"] for one in about),
         "seconds": mean(one["train_time"] for one in about) / tasks,
         "memory": mean(one["memory_max"] for one in about) / 1e9,
@@ -130,6 +132,7 @@ def table(found: dict[str, list[dict[str, Any]]], said: dict[str, dict[str, floa
                 arm,
                 f"{one['accuracy']:.1f}{spread}",
                 f"{one['bytes']:,.0f}",
+                f"{one['masks']:,.0f}" if one["masks"] else "-",
                 against,
                 f"{one['trains']:,.0f}",
                 f"{one['seconds']:.0f}",

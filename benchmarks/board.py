@@ -80,7 +80,7 @@ def measure(arm: str, rate: float, seed: int, args: argparse.Namespace) -> None:
         raise SystemExit(f"{arm} at {rate:g}: {done.stderr[-2000:]}")
     took: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     took["bytes"] = round(mean(took["bytes"]))
-    more: dict[str, Any] = {"valid accuracy": mean(took["valid"].values())}
+    more: dict[str, Any] = {"valid accuracy": mean(took["valid"].values()), "parts": took.get("parts", {})}
     if args.phase == "B":
         more |= {"test accuracy": mean(map(mean, took["hits"].values())), "hits": took["hits"]}
     file.parent.mkdir(parents=True, exist_ok=True)
