@@ -10,7 +10,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from _learn import MNIST
+from _learn import MNIST, points
 from _row import Target, measure
 from torch import nn
 
@@ -28,6 +28,13 @@ from polymask.streams.images import load_images
 NAMES = (MNIST, "zalando-datasets/fashion_mnist", "local/cifar10-jpeg")
 ORDERS = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
 EXAMPLES, EPOCHS = 5000, 15
+PARTS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "HAT": ("hat", {}, 1),
+    "independent": ("independent", {}, 1),
+    "HAT, c 0": ("hat", {"c": 0.0}, 1),
+    "HAT, more epochs": ("hat", {}, 3),
+}
+"""Arm -> method, options, times the epochs."""
 TARGETS = [
     Target(
         "three-data-sets-hat",
@@ -41,7 +48,17 @@ TARGETS = [
         ("up to task 2", "up to task 3"),
         reduced=f"three data sets instead of eight, CIFAR-10 as JPEG, {EXAMPLES} training images each, {EPOCHS} epochs "
         "instead of at most 200, three orders instead of ten (the seeds are the orders)",
-    )
+    ),
+    Target(
+        "three-data-sets-hat-parts",
+        "HAT",
+        f"CIFAR-10 (JPEG) alone, {EXAMPLES} training images, the network and training of three-data-sets-hat; "
+        f"{EPOCHS} epochs, or three times as many; without a penalty on gates; without gates",
+        "which part of the distance gates, their penalty and epochs take before a second task comes is reported",
+        "specified",
+        None,
+        tuple(PARTS),
+    ),
 ]
 TRAINING = Training(
     epochs=EPOCHS,
@@ -81,12 +98,22 @@ def untrained(seed: int, tasks: list[Task]) -> list[float]:
 
 
 def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:
+    if target.name.endswith("parts"):
+        return alone(name, seed, work, args)
     shared, tasks, last = work.parents[1] / "three-data-sets-runs", tasks_of(seed, args.data_root), int(name[-1])
     how: dict[str, Any] = {"seed": seed, "training": replace(TRAINING, device=args.device)}
     place = f"{seed}-{args.device}"
     ours = kept(shared / f"hat-{place}", lambda out: learn(network(seed), tasks, "hat", out=out, **how).report)
     joint = kept(shared / f"joint-{place}", lambda out: learn_joint(network(seed), tasks, out=out, **how))
     return hat_forgetting_ratio(ours[last - 1][:last], untrained(seed, tasks)[:last], joint[last - 1][:last])
+
+
+def alone(name: str, seed: int, work: Path, args: Any) -> float:
+    """The accuracy on CIFAR-10 of a network that learns nothing else."""
+    method, own, times = PARTS[name]
+    (cifar,) = [task for task in tasks_of(seed, args.data_root) if "cifar" in task.name]
+    training = replace(TRAINING, device=args.device, epochs=times * EPOCHS)
+    return points(network(seed), [cifar], method, work, seed, training, own)
 
 
 def kept(folder: Path, run: Callable[[Path], Mapping[str, Any]]) -> list[list[float]]:
