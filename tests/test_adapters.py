@@ -16,7 +16,7 @@ from polymask import HAT, Bank, Mixed, Piggyback, Task, Training, export_task, l
 from polymask.calling import call
 from polymask.nets.by_name import build_model
 from polymask.parts.pack import unpack
-from polymask.sites.plugs import describe_plugs, plug, plug_again, plugged, real_tokens, unplug
+from polymask.sites.plugs import Asks, describe_plugs, plug, plug_again, plugged, unplug
 from polymask.streams import Text
 from polymask.surgery import Adapter, CannotPlug, add_adapters, find_joints
 
@@ -121,7 +121,7 @@ class Around(nn.Module):
         return found
 
 
-class Listener(nn.Module):
+class Listener(Asks):
     """Notes which tokens it is told are real."""
 
     def __init__(self, heard: list[Any]) -> None:
@@ -129,7 +129,7 @@ class Listener(nn.Module):
         self.heard = heard
 
     def forward(self, x: Tensor) -> Tensor:
-        self.heard.append(real_tokens())
+        self.heard.append(self.real_tokens())
         return x
 
 
@@ -153,7 +153,8 @@ def test_what_is_plugged_in_is_told_which_tokens_are_padding() -> None:
     assert heard[-1].tolist() == (TOKENS["attention_mask"] == 1).tolist(), "also where a module inside is told"
     with pytest.raises(RuntimeError):
         model(**{**x, "input_ids": torch.zeros(2, 9, dtype=torch.long)})
-    assert real_tokens() is None, "a forward that failed leaves nothing behind"
+    listener = next(module for module in model.modules() if isinstance(module, Listener))
+    assert listener.real_tokens() is None, "a forward that failed leaves nothing behind"
 
 
 def test_what_was_plugged_in_is_plugged_in_again() -> None:

@@ -164,7 +164,7 @@ def _own(base: Mapping[str, Any], values: Mapping[str, Tensor]) -> dict[str, Ten
 def _stored(base: Mapping[str, Any], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same as it is stored: what belongs to tasks by rows in half precision, where that holds it exactly."""
     found, owned = _own(base, values), base.get("owned", ())
-    for name in owned:
+    for name in filter(found.__contains__, owned):
         found |= narrow(name, found.pop(name), 16)
     return found
 

@@ -19,7 +19,7 @@ from polymask.bank.union import Union, read_union, union_of
 from polymask.bank.verify import changed_reads
 from polymask.builder import Builder
 from polymask.held import Held
-from polymask.sites.plugs import plug_again
+from polymask.sites.plugs import bare_again, plug_again
 from polymask.sites.table import Sites
 from polymask.task import TaskRecord, activate
 from polymask.wiring import Wiring
@@ -158,15 +158,15 @@ class Reader:
         builder = self.head.about["builder"]
         if base is None and builder is None:
             raise ValueError("expected a network, found a bank without a builder: bring the network as base=")
-        module = plug_again(
-            Builder.from_json(builder).build() if base is None else base, self.head.about.get("plugged", ())
-        )
+        module = Builder.from_json(builder).build() if base is None else base
 
         def read() -> Sites:
             about = self.now.about
             return restore(self.path, about["base"], about["sites"], about["units"], module, wiring_of(about))
 
-        return self.read_latest(read)
+        with bare_again(module):
+            plug_again(module, self.head.about.get("plugged", ()))
+            return self.read_latest(read)
 
     def activate(self, sites: Sites, task: str) -> None:
         """Make a task the active one; on a newer base than the handle's only if it reads there what it read.

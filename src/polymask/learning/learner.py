@@ -23,7 +23,7 @@ from polymask.method.checks import refuse_shared
 from polymask.method.contract import Method
 from polymask.method.own import import_method
 from polymask.methods import METHODS
-from polymask.sites.plugs import plugged, unplug
+from polymask.sites.plugs import bare_again
 from polymask.sites.table import BASE, detach
 
 
@@ -72,12 +72,10 @@ def restored(model: nn.Module) -> Iterator[None]:
         path: {name: value for name, value in vars(module).items() if type(value) in (int, bool)}
         for path, module in model.named_modules()
     }
-    bare = not plugged(model)
     try:
-        yield
+        with bare_again(model):
+            yield
     except BaseException:
-        if bare:
-            unplug(model)
         for path, own in numbers.items():
             vars(model.get_submodule(path)).update(own)
         for name, (value, trained) in values.items():

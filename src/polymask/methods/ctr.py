@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from polymask.calling import call
 from polymask.method.annealed import (
     Anneal,
     anneal,
@@ -37,11 +38,12 @@ from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
 from polymask.parts.pack import Packed, pack_block, unpack
 from polymask.parts.sparsity import capacity_penalty
-from polymask.sites.plugs import NAME, plug, plugged, unplug
+from polymask.sites.plugs import NAME, bare_again, plug, plugged
 from polymask.sites.roles import Plan, Policy
 from polymask.sites.table import Kind
 from polymask.surgery import Axes, find_joints, widen
 from polymask.surgery.capsules import GROWS, RoutedAdapter
+from polymask.surgery.joints import refuse_nested, refuse_tokens_first
 from polymask.wiring import Wiring, ask
 
 MASKED = (f"*{NAME}.adapter.*weight", f"*{NAME}.sharing.capsules*weight")
@@ -131,26 +133,22 @@ class CTR(Method):
             f"*{NAME}.sharing.spread.*": learns,
         }
         policy = Policy("masked", "frozen", "frozen", "masked", masked=MASKED, named=named)
-        trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
-        mine = not any(isinstance(module, RoutedAdapter) for module in plugged(model).values())
-        try:
-            if mine:
-                self._plug_in(model, example, seed)
+        with bare_again(model):
+            self._plug_in(model, example, seed)
             super().__init__(model, example, policy, head=head, seed=seed)
-        except BaseException:
-            if mine:
-                unplug(model)
-            for parameter, learned in trained.items():
-                parameter.requires_grad_(learned)
-            raise
         self.exact, self.drifts = (None, True) if sharing == "train" else (True, False)
 
     def _plug_in(self, model: nn.Module, example: Any, seed: int) -> None:
-        joints = find_joints(model, example)
         if plugged(model):
-            raise ValueError("expected a network without adapters, found some: CTR brings its own, unplug() them first")
-        model.requires_grad_(False)
-        plug(model, {one.module: RoutedAdapter(one.width, self.bottleneck, f"{seed}/{one.module}") for one in joints})
+            raise ValueError(
+                "expected a network without adapters, found some: CTR brings its own, take these out by "
+                "polymask.sites.plugs.unplug(model)"
+            )
+        joints = find_joints(model, example)
+        refuse_nested(model)
+        refuse_tokens_first(model, example, joints)
+        made = {one.module: RoutedAdapter(one.width, self.bottleneck, f"{seed}/{one.module}") for one in joints}
+        plug(model, made, freeze=True)
 
     def _wiring(self, planned: Plan) -> Wiring:
         inside = {
@@ -216,7 +214,7 @@ class CTR(Method):
                     lambda sharing, args, _, name=name: found.update({name: sharing.open_routes(args[0])})
                 )
         with torch.no_grad():
-            plain(**x) if isinstance(x, Mapping) else plain(x)
+            call(plain, x)
         return found
 
     @property

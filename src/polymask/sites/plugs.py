@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -22,19 +23,26 @@ NAME = "plug"
 TOLD = ("attention_mask", "src_key_padding_mask")
 """What tells a module which tokens are padding, in transformers (1: none) and in torch's encoders (True: padding)."""
 
-_REAL: ContextVar[tuple[Tensor | None, ...]] = ContextVar("real", default=())
+UNKNOWN = "unknown"
+"""What stands where a call was told by a mask of another shape than (N, L)."""
+
+_REAL: ContextVar[tuple[Tensor | str | None, ...]] = ContextVar("real", default=())
 """What every call that is under way was told, the innermost last."""
 
-_TRACED: list[Tensor | None] = []
+_TRACED: list[Tensor | str | None] = []
 """The same while a compiler follows a call, which knows no context variables; empty at any other time."""
 
+_LEARNED = "learned_before"
+"""Where a plugged-in module keeps the names of the host's parameters that learned until it came."""
 
-def plug(host: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
+
+def plug(host: nn.Module, modules: Mapping[str, nn.Module], freeze: bool = False) -> nn.Module:
     """Let the outputs of some modules of a network pass through others, in place.
 
     Args:
         host: the network.
         modules: name of a module of it -> what its output passes through; they take the network's device and dtype.
+        freeze: whether the host's own parameters stop learning until ``unplug``.
 
     Returns:
         The network, for convenience.
@@ -53,21 +61,29 @@ def plug(host: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
     if taken := [name for name in modules if NAME in host.get_submodule(name)._modules]:
         raise ValueError(f"expected nothing plugged into {taken[0]!r}, found something: unplug() the network first")
     like = next((one for one in host.parameters() if one.is_floating_point()), None)
-    for name, module in modules.items():
-        place = host.get_submodule(name)
-        fit = module if like is None else module.to(like.device, like.dtype)
-        place.add_module(NAME, fit.train(place.training))
-        place.register_forward_hook(_through)
+    learned = [name for name, parameter in host.named_parameters() if parameter.requires_grad] if freeze else []
+    if freeze:
+        host.requires_grad_(False)
     for module in host.modules():
         names = tuple(inspect.signature(module.forward).parameters)
         if {*TOLD} & {*names} and not any(map(_is_ours, module._forward_pre_hooks.values())):
             module.register_forward_pre_hook(partial(_enter, names), with_kwargs=True)
             module.register_forward_hook(_leave, always_call=True)
+    told = any(_is_ours(hook) for module in host.modules() for hook in module._forward_pre_hooks.values())
+    for name, module in modules.items():
+        place = host.get_submodule(name)
+        fit = module if like is None else module.to(like.device, like.dtype)
+        for inner in fit.modules():
+            if isinstance(inner, Asks):
+                inner.told = told
+        setattr(fit, _LEARNED, learned)
+        place.add_module(NAME, fit.train(place.training))
+        place.register_forward_hook(_through)
     return host
 
 
 def unplug(host: nn.Module) -> dict[str, nn.Module]:
-    """Take out what was plugged in, in place: classes, keys and answers are as before.
+    """Take out what was plugged in, in place: classes, keys and answers are as before, and what then learned does.
 
     Returns:
         The modules by the names that they had.
@@ -78,7 +94,21 @@ def unplug(host: nn.Module) -> dict[str, nn.Module]:
         place._modules.pop(NAME)
     for module in host.modules():
         _unhook(module)
+    for name in {name for module in found.values() for name in vars(module).get(_LEARNED, ())}:
+        host.get_parameter(name).requires_grad_(True)
     return found
+
+
+@contextmanager
+def bare_again(host: nn.Module) -> Iterator[None]:
+    """If what follows fails, take out what it plugged into a network that had nothing plugged in."""
+    bare = not plugged(host)
+    try:
+        yield
+    except BaseException:
+        if bare:
+            unplug(host)
+        raise
 
 
 def plugged(host: nn.Module) -> dict[str, nn.Module]:
@@ -86,13 +116,33 @@ def plugged(host: nn.Module) -> dict[str, nn.Module]:
     return dict(_plugged(host))
 
 
-def real_tokens() -> Tensor | None:
-    """Which tokens of the batch that is being answered are no padding, bool (N, L); None: all are.
+class Asks(nn.Module):
+    """A plugged-in module, or a part of one, that asks which tokens are padding."""
 
-    For modules that are plugged in, while they run.
-    """
-    told = _TRACED if torch.compiler.is_compiling() else _REAL.get()
-    return told[-1] if told else None
+    told = False
+    """Whether the network around it has modules that are told."""
+
+    def real_tokens(self) -> Tensor | None:
+        """Which tokens of the batch that is being answered are no padding, bool (N, L); None: all are.
+
+        Raises:
+            RuntimeError: if nobody says so: in a layer that is compiled alone or computed again in backward, or under a
+                mask of another shape.
+        """
+        if not self.told:
+            return None
+        compiling = torch.compiler.is_compiling()
+        told = _TRACED if compiling else _REAL.get()
+        if not told and not compiling and torch._C._current_graph_task_id() == -1:
+            return None
+        real = told[-1] if told else UNKNOWN
+        if isinstance(real, str):
+            raise RuntimeError(
+                "expected to be told which tokens are padding, by a mask (N, L) of the call around, found a layer that "
+                "is computed again in backward or compiled by itself, or a mask of another shape: switch gradient "
+                "checkpointing off (model.gradient_checkpointing_disable()), compile the whole network, give it (N, L)"
+            )
+        return real
 
 
 def describe_plugs(host: nn.Module) -> list[dict[str, Any]]:
@@ -155,15 +205,24 @@ def _enter(names: Sequence[str], _: nn.Module, args: tuple[Any, ...], kwargs: Ma
     """Note which tokens are padding where a call is told; one that is not goes by what the call around it was told."""
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     mask, padding = (given.get(name) for name in TOLD)
-    real = real_tokens()
+    around = _TRACED if torch.compiler.is_compiling() else _REAL.get()
+    real: Tensor | str | None = around[-1] if around else UNKNOWN if isinstance(mask, Tensor) else None
     if isinstance(mask, Tensor) and mask.ndim == 2:
-        real = mask != 0
+        real = _read_in(mask)
     elif isinstance(padding, Tensor) and padding.ndim == 2:
         real = padding == 0
     if torch.compiler.is_compiling():
         _TRACED.append(real)
     else:
         _REAL.set((*_REAL.get(), real))
+
+
+def _read_in(mask: Tensor) -> Tensor:
+    """Which tokens a mask (N, L) lets be read: 1 and 0, or what is added to attention, 0 and far below it."""
+    if not mask.is_floating_point():
+        return mask != 0
+    added = ((mask < 0) | (mask > 1)).any() | ~mask.any()
+    return torch.where(added, mask >= 0, mask != 0)
 
 
 def _leave(*_: Any) -> None:

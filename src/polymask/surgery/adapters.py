@@ -73,5 +73,5 @@ def add_adapters(host: nn.Module, example: Any, bottleneck: int = 256, *, seed: 
     ['layers.0.dropout1.plug.down.weight', 'layers.0.dropout1.plug.down.bias']
     """
     joints = find_joints(host, example)
-    host.requires_grad_(False)
-    return plug(host, {one.module: Adapter(one.width, bottleneck, f"{seed}/{one.module}") for one in joints})
+    made = {one.module: Adapter(one.width, bottleneck, f"{seed}/{one.module}") for one in joints}
+    return plug(host, made, freeze=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymask.parts.seeds import generator
-from polymask.sites.plugs import real_tokens
+from polymask.sites.plugs import Asks
 from polymask.surgery.adapters import Adapter
 
 SIDE = 3
@@ -21,9 +21,6 @@ SIDE = 3
 CHANNELS = SIDE * SIDE
 KERNELS = (3, 4, 5)
 FILTERS = 100
-LARGE = 1e9
-"""What no convolution comes to."""
-
 GROWS: Mapping[str, int] = {"capsules.weight": SIDE, "capsules.bias": SIDE, "capsules_turn.weight": CHANNELS}
 """Tensors of ``Sharing`` that grow with every task -> by how many rows."""
 
@@ -87,7 +84,7 @@ class Sharing(nn.Module):
         return logits[..., 0] >= logits[..., 1]
 
 
-class Estimate(nn.Module):
+class Estimate(Asks):
     """How alike earlier capsules are to the task's own: maxima over tokens of convolutions of width 3, 4 and 5.
 
     >>> [t.shape for t in Estimate()(torch.randn(2, 7, 3, 9))]
@@ -103,7 +100,7 @@ class Estimate(nn.Module):
 
     def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Of capsules (N, L, T, 9): how much is taken (N, T, 9), and what decides whether (N, T, 300)."""
-        (samples, _, tasks, _), real = u.shape, real_tokens()
+        (samples, _, tasks, _), real = u.shape, self.real_tokens()
         if real is not None and real.shape == u.shape[:2]:
             u = u * real[..., None, None].to(u.dtype)
         else:
@@ -134,13 +131,25 @@ def highest(u: Tensor, conv: nn.Module, real: Tensor | None) -> Tensor:
         if real is not None:
             # A channel that is 1 where padding is, and weighs against it: cheaper than to fill all that comes out.
             shut = F.pad((~real).to(u.dtype), ((kernel - 1) // 2, kernel // 2))[..., None]
-            against = F.pad(weight.new_full((weight.shape[0], 1, 1), -LARGE), ((kernel - 1) // 2, kernel // 2))
+            large = torch.finfo(computed_in(weight)).max / 2  # what no convolution of capsules comes to
+            against = F.pad(weight.new_full((weight.shape[0], 1, 1), -large), ((kernel - 1) // 2, kernel // 2))
             seen, filters = torch.cat([padded, shut], -1), torch.cat([weight, against], 1)
         where = F.conv1d(seen.transpose(1, 2), filters).max(-1).indices  # argmax takes three times as long
     # rows of a window lie one after the other, so that it is one piece of the flattened text
     at = (where[..., None] * u.shape[-1] + torch.arange(kernel * u.shape[-1], device=u.device)).flatten(1)
     windows = padded.flatten(1).gather(1, at).view(u.shape[0], weight.shape[0], -1)
     return (windows * weight.transpose(1, 2).flatten(1)).sum(-1) + bias
+
+
+def computed_in(weight: Tensor) -> torch.dtype:
+    """The precision in which a layer computes with a weight, under autocast too.
+
+    >>> with torch.autocast("cpu", torch.bfloat16):
+    ...     computed_in(torch.zeros(1))
+    torch.bfloat16
+    """
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
 class RoutedAdapter(nn.Module):

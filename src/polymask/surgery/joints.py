@@ -7,7 +7,8 @@ of two like tensors, of which one was computed from the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from polymask.calling import as_read, call, run_as_accepted
+from polymask.calling import REFUSALS, as_read, call, run_as_accepted, tensors_of, two_rows
 from polymask.copies.kept import twin
 from polymask.sites.foreign import refuse_foreign
 
@@ -77,6 +78,43 @@ def find_joints(host: nn.Module, example: Any) -> list[Joint]:
             "addition: adapters have no place in it, take a transformer"
         )
     return found
+
+
+def refuse_tokens_first(host: nn.Module, example: Any, joints: Sequence[Joint]) -> None:
+    """Check that samples lie on the first axis of every stream, for what looks at a sample as a whole.
+
+    Raises:
+        CannotPlug: if tokens come first, so that it would read one token of all samples.
+    """
+    plain = twin(host).eval()
+    shapes: dict[str, list[int]] = {joint.module: [] for joint in joints}
+    for name, seen in shapes.items():
+        plain.get_submodule(name).register_forward_hook(lambda _, args, output, seen=seen: seen.append(len(output)))
+    example = as_read(plain, example)
+    one, two = tensors_of(example, lambda t: t[:1] if t.ndim else t), two_rows(example)
+    with torch.no_grad(), suppress(*REFUSALS):
+        call(plain, one)
+        call(plain, two)
+    for name, counts in shapes.items():
+        if len(counts) == 2 and counts[1] != 2 * counts[0]:
+            raise CannotPlug(
+                f"expected samples on the first axis of what {name!r} gives, found {counts[0]} there for one sample "
+                f"and {counts[1]} for two: build the network with batch_first=True"
+            )
+
+
+def refuse_nested(host: nn.Module) -> None:
+    """Check that torch's encoder hands on no nested tensors, in which no token has a place of its own.
+
+    Raises:
+        CannotPlug: if it does.
+    """
+    for name, module in host.named_modules():
+        if isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor:
+            raise CannotPlug(
+                f"expected layers that are given (N, L, width), found {name or 'an encoder'!r}, which packs padded "
+                "texts into nested tensors: build it with enable_nested_tensor=False"
+            )
 
 
 def _followed(plain: nn.Module, x: Any) -> _Watch:
