@@ -97,6 +97,36 @@ def test_statistics_keep_their_relative_precision(bits: int) -> None:
     torch.testing.assert_close(method.plain("a")(x), before, rtol=0.05, atol=0.05)
 
 
+class Initialised(nn.Module):
+    """A norm that takes its first batch's mean, and notes that it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 4), nn.Linear(4, 3)
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("begun", torch.tensor(False))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.body(x)
+        if self.training:
+            with torch.no_grad():
+                self.mean.copy_(torch.where(self.begun, self.mean, h.mean(0)))
+                self.begun |= True
+        logits: torch.Tensor = self.head(h - self.mean)
+        return logits
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_flags_stay_as_they_are(bits: int) -> None:
+    net, x = Initialised(), torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    method = Piggyback(net, x)
+    method.private_bits = bits
+    method.begin("a", outputs=3)
+    net.train()(x).square().sum().backward()
+    torch.optim.AdamW(method.parameters(), 1e-2).step()
+    assert bool(method.end("a")["a"].private["begun"])
+
+
 def test_other_numbers_of_bits_are_refused_before_a_task_begins() -> None:
     method, _ = drive.make(Piggyback, "mlp_bn")
     for bits in (None, 4, 0, True, "16"):

@@ -19,7 +19,7 @@ from polymask.learning.training import Training
 from polymask.nets import MLP
 from polymask.parts.seeds import generator
 from polymask.streams import Task, make_stream, prepare, split
-from polymask.streams import hub as hub_file
+from polymask.streams.data_sets import hub as hub_file
 from polymask.streams.folder import ImageFolder
 from polymask.streams.sources import open_data
 
@@ -87,7 +87,7 @@ def test_a_folder_of_parquet_files_is_read_with_labels_in_words(tables: Path) ->
 
 
 def test_the_data_root_of_the_environment(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polymask.streams.images.hub_answers", lambda: False)
+    monkeypatch.setattr("polymask.streams.data_sets.splits.hub_answers", lambda: False)
     monkeypatch.setenv("POLYMASK_DATA_ROOT", str(tables))
     assert open_data("owner/pets").labels == ["cat", "dog", "emu", "yak"]
     out = str(tables.parent / "run")

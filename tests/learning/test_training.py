@@ -15,9 +15,21 @@ from polymask.learning.learn import learn
 from polymask.learning.objective import Objective
 from polymask.learning.train import session
 from polymask.learning.train.loop import Phase
-from polymask.learning.training import Plateau, Training, make_optimizer, make_schedule
+from polymask.learning.training import Plateau, Training, make_optimizer, make_schedule, optimizer_of
 from polymask.method.card import Recipe
+from polymask.methods import HAT, PackNet
 from polymask.streams import Task, digits
+
+
+def test_masked_norms_learn_at_the_rate_of_norms() -> None:
+    for norms in ("private", "masked"):
+        net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+        method = PackNet(net, torch.randn(4, 6), norms=norms)
+        method.begin("a")
+        named = {parameter: name for name, parameter in method.named_parameters()}
+        groups = optimizer_of(method, Recipe(lr=1e-3, norm_lr=1e-4)).param_groups
+        slow = [named[parameter] for group in groups if group["lr"] == 1e-4 for parameter in group["params"]]
+        assert sorted(slow) == ["1.bias", "1.weight"], norms
 
 
 def rates(steps: int, **how: Any) -> list[float]:
@@ -147,3 +159,8 @@ def test_the_phases_of_a_task_draw_apart(monkeypatch: pytest.MonkeyPatch) -> Non
     net = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
     learn(net, noise, "exssnet", training=Training(epochs=1, device="cpu"), seed=3)
     assert keys == [(3, task, phase) for task in ("one", "two") for phase in ("mask", "weights")]
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("adamw", 0.01), ("rmsprop", 0.01), ("sgd", None)])
+def test_a_recipe_s_rate_of_masks_holds_where_steps_are_as_large_as_rates(optimizer: str, rate: float | None) -> None:
+    assert Training(optimizer=optimizer).over(HAT.recipes["train"]).mask_lr == rate  # type: ignore[arg-type]

@@ -165,15 +165,25 @@ def test_layers_that_are_computed_again_in_backward_are_refused(reentrant: bool)
 
 
 def test_hosts_in_which_a_sample_is_no_row_are_refused() -> None:
-    x = torch.randn(4, 5, 8)
-    for wrong, why in (
-        (Encoder(batch_first=False), r"samples on the first axis .*, found 5 there for one .*batch_first=True"),
-        (Encoder(nested=True), r"found 'body', which packs padded texts.*enable_nested_tensor=False"),
-    ):
-        with pytest.raises(CannotPlug, match=why):
-            CTR(wrong, x)
-        assert not plugged(wrong)
-        assert all(parameter.requires_grad for parameter in wrong.parameters())
+    wrong, x = Encoder(batch_first=False), torch.randn(4, 5, 8)
+    with pytest.raises(CannotPlug, match=r"samples on the first axis .*, found 5 there for one .*batch_first=True"):
+        CTR(wrong, x)
+    assert not plugged(wrong)
+    assert all(parameter.requires_grad for parameter in wrong.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@torch.no_grad()
+def test_nested_tensors_are_refused_with_the_way_out() -> None:
+    x = torch.randn(4, 5, 8), torch.arange(5) >= torch.tensor([5, 2, 5, 3])[:, None]
+    with torch.enable_grad():
+        plain = learned(Encoder(nested=True), x[0]).plain("a")
+        with pytest.raises(ValueError, match=r"found a nested tensor.*enable_nested_tensor=False"):
+            CTR(Encoder(nested=True), x)
+    with pytest.raises(TypeError, match=r"found a nested tensor.*set its use_nested_tensor to False"):
+        plain(*x)
+    plain.body.use_nested_tensor = False
+    assert torch.allclose(plain(*x)[1:2], plain(x[0][1:2, :2]), atol=1e-5)
 
 
 def test_unplugged_a_host_learns_again_what_it_learned_before() -> None:

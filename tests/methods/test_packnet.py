@@ -119,6 +119,22 @@ def test_claimed_weights_start_anew_and_alone_learn(backbone: str, start: str) -
         assert moved[own == 2].any()
 
 
+def test_masked_norms_start_anew_as_norms_do() -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    method = PackNet(net, torch.randn(4, 6), norms="masked", biases="masked")
+    for phase in method.phases:
+        method.begin("a", phase)
+        sum(parameter.square().sum() for parameter in method.parameters()).backward()
+        torch.optim.SGD(method.parameters(), 0.1).step()
+    method.end("a")
+    method.begin("b")
+    owner = method.state["owner"]
+    for name, start in {"1.weight": 1.0, "1.bias": 0.0, "0.bias": 0.0}.items():
+        free = owner[name] != 1
+        assert free.any()
+        assert (method.sites.tensor(name)[free] == start).all(), name
+
+
 def test_every_weight_is_visible_while_a_task_trains() -> None:
     method, todo = drive.make(PackNet, "convnet")
     opened(method, todo, 1, "train")

@@ -248,3 +248,29 @@ def test_a_folder_of_images_stays_one_beside_a_table(tmp_path: Path) -> None:
     assert not has_tables(str(tmp_path / "photos"))
     assert has_tables(str(tmp_path / "photos" / "metadata.csv"))
     assert [task.name for task in make_stream("datasets", [str(tmp_path / "photos")])] == ["photos"]
+
+
+def write_sentiment(path: Path, part: str, names: list[str], labels: list[int | None]) -> None:
+    """A part of a data set of the hub, whose classes are numbered in an order of its own."""
+    path.mkdir(exist_ok=True)
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=names)})
+    rows = {"sentence": [f"{part} {place}" for place in range(len(labels))], "label": labels}
+    Dataset.from_dict(rows, features=features).to_parquet(path / f"{part}.parquet")
+
+
+@pytest.mark.parametrize("secret", [-1, None])
+def test_a_test_part_whose_labels_are_kept_secret_is_none(secret: int | None, words: Text, tmp_path: Path) -> None:
+    for part, labels in (("train", [0, 1, 0, 1]), ("validation", [1, 0]), ("test", [secret] * 3)):
+        write_sentiment(tmp_path / "sst", part, ["bad", "good"], labels)
+    task = load_texts(tmp_path / "sst", inputs=words)
+    assert (task.val, task.test) == (None, (["validation 0", "validation 1"], ["good", "bad"]))
+    write_sentiment(tmp_path / "sst", "test", ["bad", "good"], [1, secret])
+    with pytest.raises(ValueError, match=rf"a label in every row of .*, found {secret} in one: drop such rows"):
+        load_texts(tmp_path / "sst", inputs=words)
+
+
+def test_a_label_is_its_name_whatever_number_a_part_gives_it(words: Text, tmp_path: Path) -> None:
+    write_sentiment(tmp_path / "sst", "train", ["bad", "good"], [0, 1])
+    write_sentiment(tmp_path / "sst", "test", ["good", "bad"], [0, 1])
+    task = load_texts(tmp_path / "sst", inputs=words)
+    assert (task.train[1], task.test and task.test[1]) == (["bad", "good"], ["good", "bad"])

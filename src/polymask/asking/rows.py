@@ -111,4 +111,6 @@ def _reported(path: Path) -> dict[str, dict[str, Measured]]:
 
 
 def _masks(bank: Bank, task: str) -> dict[str, Tensor]:
-    return {name: unpack(packed) != 0 for name, packed in bank.record(task).masks.items()}
+    """What a task's masks let through; a scale beside masks on units is none."""
+    masks = bank.record(task).masks.items()
+    return {name: unpack(one) != 0 for name, one in masks if (one.codec, one.bits) != ("scaled", 0)}

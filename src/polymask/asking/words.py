@@ -39,8 +39,9 @@ def read_words(given: Iterable[str | os.PathLike[str]], wanted: Wanted, size: in
     for one, file in words:
         try:
             found = [as_words(str(one), text)] if file is None else words_in(file, text)
-            if found:
-                check_texts(found)
+            if not found:
+                raise ValueError(f"expected a text in {file}, found none")
+            check_texts(found)
         except (ValueError, OSError) as error:
             yield from _encoded(held, text, size)
             held = []

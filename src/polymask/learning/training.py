@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from polymask.method.card import Recipe
 from polymask.method.contract import Method
 from polymask.parts.narrow import BITS
-from polymask.sites.roles import norms_of
+from polymask.sites.roles import is_norm
 
 Name = Literal["sgd", "adam", "adamw", "rmsprop"]
 Course = Literal["constant", "cosine", "step", "plateau"]
@@ -140,7 +140,7 @@ class Training:
         """
         mine = {field.name: getattr(self, field.name) for field in fields(Recipe)}
         mine |= (self.phases or {}).get(phase or "", {})
-        if is_adam(mine["optimizer"] or recipe.optimizer) != is_adam(recipe.optimizer):
+        if is_adaptive(mine["optimizer"] or recipe.optimizer) != is_adaptive(recipe.optimizer):
             recipe = replace(recipe, mask_lr=None, norm_lr=None)
         return replace(recipe, **{name: value for name, value in mine.items() if value is not None})
 
@@ -208,8 +208,9 @@ def make_optimizer(
 
 def optimizer_of(method: Method, recipe: Recipe) -> Optimizer:
     """A fresh optimizer over what the open phase of a method offers: norms and masks at their own rates."""
-    named = dict(method.named_parameters())
-    return make_optimizer(recipe, named.items(), norms_of(method.model), named.keys() - method.sites.roles.keys())
+    named, sites = dict(method.named_parameters()), method.sites
+    norms = {name for name in sites.roles if any(is_norm(spot.module) for spot in sites.spots(name))}
+    return make_optimizer(recipe, named.items(), norms, named.keys() - sites.roles.keys())
 
 
 def make_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRScheduler:
@@ -269,6 +270,6 @@ class Plateau(LambdaLR):
         return self.share < self.LEAST
 
 
-def is_adam(optimizer: str) -> bool:
+def is_adaptive(optimizer: str) -> bool:
     """Whether an optimizer's steps have the size of its rate, whatever the gradient's."""
-    return optimizer.startswith("adam")
+    return optimizer != "sgd"

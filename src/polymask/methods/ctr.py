@@ -43,7 +43,7 @@ from polymask.sites.roles import Plan, Policy
 from polymask.sites.table import Kind
 from polymask.surgery import Axes, find_joints, widen
 from polymask.surgery.capsules import GROWS, RoutedAdapter
-from polymask.surgery.joints import refuse_nested, refuse_tokens_first
+from polymask.surgery.joints import refuse_tokens_first
 from polymask.wiring import Wiring, ask
 
 MASKED = (f"*{NAME}.adapter.*weight", f"*{NAME}.sharing.capsules*weight")
@@ -145,7 +145,6 @@ class CTR(Method):
                 "polymask.sites.plugs.unplug(model)"
             )
         joints = find_joints(model, example)
-        refuse_nested(model)
         refuse_tokens_first(model, example, joints)
         made = {one.module: RoutedAdapter(one.width, self.bottleneck, f"{seed}/{one.module}") for one in joints}
         plug(model, made, freeze=True)

@@ -190,6 +190,8 @@ class PackNet(Method):
 
     def _drawn(self, name: str) -> Tensor:
         shape = self.sites.tensor(name).shape
+        if len(shape) == 1:  # a norm's gain starts at 1, what is added at 0
+            return torch.full(shape, 1.0 if name.rpartition(".")[2] == "weight" else 0.0)
         bound, draw = 1 / math.sqrt(math.prod(shape[1:])), generator(self.seed, str(self.task), name, "weights")
         return torch.empty(shape).uniform_(-bound, bound, generator=draw)
 

@@ -88,8 +88,8 @@ def own_of(
     live = [gate for gate in gates if gate is not None]
     gate = None
     if live:
-        like = next(t for _, t in own_tensors(module) if t.is_floating_point())
-        gate = torch.stack([torch.ones_like(live[0]) if one is None else one for one in gates]).to(like)
+        like = next(t for _, t in own_tensors(module) if t.is_floating_point() or t.is_complex())
+        gate = torch.stack([torch.ones_like(live[0]) if one is None else one for one in gates]).to(like.real)
     return Own(len(records), tensors, rows, gate, head)
 
 

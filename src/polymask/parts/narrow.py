@@ -52,6 +52,8 @@ def narrowed_statistics(value: Tensor) -> Tensor:
     >>> narrowed_statistics(torch.tensor([1e-6, 0.1]))
     tensor([1.0000e-06, 1.0000e-01])
     """
+    if value.dtype != torch.float32:
+        return value
     small = (value != 0) & (value.abs() < torch.finfo(torch.half).tiny)
     return value if bool(small.any()) else narrowed(value, 16)
 

@@ -17,7 +17,7 @@ class Flips:
     Args:
         weights: how many entries there are.
         flipped: how many of them are not 1.
-        packed_bytes: at 1 bit an entry of a bool mask, 2 of a ternary one.
+        packed_bytes: at 1 bit an entry of a binary mask, 2 of a ternary one, without a scale.
         coded_bytes: at the entropy of every layer, ``sum n H(p) / 8``: what no code of independent entries beats.
     """
 
@@ -39,7 +39,7 @@ def flips(masks: Mapping[str, Tensor]) -> dict[str, Flips]:
     learned is where it is not 1.
 
     Args:
-        masks: name -> mask: bool, or int8 with -1, 0 and 1.
+        masks: name -> mask: bool, or int8 with -1, 0 and 1, or either times a scale.
 
     Raises:
         ValueError: if there is no mask.
@@ -63,10 +63,15 @@ def flips(masks: Mapping[str, Tensor]) -> dict[str, Flips]:
 
 
 def _flips(mask: Tensor) -> Flips:
-    n = mask.numel()
-    counts = [int((mask == value).sum()) for value in (1, 0, -1)]
+    n, entries = mask.numel(), mask
+    if mask.is_floating_point():
+        rows = mask.flatten(1) if mask.ndim > 1 else mask[None]
+        largest = rows.abs().amax(1).clamp(min=torch.finfo(mask.dtype).tiny)
+        entries = mask / largest.view(-1, *[1] * (mask.ndim - 1))  # a scale is that of its row
+    counts = [int((entries == value).sum()) for value in (1, 0, -1)]
     entropy = -sum(count / n * math.log2(count / n) for count in counts if count)
-    return Flips(n, n - counts[0], (1 if mask.dtype == torch.bool else 2) * math.ceil(n / 8), max(0.0, n * entropy / 8))
+    bits = 2 if mask.dtype == torch.int8 or counts[2] else 1
+    return Flips(n, n - counts[0], bits * math.ceil(n / 8), max(0.0, n * entropy / 8))
 
 
 @dataclass(frozen=True)

@@ -77,16 +77,6 @@ def is_norm(module: nn.Module) -> bool:
     return any("Norm" in cls.__name__ for cls in type(module).__mro__)
 
 
-def norms_of(model: nn.Module) -> set[str]:
-    """The names of all parameters that stand in a norm.
-
-    >>> sorted(norms_of(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))))
-    ['1.bias', '1.weight']
-    """
-    norms = [(path, module) for path, module in model.named_modules() if is_norm(module)]
-    return {f"{path}.{name}".lstrip(".") for path, module in norms for name, _ in module.named_parameters()}
-
-
 def is_weight(place: Place) -> bool:
     """Whether a matrix or kernel weight stands here: a parameter of two axes or more, called a weight."""
     return place.trains and place.tensor().ndim >= 2 and "weight" in place.leaf and not is_norm(place.module)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polymask.near import nearest
 from polymask.parts.seeds import generator
 from polymask.streams.cache import cached_file, read_cached, write_cached
 from polymask.streams.classic import split
+from polymask.streams.data_sets.splits import class_names, folder_of, labelled, load_splits, numbering, splits_of
 from polymask.streams.folder import open_image, to_pixels
 from polymask.streams.holdout import held_out
-from polymask.streams.hub import endpoint, hub_answers, offline
 from polymask.streams.inputs import Inputs
 from polymask.streams.stream import Stream, Task
 
@@ -28,7 +24,6 @@ LABELS = ("label", "labels", "class", "category", "target")
 """What a column of words or numbers is called that is taken for labels unasked."""
 
 PLAIN = ("string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-VALIDATION = ("validation", "valid", "val", "dev")
 
 
 def digits_data() -> Task:
@@ -112,68 +107,11 @@ def load_images(
     )
 
 
-def folder_of(name: str, root: Path) -> Path:
-    """Where a data set lies under a data root.
-
-    Raises:
-        FileNotFoundError: it is not there; the message says what is.
-    """
-    folder = root / name
-    if folder.is_dir() and any(file.is_file() for file in folder.rglob("*")):
-        return folder
-    there = sorted(str(path.relative_to(root)) for path in root.glob("[!.]*/[!.]*") if path.is_dir())
-    raise FileNotFoundError(
-        f"no data set {name!r} under the data root: looked for files in {folder}; "
-        + (f"{root} holds {there[:12]}" if root.is_dir() else f"there is no folder {root}")
-        + (f" and {len(there) - 12} more" if len(there) > 12 else "")
-        + nearest(name, there)
-    )
-
-
-def load_splits(source: str, config: str, local: bool = False) -> Any:
-    """The data set as ``datasets`` gives it; a local one leaves nothing in that library's own cache.
-
-    Raises:
-        ConnectionError: the hub cannot be reached.
-    """
-    import datasets
-
-    with quiet(datasets), tempfile.TemporaryDirectory() as scratch:
-        how = {"cache_dir": scratch, "keep_in_memory": True} if local else {}
-        if local or Path(source).is_dir():
-            return datasets.load_dataset(source, config or None, **how)
-        with nullcontext() if datasets.config.HF_HUB_OFFLINE or hub_answers() else offline(datasets):
-            try:
-                return datasets.load_dataset(source, config or None)
-            except ConnectionError as error:
-                raise ConnectionError(_unreachable(source)) from error
-
-
-def _unreachable(source: str) -> str:
-    here = f"; for the folder {source} that is here, write ./{source}" if Path(source).exists() else ""
-    return (
-        f"expected the data set {source!r} from {endpoint()}, found no way to reach it, and nothing of it in the "
-        f"library's cache: give a folder that holds {source} by --data-root, or POLYMASK_DATA_ROOT{here}"
-    )
-
-
-@contextmanager
-def quiet(datasets: Any) -> Iterator[None]:
-    """No progress bars where nobody watches."""
-    silent = datasets.are_progress_bars_disabled()
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not silent:
-            datasets.enable_progress_bars()
-
-
 def decode(data: Any, label: str | None, fit: Inputs, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of all parts, and which split and column each came from."""
-    splits = splits_of(data, name)
+    splits_of(data, name)
     image, label = columns(data["train"].features, label, name)
+    splits = splits_of(labelled(data, label), name)
     names = class_names(data, list(splits.values()), label, name)
     batches = {part: list(read(data[chosen], image, label, fit, name, names)) for part, chosen in splits.items()}
     channels = max(x.shape[1] for part in batches.values() for x, _ in part)
@@ -182,21 +120,6 @@ def decode(data: Any, label: str | None, fit: Inputs, name: str) -> tuple[dict[s
         tensors[f"{part}.x"] = torch.cat([Inputs(channels=channels).fit(x) for x, _ in pairs])
         tensors[f"{part}.y"] = torch.cat([y for _, y in pairs])
     return tensors, {"splits": splits, "label": label, "labels": names}
-
-
-def splits_of(data: Any, name: str) -> dict[str, str]:
-    """Which split is which part: without one named test the validation split is the test part.
-
-    Raises:
-        ValueError: none is named train.
-    """
-    if "train" not in data:
-        raise ValueError(f"data set {name!r} has no split named train, only {sorted(data)}")
-    validation = next((part for part in VALIDATION if part in data), None)
-    splits = {"train": "train", "val": validation, "test": "test"}
-    if "test" not in data:
-        splits = {"train": "train", "test": validation}
-    return {part: chosen for part, chosen in splits.items() if chosen is not None}
 
 
 def columns(features: Any, label: str | None, name: str) -> tuple[str, str]:
@@ -219,31 +142,13 @@ def columns(features: Any, label: str | None, name: str) -> tuple[str, str]:
     return images[0], chosen[0]
 
 
-def class_names(data: Any, splits: Iterable[str], label: str, name: str) -> list[str]:
-    """The names of the classes: the column's own, or its words or numbers in order."""
-    import datasets
-
-    feature = data["train"].features[label]
-    if isinstance(feature, datasets.ClassLabel):
-        return list(feature.names)
-    found = {value for split in splits for value in data[split].unique(label)}
-    if None in found:
-        raise ValueError(
-            f"data set {name!r} has examples without a label in {label!r}: drop them, or take another --label"
-        )
-    if len(kinds := {type(value).__name__ for value in found}) > 1:
-        raise ValueError(f"expected labels of one kind in all parts of {name}, found {' and '.join(sorted(kinds))}")
-    return [str(value) for value in sorted(found)]
-
-
 def read(
     data: Any, image: str, label: str, fit: Inputs, name: str, names: Sequence[str]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of bytes (n, C, H, W) and labels (n,); a batch with any colour in it has three channels."""
     import datasets
 
-    numbered = isinstance(data.features[label], datasets.ClassLabel)
-    place = {text: number for number, text in enumerate(names)}
+    number = numbering(data.features[label], names, name)
 
     # bytes are decoded here: through the library's own feature every image would pass a slower path
     raw = data.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
@@ -258,7 +163,7 @@ def read(
         channels = Inputs(channels=max(x.shape[1] for x in pixels))
         yield (
             torch.cat([channels.fit(x) for x in pixels]),
-            torch.tensor(rows[label] if numbered else [place[str(value)] for value in rows[label]]),
+            torch.tensor(list(map(number, rows[label]))),
         )
 
 

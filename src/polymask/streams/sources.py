@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from polymask.streams.data_sets.splits import folder_of
 from polymask.streams.folder import SUFFIXES, folder_task
-from polymask.streams.images import folder_of, load_images
+from polymask.streams.images import load_images
 from polymask.streams.inputs import Inputs
 from polymask.streams.stream import Task
 

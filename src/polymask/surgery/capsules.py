@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from polymask.parts.seeds import generator
 from polymask.sites.plugs import Asks
 from polymask.surgery.adapters import Adapter
+from polymask.surgery.joints import NESTED
 
 SIDE = 3
 """The entries of a capsule, and the capsules that each is turned into."""
@@ -170,5 +171,11 @@ class RoutedAdapter(nn.Module):
         self.sharing, self.adapter = Sharing(width, seed), Adapter(width, bottleneck, seed)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branch with what the adapter adds to it."""
+        """The branch with what the adapter adds to it.
+
+        Raises:
+            TypeError: if it is nested, as torch's encoder hands padded texts on in evaluation mode.
+        """
+        if x.is_nested:
+            raise TypeError(NESTED)
         return x + self.adapter.branch(x + self.sharing(x))

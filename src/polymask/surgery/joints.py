@@ -24,6 +24,12 @@ from polymask.sites.foreign import refuse_foreign
 ADDS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 
 
+NESTED = (
+    "expected (N, L, width) from a layer, found a nested tensor, in which no token has a place of its own: build "
+    "nn.TransformerEncoder with enable_nested_tensor=False, or set its use_nested_tensor to False"
+)
+
+
 class CannotPlug(ValueError):  # noqa: N818 - the name says what is wrong
     """A network without places for adapters: its layers add no branches to sequences, or share their modules."""
 
@@ -103,20 +109,6 @@ def refuse_tokens_first(host: nn.Module, example: Any, joints: Sequence[Joint]) 
             )
 
 
-def refuse_nested(host: nn.Module) -> None:
-    """Check that torch's encoder hands on no nested tensors, in which no token has a place of its own.
-
-    Raises:
-        CannotPlug: if it does.
-    """
-    for name, module in host.named_modules():
-        if isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor:
-            raise CannotPlug(
-                f"expected layers that are given (N, L, width), found {name or 'an encoder'!r}, which packs padded "
-                "texts into nested tensors: build it with enable_nested_tensor=False"
-            )
-
-
 def _followed(plain: nn.Module, x: Any) -> _Watch:
     """What was seen of one forward."""
     watch = _Watch()
@@ -166,6 +158,8 @@ class _Watch(TorchDispatchMode):
     def _look(self, one: Any, other: Any) -> None:
         if not (isinstance(one, Tensor) and isinstance(other, Tensor) and one.is_floating_point()):
             return
+        if one.is_nested:
+            raise CannotPlug(NESTED)
         if one.shape == other.shape and one.ndim == 3:
             for stream, branch in ((one, other), (other, one)):
                 if id(stream) in self.sources.get(id(branch), ()) and id(branch) in self.makers:

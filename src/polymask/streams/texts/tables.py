@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from polymask.near import nearest
-from polymask.streams.images import LABELS, PLAIN, class_names, folder_of, load_splits, quiet, splits_of
+from polymask.streams.data_sets.splits import (
+    class_names,
+    folder_of,
+    labelled,
+    load_splits,
+    numbering,
+    quiet,
+    splits_of,
+)
+from polymask.streams.images import LABELS, PLAIN
 from polymask.streams.stream import Task
 from polymask.streams.texts.text import Text
 
@@ -54,9 +63,10 @@ def load_texts(
         ValueError: it cannot be read, columns are missing, or a text or label is.
     """
     data, name, called = open_table(source, data_root)
-    splits = splits_of(data, called)
+    splits_of(data, called)
     features = data["train"].features
     label = label_column(features, label, called)
+    splits = splits_of(labelled(data, label), called)
     words = text_columns(features, text, label, called)
     if label in words:
         raise ValueError(
@@ -70,7 +80,7 @@ def load_texts(
     names = class_names(data, list(dict.fromkeys(splits.values())), label, called)
     if "" in names:
         raise ValueError(f"expected a label in every row of {called}, found some without one in {label!r}: drop them")
-    parts = {part: rows_of(data[chosen], words, label, names, change) for part, chosen in splits.items()}
+    parts = {part: rows_of(data[chosen], words, label, names, change, called) for part, chosen in splits.items()}
     notes = {"source": str(source), "splits": splits, "label": label, "text": list(words)}
     return Task(
         name,
@@ -225,15 +235,13 @@ def described(features: Mapping[str, Any]) -> str:
 
 
 def rows_of(
-    data: Any, text: Sequence[str], label: str, names: Sequence[str], change: Change | None
+    data: Any, text: Sequence[str], label: str, names: Sequence[str], change: Change | None, called: str
 ) -> tuple[list[Any], list[str]]:
     """Texts, or pairs, and the names of their labels."""
-    import datasets
-
     table = data.select_columns([*text, label]).with_format(None)
     columns = [list(table[key]) for key in text]
     if change is not None:
         columns = [[one if one is None else change(one) for one in column] for column in columns]
     texts = columns[0] if len(columns) == 1 else [tuple(pair) for pair in zip(*columns, strict=True)]
-    numbered = isinstance(data.features[label], datasets.ClassLabel)
-    return texts, [names[value] if numbered else str(value) for value in table[label]]
+    number = numbering(data.features[label], names, called)
+    return texts, [names[number(value)] for value in table[label]]

@@ -1,0 +1,1 @@
+"""Data sets as the hub and its library give them."""
