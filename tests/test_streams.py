@@ -193,6 +193,14 @@ class TestMakeStream:
         assert [prepare(task, seed=0).example().shape for task in stream] == [(2, 3, 8, 8)] * 2
 
 
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("Train", "TEST"), ("train", "test")])
+def test_parts_of_a_folder_are_known_whatever_their_case(names: tuple[str, str], tmp_path: Path) -> None:
+    for name in (*names, "dev"):
+        write_folder(tmp_path / name, {"cat": 2, "dog": 1})
+    task = folder_task(tmp_path)
+    assert (task.labels, task.val, task.test) == (["cat", "dog"], tmp_path / "dev", tmp_path / names[1])
+
+
 def write_folder(root: Path, classes: dict[str, int], size: tuple[int, int] = (4, 4), mode: str = "RGB") -> None:
     for label, count in classes.items():
         (root / label).mkdir(parents=True)

@@ -96,8 +96,10 @@ def groups(methods: Sequence[str]) -> dict[str, str]:
 def fill_add(parser: Parser, look: Mapping[str, Any]) -> None:
     """Data and training; the network and the method are those of the run."""
     stream = look.get("stream", "datasets" if look.get("data") else "digits")
-    fixed = ("method", "seed", "out", "model", "net", "weights", "head", "spare", "scenario", "relearn")
+    fixed = ("method", "seed", "out", "model", "net", "weights", "head", "adapters", "spare", "scenario", "relearn")
     add_run(parser, stream, skip=fixed)
+    # What is not said is as the run has it, and no default.
+    parser.defaults |= dict.fromkeys(read(RUN_FILE)["training"])
 
 
 def fill_methods(parser: Parser, look: Mapping[str, Any]) -> None:

@@ -118,8 +118,8 @@ def read_file(file: str | None, method: str | None = None) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"expected a file for --config, found no {path}")
     try:
-        found = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"expected YAML in {path}, found: {error}") from error
     if not isinstance(found, dict):
         what = "an empty file" if found is None else f"a {type(found).__name__}"

@@ -126,6 +126,8 @@ def entrance_of(source: Source, takes: Takes | None, shape: Sequence[int] | None
     Raises:
         ValueError: if raw inputs cannot be prepared, or not from this shape.
     """
+    if batch is not None and batch < 1:
+        raise ValueError(f"expected a batch of a row or more, found {batch}: leave --batch out for any")
     found, x = inputs_from(source.record.meta.inputs), source.batch
     inputs = found if isinstance(found, Inputs) else Inputs()
     described = any(value is not None for value in (inputs.mean, inputs.std, inputs.size, inputs.channels))

@@ -84,7 +84,8 @@ def run_named(
         order: in which the tasks are learned, by their places: 1 0 2.
         size: height and width that images are brought to.
         channels: channels that images are brought to.
-        mean: what is subtracted from each channel, of pixels from 0 to 1; without it the mean of the training images.
+        mean: what is subtracted from each channel, of pixels from 0 to 1; without it the mean of the training
+            images, but of folders, which are not read beforehand, nothing.
         std: what each channel is divided by; without it the deviation of the training images.
         crop: pixels of padding for random crops while training.
         flip: mirror left and right at random while training.

@@ -65,7 +65,10 @@ def description(
     method: str, tasks: Sequence[Task], seed: int, options: Mapping[str, Any], objective: Objective, model: str
 ) -> dict[str, Any]:
     """What ``results.json`` says of a run besides its figures."""
-    stream = {"name": tasks.name, "protocol": dict(tasks.protocol)} if isinstance(tasks, Stream) else None
+    stream = None
+    if isinstance(tasks, Stream):
+        turned = {} if tasks.order == tuple(range(len(tasks))) else {"order": list(tasks.order)}
+        stream = {"name": tasks.name, "protocol": dict(tasks.protocol), **turned}
     return {
         "method": method,
         "seed": seed,

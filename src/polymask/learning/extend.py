@@ -8,7 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from polymask.bank.bank import Bank
@@ -125,7 +124,7 @@ def report_of_finished(path: Path, may_miss: Collection[str]) -> dict[str, Any]:
 
 def training_of(path: Path) -> Training:
     """How a run was trained, from its config.yaml."""
-    config = yaml.safe_load((path / "config.yaml").read_text())
+    config = files.read_config(path / "config.yaml")
     return Training(**{field.name: config[field.name] for field in fields(Training) if field.name in config})
 
 

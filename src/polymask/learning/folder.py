@@ -57,6 +57,25 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """What a ``config.yaml`` says.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = str(error)
+    if not isinstance(found, dict):
+        what = " ".join(str(found or "nothing").split())
+        raise ValueError(
+            f"expected {path} to say how the run is configured, found it damaged ({what}): remove it, and the command "
+            "that made the run writes it again"
+        )
+    return found
+
+
 def check(folder: Path, config: Mapping[str, Any]) -> None:
     """Check that a folder holds a run of this configuration, or none; what is ``NEUTRAL`` may differ.
 
@@ -66,7 +85,7 @@ def check(folder: Path, config: Mapping[str, Any]) -> None:
     path = folder / "config.yaml"
     if not path.exists():
         return
-    old, new = _flat(yaml.safe_load(path.read_text())), _flat(yaml.safe_load(_rendered(config)))
+    old, new = _flat(read_config(path)), _flat(yaml.safe_load(_rendered(config)))
     old = {f"options.{key}": value for key, value in BEFORE.get(old.get("method") or "", {}).items()} | old
     if net := OLD_DEFAULTS.get(old.get("model") or ""):
         said = {key: value for key, value in old.items() if key != "net"}  # that there are no arguments

@@ -96,12 +96,13 @@ class Results:
             "accuracy_when_learned": list(map(as_json, values.diagonal().tolist())),
             "accuracy_at_the_end": list(map(as_json, values[places[-1]].tolist())) if places else [],
             **self._figures(values[np.ix_(places, places)]),
-            **self._also(),
+            **self._also(values[places[-1]] if places else np.full(len(self.tasks), np.nan)),
             "max_logit_drift": as_json(max(self.drift.values(), default=math.nan)),
             "logit_drift": drift,
             "bytes": _in_order(sizes, self.tasks),
             "seconds": sum(self.seconds.values()),
             "seconds_per_task": self.seconds,
+            **({} if self.higher_is_better else {"higher_is_better": False}),
             **({"capacity": self.capacity} if self.capacity else {}),
             **({"removed": list(self.removed)} if self.removed else {}),
             **({"rounding": self.rounding} if self.rounding else {}),
@@ -109,13 +110,20 @@ class Results:
             "warnings": [self.warnings[task] for task in self.tasks if task in self.warnings],
         }
 
-    def _also(self) -> dict[str, Any]:
-        """The metrics beside, as last measured of every task, and their means; nothing where there are none."""
-        measured = [self._latest[task].also for task in self.tasks if task in self._latest]
+    def _also(self, last: NDArray[np.float64]) -> dict[str, Any]:
+        """The metrics beside, at the end as far as the one that chooses is known there, and their means.
+
+        Null where it is not; a mean also where that of a finished task is not. Nothing where there are none.
+        """
+        known = {task: self._latest[task].also for task, value in zip(self.tasks, last, strict=True) if value == value}
         found = {}
-        for name in dict.fromkeys(name for one in measured for name in one):
-            values = [one.get(name, math.nan) for one in measured]
-            found[name] = {"at_the_end": list(map(as_json, values)), "average": as_json(float(np.mean(values)))}
+        for name in dict.fromkeys(name for one in known.values() for name in one):
+            values = {task: one.get(name, math.nan) for task, one in known.items()}
+            gap = any(task not in values for task in self.rows)
+            found[name] = {
+                "at_the_end": [as_json(values.get(task, math.nan)) for task in self.tasks],
+                "average": None if gap else as_json(float(np.mean([*values.values()]))),
+            }
         return {"also": found} if found else {}
 
     def _splits(self) -> dict[str, Any]:
@@ -151,10 +159,12 @@ class Results:
         names, rows = found["tasks"], {}
         marks = found.get("source") or [["measured"] * len(names)] * len(names)
         settings = found.get("settings") or [""] * len(names)
-        also = {
-            on: {name: one["at_the_end"][place] for name, one in found.get("also", {}).items()}
-            for place, on in enumerate(found.get("finished", names))
-        }
+        also: dict[str, dict[str, float]] = {}
+        for name, one in found.get("also", {}).items():
+            ends = one["at_the_end"]
+            # An older polymask listed the finished tasks alone.
+            for on, value in zip(names if len(ends) == len(names) else found["finished"], ends, strict=False):
+                also.setdefault(on, {}).update({} if value is None else {name: value})
         splits = [split or "" for split in found.get("splits") or [""] * len(names)]
         for after, row, source, setting in zip(names, found["accuracy"] or (), marks, settings, strict=False):
             entries = [entry for entry in zip(names, row, source, splits, strict=True) if entry[1] is not None]

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from polymask.report.measured import Rows
+from polymask.report.metrics import summary
 
 BY_TASK = ("logit_drift", "seconds_per_task")
 SQUARE = ("accuracy", "source")
@@ -60,7 +61,11 @@ def _over(left: Mapping[str, Any]) -> dict[str, Any]:
     matrix, drift = left.get("accuracy") or [], [x for x in (left.get("logit_drift") or {}).values() if x is not None]
     last = matrix[len(left["finished"]) - 1] if matrix and left["finished"] else []
     known = [value for value in last if value is not None]
+    square = [row[: len(left["finished"])] for row in matrix[: len(left["finished"])]]
+    whole = all(value is not None for place, row in enumerate(square) for value in row[: place + 1])
+    again = summary(square, bool(left.get("higher_is_better", True))) if square and whole else {}
     return {
+        **{key: again.get(key) for key in ("bwt_gem", "forgetting_chaudhry") if key in left},
         "average_accuracy": sum(known) / len(known) if known and len(known) == len(last) else None,
         "max_logit_drift": max(drift, default=None),
     }

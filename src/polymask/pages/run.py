@@ -124,9 +124,12 @@ class Run:
     def chance(self) -> Numbers:
         """What guessing gives on every task, one over its outputs; NaN where these or the metric are others, (T,)."""
         outputs = {task: entry["meta"]["outputs"] for task, entry in self.entries.items()}
-        groups = ((self.results.get("stream") or {}).get("protocol") or {}).get("groups") or ()
+        stream = self.results.get("stream") or {}
+        groups = (stream.get("protocol") or {}).get("groups") or ()
         if not outputs and len(groups) == len(self.tasks):
-            outputs = {task: len(group) for task, group in zip(self.tasks, groups, strict=True)}
+            # A protocol lists them as the stream does, a run in the order of learning.
+            order = stream.get("order") or self.config.get("order") or range(len(groups))
+            outputs = {task: len(groups[place]) for task, place in zip(self.tasks, order, strict=True)}
         found = [1 / outputs[task] if outputs.get(task) else np.nan for task in self.tasks]
         return np.array(found if self.counts_right else [np.nan] * len(found), np.float64)
 
@@ -179,9 +182,10 @@ def read_run(folder: Path) -> Run:
 
 def references(run: Run) -> dict[str, Numbers]:
     """The final metric on every task of the runs beside this one that it is measured against, (T,) each."""
-    found, order = {}, "".join(run.folder.name.partition("-order-")[1:])
+    found, folder = {}, run.folder.resolve()
+    order = "".join(folder.name.partition("-order-")[1:])
     for name in REFERENCES:
-        place = run.folder.parent / f"{name}-{run.results.get('seed')}{order}"
+        place = folder.parent / f"{name}-{run.results.get('seed')}{order}"
         if name != run.method and (place / "results.json").exists():
             other = read_run(place)
             if other.tasks == run.tasks and other.metric == run.metric:
@@ -222,7 +226,7 @@ def _read_yaml(path: Path) -> Any:
 def _read_epochs(path: Path) -> list[Epoch]:
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
         rows = [row for row in csv.reader(file) if len(row) == 6 and row[2].isdecimal()]
     return [Epoch(row[0], row[1], int(row[2]), float(row[3]), float(row[4])) for row in rows]
 

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+NEEDED = ("after", "on", "value", "split", "setting")
+"""The columns that every polymask has written."""
+
 COLUMNS = ("after", "on", "value", "split", "examples", "chance", "setting", "also")
 
 
@@ -52,26 +55,45 @@ def read_rows(path: Path) -> Rows:
     """The rows of an ``accuracy.csv``; what was cut short or is no number is left out.
 
     A row's own task stands last in it: without it, the row is not whole.
+
+    Raises:
+        ValueError: if the line of columns is damaged.
     """
     rows: Rows = {}
     if path.exists():
-        with path.open(newline="") as file:
-            for line in csv.DictReader(file):
-                if None not in line.values() and None not in line and _is_number(line["value"]):
-                    rows.setdefault(line["after"], {})[line["on"]] = _entry(line)
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            lines = csv.DictReader(file)
+            if lacking := [name for name in NEEDED if name not in (lines.fieldnames or NEEDED)]:
+                raise ValueError(
+                    f"expected the columns {', '.join(NEEDED)} in {path}, found none called {lacking[0]!r}: remove the "
+                    "file, results.json holds most of what it says"
+                )
+            for line in lines:
+                entry = None if None in line.values() or None in line else _entry(line)
+                if entry is not None:
+                    rows.setdefault(line["after"], {})[line["on"]] = entry
     return {after: row for after, row in rows.items() if after in row}
 
 
-def _entry(line: Mapping[str, str]) -> Measured:
-    """One entry; an older polymask wrote neither how many examples it is of nor what chance is, and "val" in short."""
+def _entry(line: Mapping[str, str]) -> Measured | None:
+    """One entry, None if it was cut short.
+
+    An older polymask wrote neither how many examples it is of nor what chance is, and "val" in short.
+    """
     split, examples, chance = line["split"], line.get("examples", ""), line.get("chance", "")
+    try:
+        also = json.loads(line.get("also") or "{}")
+    except ValueError:
+        return None
+    if not _is_number(line["value"]) or not isinstance(also, dict):
+        return None
     return Measured(
         float(line["value"]),
         "validation" if split == "val" else split,
         line["setting"],
         int(examples) if examples.isdecimal() else 0,
         float(chance) if _is_number(chance) else None,
-        {str(name): float(value) for name, value in json.loads(line.get("also") or "{}").items()},
+        {str(name): float(value) for name, value in also.items()},
     )
 
 

@@ -77,6 +77,16 @@ def split(
     return Stream(f"{data.name}-split", tuple(map(task, chosen_groups)), tuple(order), seed, how)
 
 
+def check_count(tasks: object, what: str) -> None:
+    """Check how many tasks are asked for.
+
+    Raises:
+        ValueError: it is no whole number above 0.
+    """
+    if not isinstance(tasks, int) or tasks < 1:
+        raise ValueError(f"expected a number of {what} for tasks, found {tasks!r}")
+
+
 def permute(
     data: Task, tasks: int = 10, *, order: Sequence[int] = (), seed: int = 0, first_identity: bool = False
 ) -> Stream:
@@ -93,6 +103,7 @@ def permute(
     >>> [task.name for task in permute(data, 2)]
     ['toy/permuted-0', 'toy/permuted-1']
     """
+    check_count(tasks, "permutations")
     data, whole = views(data)
 
     def task(place: int) -> Task:
@@ -129,6 +140,7 @@ def rotate(
     >>> [task.name for task in rotate(data, 3, 45)]
     ['toy/rotated-0', 'toy/rotated-45', 'toy/rotated-90']
     """
+    check_count(tasks, "angles")
     angles = [degrees * i for i in range(tasks)] if isinstance(degrees, int | float) else list(degrees)
     if len(angles) != tasks:
         raise ValueError(f"{tasks} tasks need {tasks} angles, found {len(angles)}: {angles}")

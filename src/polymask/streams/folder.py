@@ -18,7 +18,11 @@ from polymask.streams.inputs import Inputs
 from polymask.streams.stream import Task
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-PART_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+PART_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 GREY_MODES = ("1", "L", "LA")
 
 
@@ -99,23 +103,28 @@ def folder_task(
     """
     root = Path(path).expanduser()
     notes = {"source": "folder"}
-    if not (root / "train").is_dir():
+    parts = {part: part_in(root, folders) for part, folders in PART_FOLDERS.items()}
+    if parts["train"] is None:
         labels = list(class_folders(root))
         return Task(name or root.resolve().name, root, labels=labels, inputs=inputs, notes=notes)
-    parts = {
-        part: next((root / folder for folder in folders if (root / folder).is_dir()), None)
-        for part, folders in PART_FOLDERS.items()
-    }
-    labels = list(class_folders(root / "train"))
+    labels = list(class_folders(parts["train"]))
     return Task(
         name or root.resolve().name,
-        root / "train",
+        parts["train"],
         parts["val"],
         parts["test"],
         labels,
         inputs=inputs,
         notes=notes,
     )
+
+
+def part_in(root: Path, names: Sequence[str]) -> Path | None:
+    """The sub-folder that is one part of the data, whatever the case of its name; the first of some names."""
+    if not root.is_dir():
+        return None
+    found = {folder.name.lower(): folder for folder in sorted(root.iterdir()) if folder.is_dir()}
+    return next((found[name] for name in names if name in found), None)
 
 
 def class_folders(root: Path) -> dict[str, list[Path]]:

@@ -7,11 +7,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
-
 from polymask.bank.probe import batch_of
 from polymask.cli.commands.ask import the_task
 from polymask.learning.extend import network_of
+from polymask.learning.folder import read_config
 from polymask.learning.learner import method_class, open_learner
 from polymask.loaded import Loaded, load
 from polymask.method.removal import Removed
@@ -77,6 +76,6 @@ def from_network(held: Loaded, name: str) -> str:
 def _method_of(held: Loaded) -> str:
     """The name of a run's method, or its address where it is of the user's own."""
     config = held.bank.path.parent / "config.yaml"
-    said = yaml.safe_load(config.read_text())["method"] if config.is_file() else ""
+    said = str(read_config(config).get("method", "")) if config.is_file() else ""
     method: str = said if ":" in said else held.bank.outline["method"]
     return method

@@ -10,7 +10,7 @@ from polymask.cli.parsers import groups
 from polymask.cli.values import UsageError
 from polymask.learning.by_name import run_named
 from polymask.learning.compare import compare as run_all
-from polymask.learning.figures.table import as_table
+from polymask.learning.figures.table import as_table, bytes_added
 from polymask.learning.options import JOINT
 from polymask.learning.orders.run import compare_orders
 from polymask.learning.results import named_score
@@ -95,7 +95,8 @@ def arguments(values: Mapping[str, Any]) -> dict[str, Any]:
         UsageError: for a setting out of range.
     """
     rest, known = dict(values), read(RUN_FILE)
-    settings = {name: rest.pop(name) for name in known["training"]}
+    given = {name: rest.pop(name) for name in known["training"]}
+    settings = {name: value for name, value in given.items() if value is not None}
     rest["how"] = {name: rest.pop(name) for name in known["streams"][rest["stream"]]}
     try:
         rest["training"] = Training(**settings)
@@ -108,7 +109,7 @@ def summary(report: dict[str, Any]) -> list[str]:
     """A finished run in a table and a few lines."""
     score = named_score(report)
     tasks, first, last = report["tasks"], report["accuracy_when_learned"], report["accuracy_at_the_end"]
-    added = dict(zip(report["finished"], report["bytes"].get("per_task", ()), strict=False))
+    added = bytes_added(report)
     others = {name: one["at_the_end"] for name, one in report.get("also", {}).items()}
     rows = [
         {

@@ -69,7 +69,7 @@ def write_rows(path: Path, rows: Rows) -> None:
 
 def append_row(path: Path, after: str, row: Mapping[str, Measured]) -> None:
     """Add what was measured after a task."""
-    with path.open("a", newline="") as file:
+    with path.open("a", newline="", encoding="utf-8") as file:
         file.write(_row(after, row))
 
 

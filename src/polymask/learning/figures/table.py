@@ -138,9 +138,14 @@ def _of_run(run: Report) -> list[dict[str, Any]]:
     return [{"error": run["error"]}] if "error" in run else _of_tasks(run)
 
 
+def bytes_added(report: Report) -> dict[str, int]:
+    """Task -> the bytes that it added; of joint training every task has some, of other runs the finished ones do."""
+    tasks, sizes = report.get("tasks", ()), (report.get("bytes") or {}).get("per_task", ())
+    return dict(zip(tasks if len(tasks) == len(sizes) else report.get("finished", ()), sizes, strict=False))
+
+
 def _of_tasks(run: Report) -> list[dict[str, Any]]:
-    finished, sizes = run.get("finished", ()), (run.get("bytes") or {}).get("per_task", ())
-    added = dict(zip(finished, sizes, strict=False))
+    added = bytes_added(run)
     first, last = run.get("accuracy_when_learned", ()), run.get("accuracy_at_the_end", ())
     return [
         {

@@ -40,7 +40,7 @@ class Journal:
         self._csv: TextIO | None = None
         if folder is not None:
             write_file(folder / "epochs.csv", _rows(folder / "epochs.csv", is_past).encode())
-            self._csv = (folder / "epochs.csv").open("a", newline="")
+            self._csv = (folder / "epochs.csv").open("a", newline="", encoding="utf-8")
         self._loggers: list[Logger] = [make(is_past) for make in loggers]
         for logger in self._loggers:
             with suppress(NotImplementedError):  # Fabric's CSV logger has no place for it
@@ -101,7 +101,7 @@ def _rows(path: Path, is_past: IsPast) -> str:
     rows = csv.writer(text)
     rows.writerow(COLUMNS)
     if path.exists():
-        with path.open(newline="") as old:
+        with path.open(newline="", encoding="utf-8", errors="replace") as old:
             rows.writerows(
                 row
                 for row in csv.reader(old)

@@ -92,7 +92,7 @@ def csv_file(folder: Path, is_past: IsPast) -> Logger:
     path = folder / "csv" / "metrics.csv"
     old: list[dict[str, str]] = []
     if path.exists():
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
             old = [{key: text for key, text in row.items() if key and text} for row in csv.DictReader(file)]
         path.unlink()
     logger = CSVLogger(folder, name="", version="csv", flush_logs_every_n_steps=1)

@@ -36,6 +36,7 @@ class OpenTask:
     def __post_init__(self) -> None:
         self._saved: dict[str, Any] | None = None  # what a stopped run left
         self._safe_at = time.monotonic()  # when the run was last safe on disk
+        self._spent, self._since = 0.0, time.perf_counter()  # seconds before a stop, and since when they go on
 
     def look(self, removed: Collection[str]) -> None:
         """Read what a stopped run left, unless it builds on a task that was removed."""
@@ -55,6 +56,7 @@ class OpenTask:
     def resume(self, task: Task, journal: Journal) -> tuple[str | None, Progress]:
         """The phase of a task in which a stopped run goes on, the method brought there; None: from the start."""
         saved, self._saved = self._saved, None
+        self._spent, self._since = 0.0, time.perf_counter()
         if saved is None or saved["task"] != task.name:
             return None, Progress()
         assert self.folder is not None
@@ -66,6 +68,7 @@ class OpenTask:
             raise files.refuse_other_moment(self.folder, "another base than finished tasks read") from error
         self._check_base(self.folder)
         phase, progress = str(saved["phase"]), Progress(**saved["progress"])
+        self._spent = float(saved.get("seconds", 0.0))
         before = self.method.phases[: self.method.phases.index(phase)]
         journal.screen.skip(sum(self.setup.recipe(self.method, earlier).epochs for earlier in before) + progress.epoch)
         return phase, progress
@@ -79,6 +82,11 @@ class OpenTask:
             return phase in phases[: phases.index(then)]
         return epoch < int(self._saved["progress"]["epoch"])
 
+    @property
+    def seconds(self) -> float:
+        """Wall time of the open task so far, also before a run was stopped."""
+        return self._spent + time.perf_counter() - self._since
+
     def is_due(self) -> bool:
         """Whether the open phase is to be saved now."""
         return self.folder is not None and time.monotonic() - self._safe_at >= self.setup.training.save_every
@@ -86,7 +94,7 @@ class OpenTask:
     def save(self, task: str, phase: str, progress: Progress) -> None:
         """Write down where the open phase stands; one process does."""
         if self.folder is not None and self.setup.fabric.is_global_zero:
-            state = {"task": task, "phase": phase, "progress": vars(progress)}
+            state = {"task": task, "phase": phase, "progress": vars(progress), "seconds": self.seconds}
             files.save_checkpoint(self.folder, {**state, "method": self.method.state_dict()})
         self._safe_at = time.monotonic()
 

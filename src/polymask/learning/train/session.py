@@ -135,7 +135,7 @@ class Session:
             self.twin.release()
 
     def _learn(self, task: Task, journal: Journal) -> None:
-        feeds, start = self.feed(task), time.perf_counter()
+        feeds = self.feed(task)
         check_inputs(self.method.model, task.name, feeds.example())
         check_spare(self.method.model, task.name, feeds, self.setup.spare)
         begun, progress = self._open.resume(task, journal)
@@ -153,7 +153,7 @@ class Session:
             journal.screen.rounding(task.name, **self.results.rounding[task.name])
         self._describe(task.name, feeds)
         feeds.train.release()
-        self.results.seconds[task.name] = time.perf_counter() - start
+        self.results.seconds[task.name] = self._open.seconds
         self.drift.note(task.name)
         self._watch_capacity(task.name, journal)
         self._commit(issued)
