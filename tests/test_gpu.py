@@ -81,3 +81,19 @@ def test_the_exact_selection_is_the_cpus(dtype: torch.dtype) -> None:
         scores: Tensor = (torch.randn(n, generator=draw) * 10**places).round().div(10**places).to(dtype)
         for keep in (1, n // 10, n // 2, n - 1):
             assert torch.equal(top_k(scores.cuda(), keep).cpu(), top_k(scores, keep))
+
+
+@pytest.mark.parametrize("name", ["wsn", "hat", "exssnet", "tfm", "packnet"])
+def test_a_network_may_be_moved_after_its_method_is_made(name: str) -> None:
+    net, x = small.net(2), torch.randn(8, small.WIDTH)
+    method = METHODS[name](net, x)
+    net.cuda()
+    for task in ("a", "b"):
+        for phase in method.phases:
+            method.begin(task, phase, outputs=2)
+            optimizer = torch.optim.AdamW(method.parameters(), lr=0.01)
+            method.on_step(0.5)
+            (net.train()(x.cuda()).square().mean() + method.penalty()).backward()
+            optimizer.step()
+        method.end(task)
+    method.check()

@@ -129,6 +129,21 @@ def accepted_input(model: nn.Module, example: Any) -> Any:
     return run_as_accepted(example, run)
 
 
+def has_fractions(t: Tensor) -> bool:
+    """Whether a tensor's entries are fractions, real or complex, and not whole numbers or flags."""
+    return t.is_floating_point() or t.is_complex()
+
+
+def noise_like(t: Tensor, draw: torch.Generator) -> Tensor:
+    """Standard normal entries in a tensor's shape and kind, complex ones too.
+
+    >>> noise_like(torch.zeros(2, dtype=torch.complex64), torch.Generator().manual_seed(0)).dtype
+    torch.complex64
+    """
+    kind = torch.complex64 if t.is_complex() else torch.float32
+    return torch.randn(t.shape, generator=draw, dtype=kind).to(t)
+
+
 def draw_fractions(example: Any, draw: torch.Generator) -> Any:
     """An example whose fractions are standard normal; integers and flags stay.
 
@@ -137,7 +152,7 @@ def draw_fractions(example: Any, draw: torch.Generator) -> Any:
     """
 
     def fresh(t: Tensor) -> Tensor:
-        return torch.randn(t.shape, generator=draw).to(t) if t.is_floating_point() else t
+        return noise_like(t, draw) if has_fractions(t) else t
 
     return tensors_of(example, fresh)
 

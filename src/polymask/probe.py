@@ -30,8 +30,8 @@ def describe(example: Any) -> Spec:
     >>> describe(torch.tensor([[1, 5]]))
     {'shape': [1, 2], 'dtype': 'int64', 'low': 1, 'high': 5}
     """
-    if isinstance(example, Tensor) and not example.is_complex():
-        low, high = _range(example)
+    if isinstance(example, Tensor):
+        low, high = _range(torch.view_as_real(example.detach().resolve_conj()) if example.is_complex() else example)
         dtype = str(example.dtype).removeprefix("torch.")
         return {"shape": list(example.shape), "dtype": dtype, "low": low, "high": high}
     if isinstance(example, Mapping):
@@ -76,6 +76,9 @@ def draw(spec: Spec, seed: int, rows: int | None = 8, name: str = "") -> Any:
     own, dtype = spec["shape"], getattr(torch, spec["dtype"])
     shape = [rows, *own[1:]] if own and rows is not None else own
     key = generator(seed, name, "probe")
+    if dtype.is_complex:
+        parts = torch.rand((*shape, 2), generator=key, dtype=torch.float64)
+        return torch.view_as_complex(spec["low"] + parts * (spec["high"] - spec["low"])).to(dtype)
     if not dtype.is_floating_point:
         return torch.randint(int(spec["low"]), int(spec["high"]) + 1, shape, generator=key).to(dtype)
     unit = torch.rand(shape, generator=key, dtype=torch.float64)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import call, logits_of, tensors_of
+from polymask.calling import call, has_fractions, logits_of, noise_like, tensors_of
 from polymask.copies.kept import is_equal
 from polymask.parts.seeds import generator, seed_global
 
@@ -58,9 +58,9 @@ def input_like(example: Any, key: int, cut: bool, noisy: bool) -> Any:
     def other(t: Tensor) -> Tensor:
         if t.ndim and cut and len(t):
             t = t[[key % len(t), (key + 1) % len(t)]]
-        if noisy and t.is_floating_point():
+        if noisy and has_fractions(t):
             size = t.detach().abs().mean().nan_to_num(1.0, 1.0, 1.0) if t.numel() else torch.ones(())
-            return t + torch.randn(t.shape, generator=draw).to(t) * torch.where(size > 0, size, 1.0).to(t)
+            return t + noise_like(t, draw) * torch.where(size > 0, size, 1.0).to(t)
         if noisy and t.ndim > 1 and t.dtype != torch.bool and len(t.unique()) > 2:
             return t.roll(key, -1)
         return t
@@ -111,7 +111,7 @@ def disturb(model: nn.Module) -> Values:
     """Move every parameter, near where it is or to another order of its entries; what they are then, not copied."""
     draw = generator("state", "parameters")
     parameters = {name: t for name, t in tensors_by_name(model).items() if isinstance(t, nn.Parameter)}
-    for t in {id(t): t for t in parameters.values() if t.is_floating_point()}.values():
+    for t in {id(t): t for t in parameters.values() if has_fractions(t)}.values():
         t.copy_(_other(t.detach(), draw))
     return {name: t.detach() for name, t in parameters.items()}
 
@@ -120,4 +120,4 @@ def _other(t: Tensor, draw: torch.Generator) -> Tensor:
     flat = t.flatten()
     if len(flat) > SMALL and not (flat[:SMALL] == flat[0]).all():
         return flat.roll(1).view(t.shape)
-    return t + (t.abs() * 0.1 + 0.01) * torch.randn(t.shape, generator=draw).to(t)
+    return t + (t.abs() * 0.1 + 0.01) * noise_like(t, draw)

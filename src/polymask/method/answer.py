@@ -30,7 +30,7 @@ class Answer:
 
 def draw_probe(model: nn.Module, example: Any, seed: int) -> Any:
     """The batch of the small probe: rows like the example's, or the example where a network takes no others."""
-    large = any(t.ndim > 1 and t[0].numel() > LARGE for t in leaves_of(example))
+    large = any(t.ndim > 1 and len(t) and t[0].numel() > LARGE for t in leaves_of(example))
     try:
         batch = probe_batch(example, seed, rows=1 if large else 4)
         answer_probe(model, batch)

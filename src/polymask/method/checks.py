@@ -21,6 +21,8 @@ def check_begin(method: Method, task: str, phase: str) -> None:
     refuse_wrapped(method.model)
     refuse_gone(method)
     refuse_detached(method)
+    if not isinstance(task, str):
+        raise TypeError(f"expected a task's name, found {task!r}: give a string, such as {str(task)!r}")
     if method.private_bits not in BITS or isinstance(method.private_bits, bool):
         raise ValueError(f"expected private_bits of {', '.join(map(str, BITS))}, found {method.private_bits!r}")
     if phase not in method.phases:
@@ -45,6 +47,20 @@ def refuse_shared(method: Method) -> None:
             f"expected options under which {method.name} can keep finished tasks to the bit, found "
             f"{' and '.join(options)}, with which {', '.join(names)} would go on learning: 'private' gives each task "
             "its own, 'frozen' keeps them as they are"
+        )
+
+
+def refuse_padding_rows(method: Method) -> None:
+    """Raise if a weight that is to be drawn anew has a row that stands for padding, and is to stay zero."""
+    padded = [
+        name
+        for name in method.sites.weights
+        if any(getattr(spot.module, "padding_idx", None) is not None for spot in method.sites.spots(name))
+    ]
+    if padded:
+        raise ValueError(
+            f"expected weights that may be drawn anew, found {padded[0]!r}, whose row of padding is to stay zero: "
+            "leave it out of masked="
         )
 
 

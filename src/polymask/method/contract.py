@@ -20,7 +20,7 @@ from polymask.parts.pack import Packed, pack
 from polymask.parts.sparse import Sparse
 from polymask.sites.roles import Plan, Policy, plan
 from polymask.sites.slots import Scores
-from polymask.sites.table import Kind, Sites, attach
+from polymask.sites.table import Kind, Sites, attach, detach
 from polymask.task import TaskRecord, activate
 from polymask.wiring import Wiring
 
@@ -90,7 +90,12 @@ class Method(ABC):
         self.watch, self.warned = guard.Watch(), set[str]()
         self.versions: dict[str, int] = {}
         self.steps = 0
-        self.prepare()
+        before = {name: t.detach().clone() for name, t in model.state_dict().items()}
+        try:
+            self.prepare()
+        except BaseException:
+            detach(model).load_state_dict(before)
+            raise
 
     def prepare(self) -> None:
         """Set up what all tasks share; called once, by the constructor."""
@@ -134,6 +139,7 @@ class Method(ABC):
         first = phase == self.phases[0]
         if first:
             self.abandon()
+            learner.follow_device(self)
             self._before = snapshot.take(self)
         try:
             guard.enforce(self, f"begin({task!r})", self._as_in_place if first else None)

@@ -103,6 +103,13 @@ def _check_state(
         )
 
 
+def follow_device(method: Method) -> None:
+    """Bring what a method keeps between tasks to where its network is now: it may have been moved since."""
+    device = next(method.model.parameters(), torch.zeros(())).device
+    method.state = on_devices(method.sites, method.state, device)
+    method.initial = on_devices(method.sites, method.initial, device)
+
+
 def on_devices(sites: Sites, value: Any, device: torch.device, named: bool = False) -> Any:
     """A state on the model's devices: what is under a tensor's name lies where that tensor does; a file does not know.
 

@@ -14,6 +14,7 @@ Where paper, released code and this file differ:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -105,10 +106,10 @@ class AdaHAT(Method):
         norms: Norms = "private",
         masked: Sequence[str] | None = None,
     ) -> None:
-        if not s_max > 1:
+        if not 1 < s_max < math.inf:
             raise ValueError(f"expected s_max above 1, found {s_max}: the scale runs from 1 / s_max to s_max")
-        if not (c >= 0 and alpha >= 0):
-            raise ValueError(f"expected c and alpha of at least 0, found {c} and {alpha}")
+        if not (c >= 0 and 0 <= alpha < math.inf):
+            raise ValueError(f"expected c and alpha of at least 0, and finite, found {c} and {alpha}")
         self.s_max, self.c, self.alpha, self.scales = s_max, c, alpha, scales
         policy = Policy("masked", "first", norms, "masked", masked=masked)
         super().__init__(model, example, policy, head=head, seed=seed)

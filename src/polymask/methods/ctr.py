@@ -17,6 +17,7 @@ Where the released code and this file differ; the paper's description is followe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -120,7 +121,7 @@ class CTR(Method):
         sharing: Literal["exact", "train"] = "exact",
         routing: Literal["private", "first"] = "first",
     ) -> None:
-        if not (s_max > 1 and c >= 0 and bottleneck > 0):
+        if not (1 < s_max < math.inf and c >= 0 and bottleneck > 0):
             raise ValueError(
                 f"expected s_max above 1, c of at least 0 and a bottleneck of a unit or more, found {s_max}, {c} and "
                 f"{bottleneck}"

@@ -20,6 +20,7 @@ Where paper, released code and this file differ:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -125,7 +126,7 @@ class HAT(Method):
         sites: Literal["feeding", "all"] = "feeding",
         masked: Sequence[str] | None = None,
     ) -> None:
-        if not s_max > 1:
+        if not 1 < s_max < math.inf:
             raise ValueError(f"expected s_max above 1, found {s_max}: the scale runs from 1 / s_max to s_max")
         if not c >= 0:
             raise ValueError(f"expected c of at least 0, found {c}: it is the weight of the penalty on new units")

@@ -170,7 +170,7 @@ class KSM(Method):
     def _shape(self, name: str) -> tuple[int, ...]:
         """The shape of a weight's scores."""
         shape = list(self._read_shape(name))
-        if self.granularity == "group":
+        if self.granularity == "group" and len(shape) > 1:
             axis = self._axes(name)[1]
             shape[axis] = -(-shape[axis] // GROUP)
         return tuple(shape)

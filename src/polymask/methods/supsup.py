@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from polymask.method.card import Card, Recipe
+from polymask.method.checks import refuse_padding_rows
 from polymask.method.contract import Method
 from polymask.method.cycle import bring_back
 from polymask.parts.binarize import kept_count, straight_through, top_k
@@ -128,6 +129,7 @@ class SupSup(Method):
         return dict.fromkeys(self.sites.weights, self.seed)
 
     def _prepare(self) -> None:
+        refuse_padding_rows(self)
         for name in self.sites.weights:
             self.sites.write(name, signed_constant(tuple(self.sites.tensor(name).shape), self.seed, name))
             self.sites.freeze(name)

@@ -25,6 +25,8 @@ def refuse_foreign(model: nn.Module) -> None:
         ValueError: it names the first such module.
     """
     for path, module in model.named_modules():
+        if is_marked(module):
+            raise ValueError("expected a plain model, found one with a method's sites: polymask.detach(model) first")
         tensors = {leaf: t for leaf, t in (*module._parameters.items(), *module._buffers.items()) if t is not None}
         if leaves := [leaf for leaf, t in tensors.items() if is_lazy(t)]:
             raise ValueError(

@@ -141,6 +141,11 @@ def _survey(
     head_name = head or find_head(model, where, [name for name in read if name in weights], found.width)
     if head_name not in dict(model.named_modules()):
         raise ValueError(f"expected head= to name a module of the model, found {head!r}")
+    own = model.get_submodule(head_name)
+    inner = [name.rpartition(".")[0] for name in read if name in weights and name.startswith(f"{head_name}.")]
+    if not any(parameter is not None for parameter in own._parameters.values()):
+        within = f": take the last one in it, {inner[-1]!r}" if inner else ", and none in it"
+        raise ValueError(f"expected head= to name a layer with weights, found {head_name!r} without its own{within}")
     return where, weights, found, head_name, others
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymask.calling import tensors_of
+from polymask.calling import has_fractions, tensors_of
 from polymask.copies.kept import differences, refresh_caches, same_tensor, twin
 from polymask.copies.running import (
     Values,
@@ -135,7 +135,7 @@ def _moving_when_large(model: nn.Module, xs: Sequence[Any], names: Set[str]) -> 
         now = {name: t.detach().clone() for name, t in tensors_by_name(copy).items()}
         for x in xs:
             with suppress(Exception):  # a network may raise anything
-                answer_of(copy, tensors_of(x, lambda t: t * LOUD if t.is_floating_point() else t), True)
+                answer_of(copy, tensors_of(x, lambda t: t * LOUD if has_fractions(t) else t), True)
             found |= set(take_changes(copy, now)) & names
     first: dict[int, str] = {}
     own = {name: first.setdefault(id(t), name) for name, t in tensors_by_name(model).items()}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from polymask.calling import has_fractions, noise_like
 from polymask.copies.running import give
 
 LARGE = 1 << 16
@@ -28,7 +29,7 @@ class Disturbance:
     @torch.no_grad()
     def __init__(self, model: nn.Module, draw: torch.Generator, later: Mapping[str, Tensor] | None = None) -> None:
         self.draw, later = draw, later or {}
-        moving = [parameter.data for parameter in model.parameters() if parameter.is_floating_point()]
+        moving = [parameter.data for parameter in model.parameters() if has_fractions(parameter)]
         self.spread: list[Tensor] = []
         self.variances: list[tuple[Tensor, Tensor]] = []
         for module in model.modules():
@@ -60,9 +61,11 @@ class Disturbance:
 
     def _other(self, value: Tensor) -> Tensor:
         """A buffer as it may be another time: of both signs, but for what looks like a variance or a covariance."""
-        if not value.is_floating_point():
+        if not has_fractions(value):
             return value
         square = value.ndim == 2 and value.shape[0] == value.shape[1]
+        if value.is_complex():
+            return self._noise(value) * (value.abs() * 0.7 + 0.3)
         if (value >= 0).all() and (value > 0).any():
             return value * (0.5 + torch.rand(value.shape, generator=self.draw)).to(value)
         if square and (value - value.T).abs().max() <= 1e-5 * value.abs().max() and (value.diagonal() >= 0).all():
@@ -70,7 +73,7 @@ class Disturbance:
         return self._noise(value) * (value.abs() * 0.7 + 0.3)
 
     def _noise(self, t: Tensor) -> Tensor:
-        return torch.randn(t.shape, generator=self.draw).to(t)
+        return noise_like(t, self.draw)
 
 
 def _spread(t: Tensor) -> Tensor:

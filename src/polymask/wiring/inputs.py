@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from polymask.calling import has_fractions, noise_like
 from polymask.wiring.sizes import Sizes, resized
 from polymask.wiring.values import Way
 
@@ -82,6 +83,8 @@ class Inputs:
                 leaf, way = torch.ones(other.shape[:2], dtype=way.points[0]), Way("within", 0, 1)
             elif isinstance(leaf, Tensor):
                 leaf = resized(leaf, place, setting.sizes)
+            if isinstance(leaf, Tensor) and leaf.is_complex() and not pinned:
+                leaf = leaf if _rarely(self.draw) else noise_like(leaf.cpu(), self.draw).to(leaf.device)
             leaves.append(leaf if way is None else way.drawn(leaf, self.draw))
         return with_leaves(self.example, iter(leaves))
 
@@ -90,8 +93,8 @@ class Inputs:
         leaves = []
         for place, leaf in enumerate(self.leaves):
             value = resized(leaf, place, self.space.base) if isinstance(leaf, Tensor) else leaf
-            if isinstance(value, Tensor) and value.is_floating_point():
-                value = torch.randn(value.shape, generator=self.draw).mul_(scale).to(value.dtype)
+            if isinstance(value, Tensor) and has_fractions(value):
+                value = noise_like(value.cpu(), self.draw) * scale
             leaves.append(value)
         return with_leaves(self.example, iter(leaves))
 
@@ -131,6 +134,10 @@ class Inputs:
         for turn in count():
             longest = max(setting.often for setting in self.space.settings)
             yield from (setting for setting in self.space.settings if setting.often > turn % longest)
+
+
+def _rarely(draw: torch.Generator) -> bool:
+    return bool(torch.rand((), generator=draw) < 0.25)
 
 
 def leaves_in(x: Any) -> Iterator[Any]:
