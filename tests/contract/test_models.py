@@ -95,7 +95,7 @@ def test_state_dict_has_the_models_own_keys_and_scores(pair: Case) -> None:
         drive.train(method, tasks[1], pair.user()(method), range(2))
         state = {name: value.clone() for name, value in method.model.state_dict().items()}
         brought = {f"{name}.{own}" for name, source in method.sources.items() for own in source.state_dict()}
-        assert {name.rpartition(".")[2] for name in brought} <= {"scores", "tau", "seen"}
+        assert {name.rpartition(".")[2] for name in brought} <= {"scores", "tau", "seen", "scale"}
         assert brought == {*state} - own
         if not method.grows:
             assert list(untouched.state_dict()) == [name for name in state if name not in brought]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polymask import HAT, KSM, WSN, AdaHAT, ExSSNeT, Finetune, LinearProbe, Method, PackNet, SupSup
+from polymask import HAT, KSM, AdaHAT, Finetune, LinearProbe, Method, PackNet, SupSup
 from polymask.probe import probe_batch
 
 COMPLEX = torch.complex64
@@ -129,14 +129,19 @@ def test_numbers_that_are_not_finite_are_refused(kind: type[Method]) -> None:
 
 
 def test_a_method_that_cannot_be_made_leaves_the_network_as_it_was() -> None:
-    embedded = nn.Sequential(nn.Embedding(11, 6, padding_idx=0), nn.Flatten(), nn.Linear(18, 8), nn.Linear(8, 2))
-    before = {name: t.clone() for name, t in embedded.state_dict().items()}
-    x = torch.randint(11, (2, 3))
-    for kind in (SupSup, ExSSNeT):
-        with pytest.raises(ValueError, match=r"found '0\.weight', whose row of padding is to stay zero"):
-            kind(embedded, x, masked=["*.weight"])
-        assert all(torch.equal(t, before[name]) for name, t in embedded.state_dict().items())
-    WSN(embedded, x, masked=["*.weight"])
+    plain = net()
+    before = {name: t.clone() for name, t in plain.state_dict().items()}
+
+    class Refusing(SupSup):
+        def _prepare(self) -> None:
+            super()._prepare()
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        Refusing(plain, torch.randn(2, 6))
+    assert all(torch.equal(t, before[name]) for name, t in plain.state_dict().items())
+    assert all(parameter.requires_grad for parameter in plain.parameters())
+    SupSup(plain, torch.randn(2, 6))
 
 
 @pytest.mark.parametrize("option", ["biases", "norms"])

@@ -50,20 +50,6 @@ def refuse_shared(method: Method) -> None:
         )
 
 
-def refuse_padding_rows(method: Method) -> None:
-    """Raise if a weight that is to be drawn anew has a row that stands for padding, and is to stay zero."""
-    padded = [
-        name
-        for name in method.sites.weights
-        if any(getattr(spot.module, "padding_idx", None) is not None for spot in method.sites.spots(name))
-    ]
-    if padded:
-        raise ValueError(
-            f"expected weights that may be drawn anew, found {padded[0]!r}, whose row of padding is to stay zero: "
-            "leave it out of masked="
-        )
-
-
 def refuse_gone(method: Method) -> None:
     """Raise if a tensor with a role was taken out of the network, or replaced by None."""
     sites = method.sites

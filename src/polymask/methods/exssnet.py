@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from polymask.calling import as_read, call
 from polymask.method.card import Card, Recipe
-from polymask.method.checks import refuse_padding_rows
 from polymask.method.contract import Method
 from polymask.method.removal import read_by
 from polymask.parts.binarize import kept_count, straight_through, top_k
@@ -112,7 +111,6 @@ class ExSSNeT(Method):
         self.exact = True if exclusive else None
 
     def _prepare(self) -> None:
-        refuse_padding_rows(self)
         for name in self.sites.weights:
             self.sites.write(name, signed_constant(tuple(self.sites.tensor(name).shape), self.seed, name))
         self.state["read"] = read_by(self.sites, ())

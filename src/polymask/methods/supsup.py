@@ -6,6 +6,7 @@ Where paper, released code and this file differ:
 
 - Task inference *lowers* the entropy of the outputs over the mixture of masks, as the paper's equations 3 and 4 and its
   code do; who asks for as much entropy as possible finds nothing.
+- The weights of embeddings are drawn like all others, their row of padding too: a network that reads padding sees it.
 - "sparsity" in the released scripts is the share that is *kept*; here it is ``density``.
 - The released code keeps scores, 32 bits a weight and task, and never packs; here a bit a weight.
 - Its norms changed twice; shared statistics left all tasks but the last at chance. Here statistics are the task's own.
@@ -28,7 +29,6 @@ import torch
 from torch import Tensor, nn
 
 from polymask.method.card import Card, Recipe
-from polymask.method.checks import refuse_padding_rows
 from polymask.method.contract import Method
 from polymask.method.cycle import bring_back
 from polymask.parts.binarize import kept_count, straight_through, top_k
@@ -129,7 +129,6 @@ class SupSup(Method):
         return dict.fromkeys(self.sites.weights, self.seed)
 
     def _prepare(self) -> None:
-        refuse_padding_rows(self)
         for name in self.sites.weights:
             self.sites.write(name, signed_constant(tuple(self.sites.tensor(name).shape), self.seed, name))
             self.sites.freeze(name)
