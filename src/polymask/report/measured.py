@@ -62,8 +62,10 @@ def read_rows(path: Path) -> Rows:
     rows: Rows = {}
     if path.exists():
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            lines = csv.DictReader(file)
-            if lacking := [name for name in NEEDED if name not in (lines.fieldnames or NEEDED)]:
+            table = csv.DictReader(file)
+            lines = list(table)
+            # Where the line of columns itself was cut short, none follows.
+            if lines and (lacking := [name for name in NEEDED if name not in (table.fieldnames or NEEDED)]):
                 raise ValueError(
                     f"expected the columns {', '.join(NEEDED)} in {path}, found none called {lacking[0]!r}: remove the "
                     "file, results.json holds most of what it says"
