@@ -78,7 +78,8 @@ def test_names_are_the_models_own(pair: Case) -> None:
         drive.begin(method, tasks[0], phase)
         names = [name for name, _ in method.named_parameters()]
         assert len(set(names)) == len(names)
-        strange = [name for name in names if name not in own and name.removesuffix(".scores") not in own]
+        plain = {name.removesuffix(".scores").removesuffix(".scale"): name for name in names}
+        strange = [name for base, name in plain.items() if base not in own]
         assert method.grows or not strange
         inside = {id(parameter) for parameter in method.model.parameters()}
         assert all(id(parameter) in inside for parameter in method.parameters())

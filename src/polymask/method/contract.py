@@ -155,7 +155,11 @@ class Method(ABC):
             raise
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """All that this phase's optimizer may touch, under the model's own keys; scores as ``<key>.scores``."""
+        """All that this phase's optimizer may touch, under the model's own keys.
+
+        Yields:
+            Name and parameter; scores as ``<key>.scores``, a mask's scale as ``<key>.scale``.
+        """
         expect_open(self, "named_parameters")
         for name, role in self.sites.roles.items():
             tensor = self.sites.tensor(name)
