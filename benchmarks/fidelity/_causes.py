@@ -22,8 +22,11 @@ def spread(row: str, arm: str = "ours") -> float:
 
 
 def why(row: str) -> str:
-    """The sentence about a row that missed its target."""
-    return CAUSES[row]() if row in CAUSES else UNKNOWN
+    """The sentence about a row that missed its target; a cause whose own row is not measured yet is none."""
+    try:
+        return CAUSES[row]() if row in CAUSES else UNKNOWN
+    except FileNotFoundError:
+        return UNKNOWN
 
 
 def _seeds(row: str, arm: str) -> list[float]:
@@ -90,6 +93,14 @@ def _shortlist() -> str:
     )
 
 
+def _last_of_ten(row: str) -> str:
+    gap, longer = (of(name, "the nine before") - of(name, "the last") for name in (row, "packnet-last-permuted-longer"))
+    return (
+        f"too few steps for the tenth of the weights that is left: the last lies {gap:.1f} points below, after three "
+        f"times as many {longer:.1f}"
+    )
+
+
 CAUSES: Mapping[str, Callable[[], str]] = {
     "tinyimagenet-tfm-relations": _tfm,
     "ctr-asc": lambda: _between("ctr-asc", "HAT in adapters"),
@@ -103,5 +114,6 @@ CAUSES: Mapping[str, Callable[[], str]] = {
     "domains-found": lambda: f"the features do not hold it, the images do: {_told()}",
     "ksm-efficientnet-fashion": _ksm,
     "shortlist": _shortlist,
+    "packnet-last-permuted": lambda: _last_of_ten("packnet-last-permuted"),
 }
 """Row -> its sentence."""

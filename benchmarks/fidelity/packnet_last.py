@@ -21,6 +21,7 @@ KINDS = {
     "packnet-last-permuted": ("10 permutations of MNIST, MLP 784-100-100", "3 epochs, batch 64"),
     "packnet-last-rotated": ("MNIST turned by 0 to 180 degrees in ten tasks, MLP 784-100-100", "3 epochs, batch 64"),
 }
+LONGER = 9
 FRESH = ("the last", "the nine before")
 ARMS = (*FRESH, *(f"{arm}, from zero" for arm in FRESH))
 
@@ -36,6 +37,17 @@ TARGETS = [
     )
     for name, (data, epochs) in KINDS.items()
 ]
+TARGETS.append(
+    Target(
+        "packnet-last-permuted-longer",
+        "PackNet, equal shares",
+        f"{KINDS['packnet-last-permuted'][0]}, Adam 1e-3, {LONGER} epochs, batch 64 a phase",
+        "what more steps bring the last task is reported",
+        "specified",
+        None,
+        FRESH,
+    )
+)
 
 
 def stream_of(name: str, data_root: str | None, seed: int) -> Stream:
@@ -44,7 +56,7 @@ def stream_of(name: str, data_root: str | None, seed: int) -> Stream:
         return make_stream("digits-permuted", tasks=10, seed=seed)
     if data_root is None:
         raise SystemExit(f"expected --data-root, a folder that holds {MNIST}, found none")
-    kind = name.rpartition("-")[2]
+    kind = name.split("-")[2]
     turned = {"degrees": 20} if kind == "rotated" else {}
     return make_stream(kind, [MNIST], data_root=data_root, tasks=10, seed=seed, **turned)
 
@@ -55,7 +67,7 @@ def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:
     tasks = stream_of(target.name, args.data_root, seed)
     digits = target.name.endswith("digits")
     model = build_net("mlp", (1, 8, 8) if digits else (1, 28, 28), 10, hidden=(100, 100), seed=seed)
-    how = {"epochs": 15} if digits else {"epochs": 3, "batch_size": 64}
+    how = {"epochs": 15} if digits else {"epochs": LONGER if "longer" in target.name else 3, "batch_size": 64}
     training = Training(optimizer="adam", lr=1e-3, device="cpu", save_every=20, quiet=True, **how)
     options = {"tasks": 10, "start": "zero" if zero else "fresh"}
     place = work.parent / f"run-{options['start']}-{seed}"
