@@ -19,8 +19,8 @@ from polymask.nets import build_net
 
 MOST = 1.0  # per cent above one bit a weight, or above the bits of an owner's code
 METHODS: dict[str, tuple[Callable[[nn.Module, torch.Tensor], Method], int]] = {
-    "Piggyback": (Piggyback, 2),
-    "Piggyback, ternary": (partial(Piggyback, values="ternary"), 2),
+    "Piggyback": (partial(Piggyback, norms="frozen"), 2),
+    "Piggyback, ternary": (partial(Piggyback, norms="frozen", values="ternary"), 2),
     "SupSup": (SupSup, 2),
     "WSN": (WSN, 2),
     "ExSSNeT": (ExSSNeT, 2),

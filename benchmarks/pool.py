@@ -30,7 +30,7 @@ NETS: dict[str, dict[str, Any]] = {
 }
 WAYS: dict[str, dict[str, Any]] = {
     "independent": {},
-    "piggyback": {"backbone": "first-task", "norms": "private"},
+    "piggyback": {"backbone": "first-task", "norms": "private", "start": "constant"},
 }
 
 

@@ -77,16 +77,17 @@ class Arm:
     top: bool = False
 
 
-MAGNITUDE, PRIVATE = {"start": "magnitude"}, {"norms": "private"}
+CONSTANT, MAGNITUDE = {"start": "constant"}, {"start": "magnitude"}
+FROZEN, PRIVATE = {"norms": "frozen"}, {"norms": "private"}
 ARMS: Mapping[str, Arm] = {
-    "all, constant, norms frozen": Arm(),
-    "all, magnitude, norms frozen": Arm(MAGNITUDE),
-    "all, constant, norms private": Arm(PRIVATE),
+    "all, constant, norms frozen": Arm({**CONSTANT, **FROZEN}),
+    "all, magnitude, norms frozen": Arm({**MAGNITUDE, **FROZEN}),
+    "all, constant, norms private": Arm({**CONSTANT, **PRIVATE}),
     "all, magnitude, norms private": Arm({**MAGNITUDE, **PRIVATE}),
-    "all, top-k, norms frozen": Arm(top=True),
+    "all, top-k, norms frozen": Arm(FROZEN, top=True),
     "all, top-k, norms private": Arm(PRIVATE, top=True),
-    "attention, constant, norms frozen": Arm({"masked": ATTENTION}, "MiniLM"),
-    "last half, constant, norms frozen": Arm({"masked": LAST}, "MiniLM"),
+    "attention, constant, norms frozen": Arm({**CONSTANT, **FROZEN, "masked": ATTENTION}, "MiniLM"),
+    "last half, constant, norms frozen": Arm({**CONSTANT, **FROZEN, "masked": LAST}, "MiniLM"),
 }
 
 

@@ -91,7 +91,7 @@ def arms(batch: int, width: int) -> dict[str, Callable[[], None]]:
     methods = {
         "PackNet, train": packnet(x, y, width, "train"),
         "PackNet, retrain": packnet(x, y, width, "retrain"),
-        "Piggyback": opened(Piggyback(network(width), x[:2])),
+        "Piggyback": opened(Piggyback(network(width), x[:2], norms="frozen")),
         "SupSup, exact top-k": opened(SupSup(network(width), x[:2], select="top-k", density=0.5)),
         "SupSup, threshold": opened(SupSup(network(width), x[:2], select="threshold")),
         "KSM": opened(KSM(network(width), x[:2])),

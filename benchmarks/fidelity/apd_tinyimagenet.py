@@ -39,7 +39,7 @@ ORDERED = [
 NAMES = {"_forms:PublishedHAT": "hat"}
 FREE = ["ksm", "piggyback", "independent"]
 """Arms that no order of tasks reaches: their backbone is given, or they share nothing."""
-OPTIONS: dict[str, dict[str, Any]] = {"packnet": {"tasks": 10}, "piggyback": {"norms": "private"}}
+OPTIONS: dict[str, dict[str, Any]] = {"packnet": {"tasks": 10}, "piggyback": {"norms": "private", "start": "constant"}}
 
 
 SETTING = "10 tasks of 10 of the first 100 classes of Tiny ImageNet in 3 orders, convnet 16-32-64, Adam, HAT by SGD .05"

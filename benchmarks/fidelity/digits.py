@@ -78,10 +78,11 @@ TARGETS = [
         ("ours", "rate chosen elsewhere", "independent"),
     ),
 ]
+PAPER = {"norms": "frozen", "start": "constant"}
 PIGGYBACK: Mapping[str, tuple[str, dict[str, Any]]] = {
     "classifier": ("linear_probe", {}),
-    "binary": ("piggyback", {}),
-    "ternary": ("piggyback", {"values": "ternary"}),
+    "binary": ("piggyback", PAPER),
+    "ternary": ("piggyback", {**PAPER, "values": "ternary"}),
     "fine-tuning": ("independent", {}),
 }
 

@@ -21,7 +21,7 @@ NAMES = ("hard", "soft", "Piggyback, private norms", "private norms alone")
 OPTIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "hard": ("ksm", {"soft": False}),
     "soft": ("ksm", {}),
-    "Piggyback, private norms": ("piggyback", {"norms": "private"}),
+    "Piggyback, private norms": ("piggyback", {"norms": "private", "start": "constant"}),
     "private norms alone": ("linear_probe", {"norms": "private"}),
 }
 CHANGES = {"inverted": lambda x: 1 - x, "rotated": lambda x: x.rot90(1, (2, 3)), "rolled": lambda x: x.roll(3, 3)}

@@ -41,7 +41,7 @@ METHODS: Mapping[str, dict[str, Any]] = {
     "supsup": {},
     "packnet": {},
     "hat": {},
-    "piggyback": {"norms": "private"},
+    "piggyback": {"norms": "private", "start": "constant"},
     "wsn": {},
     "ksm": {},
 }

@@ -21,6 +21,9 @@ NEUTRAL = ("polymask", "data_root", "workers", "save_every", "measure", "logger"
 BEFORE: dict[str, dict[str, Any]] = {"packnet": {"start": "zero"}, "hat": {"sites": "feeding"}}
 """Method -> what its options did before there were any: what an older run means that does not name them."""
 
+LEFT_OPEN: dict[str, tuple[str, ...]] = {"piggyback": ("options.norms", "options.start")}
+"""Method -> options which mean, where they are left open, what they meant when the run began."""
+
 
 def complete_options(kind: type[Method], options: Mapping[str, Any], count: int) -> dict[str, Any]:
     """All of a method's options: those given, else its defaults, and the stream's length where that is one.

@@ -18,7 +18,7 @@ from polymask.bank.bank import Bank
 from polymask.bank.store import as_json
 from polymask.builder import OLD_DEFAULTS
 from polymask.disk import write_file
-from polymask.learning.config import BEFORE, NEUTRAL
+from polymask.learning.config import BEFORE, LEFT_OPEN, NEUTRAL
 from polymask.lock import locked as hold
 
 WAY = "the finished tasks in bank/ are whole: delete checkpoint.pt, and the same command learns the open task anew"
@@ -90,6 +90,9 @@ def check(folder: Path, config: Mapping[str, Any]) -> None:
     if net := OLD_DEFAULTS.get(old.get("model") or ""):
         said = {key: value for key, value in old.items() if key != "net"}  # that there are no arguments
         old = {f"net.{key}": value for key, value in net.items()} | said
+    for key in LEFT_OPEN.get(old.get("method") or "", ()):
+        if new.get(key) is None:
+            old[key] = None
     differing = [key for key in {**old, **new} if key not in NEUTRAL and old.get(key) != new.get(key)]
     if 2 * len(new.keys() - old.keys()) > len(new):
         raise ValueError(

@@ -23,6 +23,7 @@ from polymask.learning.evaluate import own_outputs
 from polymask.learning.fabric import make_fabric
 from polymask.learning.folder import Place
 from polymask.learning.learner import (
+    as_taken,
     claim_bank,
     give_back,
     make_bank,
@@ -160,7 +161,6 @@ def learn(
     config = config or arguments(kind, tasks, seed, options, training, head, builder) | said
     check_relearn(relearn, tasks)
     named = "given" if builder is None else builder.name
-    about = description(kind.name, tasks, seed, options, objective, named) | said
     check_scenario(scenario, [task.labels for task in tasks], objective)
     fabric, path = make_fabric(training), None if out is None else Path(out)
     with ExitStack() as stack:
@@ -179,6 +179,8 @@ def learn(
         refuse_spare(spare, kind.name, is_shared(learner.sites, learner.head))
         largest = max(outputs_of(task, seed) for task in tasks) if spare else 0
         check_spare(model, tasks[0].name, feeds[tasks[0].name], spare, largest)
+        options = as_taken(options, learner, old)
+        about = description(kind.name, tasks, seed, options, objective, named) | said
         fabric.barrier()
         bank = claim_bank(path, config, old, learner, builder, options) if path and fabric.is_global_zero else None
         removed = [name for name in old.removed if name not in relearn] if old is not None else []

@@ -112,6 +112,8 @@ def open_learner(
         # Of a copy: the method is made on the network as built, and grows it again as its state says.
         attached = old.model(copy.deepcopy(model))
         base = {name: attached.base(name).clone() for name in attached.names(*BASE)}
+    if old is not None:
+        options = as_begun(options, old)
     try:
         method = kind(model, example, head=head, seed=seed, **options)
         refuse_shared(method)
@@ -129,6 +131,17 @@ def open_learner(
         if old.tasks:
             method.activate(old.tasks[-1])
     return method, old
+
+
+def as_begun(options: Mapping[str, Any], bank: Bank) -> dict[str, Any]:
+    """A method's options; those that are left open are what they were when a bank began."""
+    then = bank.outline["options"]
+    return {name: then.get(name) if value is None else value for name, value in options.items()}
+
+
+def as_taken(options: Mapping[str, Any], method: Method, bank: Bank | None) -> dict[str, Any]:
+    """A method's options as they are told: none is left open that follows the kind of network."""
+    return {**(options if bank is None else as_begun(options, bank)), **method.took}
 
 
 def check_roles(bank: Bank, method: Method) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -49,6 +50,8 @@ class Method(ABC):
         head: the name of the head module; None: the last weight read before the output.
         seed: key of every random draw.
 
+    ``took`` is what options that were left open became, since they follow the kind of network: option -> value.
+
     ``private_bits``, set at any time, is to how many bits an entry ``end`` rounds what a task has of its own (head,
     norms): 32, as it is, 16 or 8.
     """
@@ -66,6 +69,7 @@ class Method(ABC):
     soft: bool = False
     multiplies: bool = False
     private_bits: int = 32
+    took: Mapping[str, Any] = MappingProxyType({})
     roomier: ClassVar[str] = "more weights for the task"
 
     def __init__(

@@ -26,6 +26,7 @@ from polymask.method.annealed import Anneal, anneal, find_wiring, open_gates
 from polymask.method.backbone import Backbone, freeze, keep_first, reserved, still, trains_first
 from polymask.method.card import Card, Recipe
 from polymask.method.contract import Method
+from polymask.method.kind import NetworkKind, kind_of
 from polymask.parts.binarize import as_half, straight_through, ternary, threshold
 from polymask.parts.pack import Packed, pack, pack_scaled
 from polymask.sites.roles import Biases, Norms, Plan, Policy
@@ -35,6 +36,13 @@ from polymask.wiring import Wiring
 
 ANNEAL = Anneal(100.0, 3.0, 2.0)
 """Of gates on units."""
+
+Start = Literal["constant", "magnitude"]
+OPEN: dict[NetworkKind, tuple[Norms, Start]] = {
+    "convolutional": ("private", "magnitude"),
+    "linear": ("frozen", "constant"),
+}
+"""Kind of network -> what ``norms`` and ``start`` become where they are left open; measured by benchmarks/starts.py."""
 
 
 class Piggyback(Method):
@@ -64,8 +72,10 @@ class Piggyback(Method):
         tau: the threshold.
         init: the initial score of every weight, or their mean.
         start: "constant": every score starts at ``init``, as in the paper; "magnitude": at
-            ``tau + (init - tau) |w| / mean |w|``, so that small weights go off first, which is steadier on conv nets.
-        norms: what becomes of norms; "frozen", or "private" for the stronger control.
+            ``tau + (init - tau) |w| / mean |w|``, so that small weights go off first; None: as fits the kind of network
+            (``polymask roles`` says which), "magnitude" for a convolutional one.
+        norms: what becomes of norms; "frozen", as in the paper; "private": each task has its own; None: as fits the
+            kind of network, "private" for a convolutional one.
         biases: likewise of biases.
         masked: patterns of the weights to mask; None: all that qualify.
 
@@ -108,8 +118,8 @@ class Piggyback(Method):
         granularity: Literal["weight", "unit"] = "weight",
         tau: float = 0.005,
         init: float = 0.01,
-        start: Literal["constant", "magnitude"] = "constant",
-        norms: Norms = "frozen",
+        start: Start | None = None,
+        norms: Norms | None = None,
         biases: Biases = "frozen",
         masked: Sequence[str] | None = None,
     ) -> None:
@@ -118,7 +128,10 @@ class Piggyback(Method):
         if tau < 0:
             raise ValueError(f"expected tau of at least 0, found {tau}: a ternary mask is -1 below 0 and 0 up to tau")
         self.granularity, self.anneals = granularity, granularity == "unit"
-        self.backbone, self.values, self.tau, self.init, self.start = backbone, values, tau, init, start
+        own_norms, own_start = OPEN[kind_of(model)]
+        self.took = ({} if norms else {"norms": own_norms}) | ({} if start else {"start": own_start})
+        norms, self.start = norms or own_norms, start or own_start
+        self.backbone, self.values, self.tau, self.init = backbone, values, tau, init
         if backbone == "first-task":
             norms = "first" if norms == "frozen" else norms
             biases = "first" if biases == "frozen" else biases

@@ -9,6 +9,7 @@ from polymask.bank.bank import Bank
 from polymask.learning.learner import method_class
 from polymask.loaded import bank_folder
 from polymask.method.contract import Method
+from polymask.method.kind import kind_of
 from polymask.nets import NETS
 from polymask.nets.by_name import build_model, example_of, is_transformers
 from polymask.report.table import table
@@ -77,8 +78,21 @@ def roles(
         }
         for tensor, role in learner.sites.roles.items()
     ]
-    say(f"{table(rows)}\nThe head is {learner.head!r}.")
+    say(f"{table(rows)}\nThe head is {learner.head!r}.{said_of_taken(learner)}")
     return 0
+
+
+def said_of_taken(method: Method) -> str:
+    r"""What options that were left open became, and why; "" if none was.
+
+    >>> from polymask import Piggyback
+    >>> from polymask.nets import MLP
+    >>> said_of_taken(Piggyback(MLP(4, (8,), 2), example_of([4]), norms="private"))
+    "\nLeft open, and taken as fits a network of linear layers: start 'constant'."
+    """
+    took = ", ".join(f"{name} {value!r}" for name, value in method.took.items())
+    kind = "convolutions" if kind_of(method.model) == "convolutional" else "linear layers"
+    return f"\nLeft open, and taken as fits a network of {kind}: {took}." if took else ""
 
 
 def units_of(method: Method, tensor: str) -> str:
