@@ -9,8 +9,8 @@ Where paper, released code and this file differ:
 - The released code evaluates the test split in every epoch and keeps the best; here a validation part chooses.
 - It compares the summed change of the weights with 1e-8; here they are no parameters, and compared to the bit.
 - Its packed files leave out norms, so that a run which trains them loses them; here what is private is in the record.
-- In the paper norms stay and all scores begin alike. Here convolutional networks get norms of each task's own and scores
-  that begin by magnitude, unless ``norms`` and ``start`` say otherwise.
+- In the paper norms stay and all scores begin alike. Here convolutional networks get norms of each task's own and
+  scores that begin by magnitude, unless ``norms`` and ``start`` say otherwise.
 - ``init`` 0.01, ``tau`` 0.005 and the rate 1e-4 belong together: about 50 steps of one sign flip a weight. Another rate
   or number of steps wants another ``init`` (``init_for``).
 """
