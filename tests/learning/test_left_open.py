@@ -12,6 +12,7 @@ import yaml
 from torch import nn
 
 from polymask import Bank, Piggyback, Training, learn
+from polymask.learning.options import options_of
 from polymask.method.kind import kind_of
 from polymask.methods.piggyback import OPEN
 from polymask.nets import build_net
@@ -54,6 +55,17 @@ def test_what_is_left_open_follows_the_kind_and_what_is_given_does_not() -> None
     norms, start = OPEN["linear"]
     plain = Piggyback(mlp(), torch.rand(2, 4))
     assert (plain.took, plain.policy.norms, plain.start) == ({"norms": norms, "start": start}, norms, start)
+
+
+def test_a_method_that_hands_options_on_has_those_of_its_base() -> None:
+    class Denser(Piggyback):
+        def __init__(self, model: nn.Module, example: Any, *, density: float = 0.9, **more: Any) -> None:
+            self.density = density
+            super().__init__(model, example, **more)
+
+    assert options_of(Denser) == {"density": 0.9, **options_of(Piggyback)}
+    run = learn(conv(), STREAM[:1], Denser, training=QUICK, options={"norms": "frozen", "density": 0.5})
+    assert (run.method.policy.norms, run.method.density) == ("frozen", 0.5)  # type: ignore[attr-defined]
 
 
 def test_a_first_task_s_norms_are_its_own_or_all_tasks() -> None:

@@ -21,14 +21,21 @@ class Refused(ValueError):  # noqa: N818 - the name says what is wrong
 
 
 def options_of(kind: type[Method]) -> dict[str, Any]:
-    """A method's own options and their defaults, from its signature.
+    """A method's own options and their defaults, from its signature; what it hands on by ``**``, from its base's.
 
     >>> from polymask.methods import SupSup
     >>> options_of(SupSup)["density"]
     0.5
     """
-    parameters = inspect.signature(kind).parameters
-    return {name: one.default for name, one in parameters.items() if name not in CONTRACT}
+    found: dict[str, Any] = {}
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+            named = [one for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
+            found = {**found, **{one.name: one.default for one in named if one.name not in {*CONTRACT, *found}}}
+            if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+                break
+    return found
 
 
 def shares_head(kind: type[Method] | None, options: Mapping[str, Any]) -> bool:
