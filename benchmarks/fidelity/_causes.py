@@ -96,8 +96,8 @@ def _shortlist() -> str:
 def _last_of_ten(row: str) -> str:
     gap, longer = (of(name, "the nine before") - of(name, "the last") for name in (row, "packnet-last-permuted-longer"))
     return (
-        f"too few steps for the tenth of the weights that is left: the last lies {gap:.1f} points below, after three "
-        f"times as many {longer:.1f}"
+        f"the last lies {gap:.1f} points below; too few steps are not the cause, since three times as many leave "
+        f"{longer:.1f}, and what is, is not measured"
     )
 
 

@@ -283,7 +283,7 @@ def test_a_second_task_beats_a_classifier_on_the_first_ones_features() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"), [({"s_max": 1.0}, "expected s_max above 1"), ({"c": -1.0}, "expected c of")]
+    ("wrong", "words"), [({"s_max": 1.0}, "expected a finite s_max above 1"), ({"c": -1.0}, "expected c of")]
 )
 def test_options_out_of_range_are_refused(wrong: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):

@@ -124,7 +124,7 @@ def test_what_is_no_name_no_width_and_no_plain_network_is_refused(
 
 @pytest.mark.parametrize("kind", [HAT, AdaHAT])
 def test_numbers_that_are_not_finite_are_refused(kind: type[Method]) -> None:
-    with pytest.raises(ValueError, match="expected s_max above 1, found inf"):
+    with pytest.raises(ValueError, match="expected a finite s_max above 1, found inf"):
         kind(net(), torch.randn(2, 6), s_max=float("inf"))
 
 

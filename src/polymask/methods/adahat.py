@@ -107,7 +107,7 @@ class AdaHAT(Method):
         masked: Sequence[str] | None = None,
     ) -> None:
         if not 1 < s_max < math.inf:
-            raise ValueError(f"expected s_max above 1, found {s_max}: the scale runs from 1 / s_max to s_max")
+            raise ValueError(f"expected a finite s_max above 1, found {s_max}: the scale runs from 1 / s_max to s_max")
         if not (c >= 0 and 0 <= alpha < math.inf):
             raise ValueError(f"expected c and alpha of at least 0, and finite, found {c} and {alpha}")
         self.s_max, self.c, self.alpha, self.scales = s_max, c, alpha, scales

@@ -123,8 +123,8 @@ class CTR(Method):
     ) -> None:
         if not (1 < s_max < math.inf and c >= 0 and bottleneck > 0):
             raise ValueError(
-                f"expected s_max above 1, c of at least 0 and a bottleneck of a unit or more, found {s_max}, {c} and "
-                f"{bottleneck}"
+                f"expected a finite s_max above 1, c of at least 0 and a bottleneck of a unit or more, found {s_max}, "
+                f"{c} and {bottleneck}"
             )
         self.s_max, self.c, self.sharing, self.routing, self.bottleneck = s_max, c, sharing, routing, bottleneck
         learns: Kind = "shared" if sharing == "train" else "first"

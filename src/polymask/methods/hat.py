@@ -127,7 +127,7 @@ class HAT(Method):
         masked: Sequence[str] | None = None,
     ) -> None:
         if not 1 < s_max < math.inf:
-            raise ValueError(f"expected s_max above 1, found {s_max}: the scale runs from 1 / s_max to s_max")
+            raise ValueError(f"expected a finite s_max above 1, found {s_max}: the scale runs from 1 / s_max to s_max")
         if not c >= 0:
             raise ValueError(f"expected c of at least 0, found {c}: it is the weight of the penalty on new units")
         self.s_max, self.c, self.rule, self.soft, self.start, self.where = s_max, c, rule, soft, start, sites

@@ -131,7 +131,8 @@ class Piggyback(Method):
             raise ValueError(f"expected tau of at least 0, found {tau}: a ternary mask is -1 below 0 and 0 up to tau")
         self.granularity, self.anneals = granularity, granularity == "unit"
         own_norms, own_start = OPEN[kind_of(model)]
-        self.took = ({} if norms else {"norms": own_norms}) | ({} if start else {"start": own_start})
+        open_start = start is None and granularity == "weight"
+        self.took = ({} if norms else {"norms": own_norms}) | ({"start": own_start} if open_start else {})
         norms, self.start = norms or own_norms, start or own_start
         self.backbone, self.values, self.tau, self.init = backbone, values, tau, init
         if backbone == "first-task":

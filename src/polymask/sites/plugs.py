@@ -26,10 +26,13 @@ TOLD = ("attention_mask", "src_key_padding_mask")
 UNKNOWN = "unknown"
 """What stands where a call was told by a mask of another shape than (N, L)."""
 
-_REAL: ContextVar[tuple[Tensor | str | None, ...]] = ContextVar("real", default=())
+Told = tuple[Tensor, bool] | str | None
+"""What a call was told: a mask (N, L), and whether it marks padding; ``UNKNOWN``; None: nothing."""
+
+_REAL: ContextVar[tuple[Told, ...]] = ContextVar("real", default=())
 """What every call that is under way was told, the innermost last."""
 
-_TRACED: list[Tensor | str | None] = []
+_TRACED: list[Told] = []
 """The same while a compiler follows a call, which knows no context variables; empty at any other time."""
 
 _LEARNED = "learned_before"
@@ -142,7 +145,8 @@ class Asks(nn.Module):
                 "is computed again in backward or compiled by itself, or a mask of another shape: switch gradient "
                 "checkpointing off (model.gradient_checkpointing_disable()), compile the whole network, give it (N, L)"
             )
-        return real
+        # Read here and not where it is told, so that the hooks of a compiled network are no graph of their own.
+        return real if real is None else _read_in(*real)
 
 
 def describe_plugs(host: nn.Module) -> list[dict[str, Any]]:
@@ -206,19 +210,21 @@ def _enter(names: Sequence[str], _: nn.Module, args: tuple[Any, ...], kwargs: Ma
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     mask, padding = (given.get(name) for name in TOLD)
     around = _TRACED if torch.compiler.is_compiling() else _REAL.get()
-    real: Tensor | str | None = around[-1] if around else UNKNOWN if isinstance(mask, Tensor) else None
+    real: Told = around[-1] if around else UNKNOWN if isinstance(mask, Tensor) else None
     if isinstance(mask, Tensor) and mask.ndim == 2:
-        real = _read_in(mask)
+        real = mask, False
     elif isinstance(padding, Tensor) and padding.ndim == 2:
-        real = padding == 0
+        real = padding, True
     if torch.compiler.is_compiling():
         _TRACED.append(real)
     else:
         _REAL.set((*_REAL.get(), real))
 
 
-def _read_in(mask: Tensor) -> Tensor:
+def _read_in(mask: Tensor, marks_padding: bool) -> Tensor:
     """Which tokens a mask (N, L) lets be read: 1 and 0, or what is added to attention, 0 and far below it."""
+    if marks_padding:
+        return mask == 0
     if not mask.is_floating_point():
         return mask != 0
     added = ((mask < 0) | (mask > 1)).any() | ~mask.any()

@@ -14,7 +14,15 @@ from torch import Tensor
 from polymask.parts.seeds import generator
 from polymask.streams.cache import cached_file, read_cached, write_cached
 from polymask.streams.classic import split
-from polymask.streams.data_sets.splits import class_names, folder_of, labelled, load_splits, numbering, splits_of
+from polymask.streams.data_sets.splits import (
+    class_names,
+    expect_train,
+    folder_of,
+    labelled,
+    load_splits,
+    numbering,
+    splits_of,
+)
 from polymask.streams.folder import open_image, to_pixels
 from polymask.streams.holdout import held_out
 from polymask.streams.inputs import Inputs
@@ -109,7 +117,7 @@ def load_images(
 
 def decode(data: Any, label: str | None, fit: Inputs, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of all parts, and which split and column each came from."""
-    splits_of(data, name)
+    expect_train(data, name)
     image, label = columns(data["train"].features, label, name)
     splits = splits_of(labelled(data, label), name)
     names = class_names(data, list(splits.values()), label, name)

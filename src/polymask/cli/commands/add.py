@@ -82,11 +82,7 @@ def words_of(held: Loaded, config: dict[str, Any], values: dict[str, Any]) -> di
     if last is None:
         return said
     columns = {} if last.columns in ((), ("first", "second")) else {"text": list(last.columns)}
-    known = {
-        "label": config.get("label"),
-        "tokenizer": last.tokenizer,
-        "length": last.length,
-    }
+    known = {"label": config.get("label"), "tokenizer": last.tokenizer, "length": last.length}
     return {**columns, **known, **said}
 
 

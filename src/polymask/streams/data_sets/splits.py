@@ -73,14 +73,23 @@ def quiet(datasets: Any) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
+def expect_train(data: Any, name: str) -> None:
+    """Check that there is something to learn from.
+
+    Raises:
+        ValueError: no split is named train.
+    """
+    if "train" not in data:
+        raise ValueError(f"data set {name!r} has no split named train, only {sorted(data)}")
+
+
 def splits_of(data: Any, name: str) -> dict[str, str]:
     """Which split is which part: without one named test the validation split is the test part.
 
     Raises:
         ValueError: none is named train.
     """
-    if "train" not in data:
-        raise ValueError(f"data set {name!r} has no split named train, only {sorted(data)}")
+    expect_train(data, name)
     validation = next((part for part in VALIDATION if part in data), None)
     splits = {"train": "train", "val": validation, "test": "test"}
     if "test" not in data:

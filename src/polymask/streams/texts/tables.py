@@ -12,6 +12,7 @@ from typing import Any
 from polymask.near import nearest
 from polymask.streams.data_sets.splits import (
     class_names,
+    expect_train,
     folder_of,
     labelled,
     load_splits,
@@ -63,7 +64,7 @@ def load_texts(
         ValueError: it cannot be read, columns are missing, or a text or label is.
     """
     data, name, called = open_table(source, data_root)
-    splits_of(data, called)
+    expect_train(data, called)
     features = data["train"].features
     label = label_column(features, label, called)
     splits = splits_of(labelled(data, label), called)
