@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from polymask.bank.entry import Entry
 from polymask.bank.head import read_head
 from polymask.bank.reader import Reader
 from polymask.learning.figures.accuracy import fill
-from polymask.learning.folder import read_results
+from polymask.learning.folder import read_config, read_results
 from polymask.learning.options import JOINT
 from polymask.learning.results import named_score
 from polymask.pages.removed import results_without, rows_without
@@ -157,7 +156,7 @@ def read_run(folder: Path) -> Run:
     no_epochs: list[Epoch] = []
     results = whole(lambda: read_results(folder), nothing, "results.json")
     results = {key: value for key, value in results.items() if _is_as_written(key, value, problems)}
-    config = whole(lambda: _mapping(_read_yaml(folder / "config.yaml")), nothing, "config.yaml")
+    config = whole(lambda: _read_config(folder / "config.yaml"), nothing, "config.yaml")
     rows = whole(lambda: read_rows(folder / "accuracy.csv"), no_rows, "accuracy.csv")
     epochs = whole(lambda: _read_epochs(folder / "epochs.csv"), no_epochs, "epochs.csv")
     reader = None if bank is None else whole(lambda: Reader(bank, read_head(bank)), None, "the bank")
@@ -197,15 +196,9 @@ def _or_say(read: Callable[[], Found], other: Found, what: str, problems: list[s
     """What was read; of what is damaged a sentence is noted and the other value given."""
     try:
         return read()
-    except (ValueError, KeyError, TypeError, LookupError, OSError, csv.Error, yaml.YAMLError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, LookupError, OSError, csv.Error, RecursionError) as error:
         problems.append(" ".join(f"{what} could not be read: {error}".split()))
         return other
-
-
-def _mapping(found: Any) -> dict[str, Any]:
-    if not isinstance(found, dict):
-        raise TypeError(f"expected names and values, found a {type(found).__name__}")
-    return found
 
 
 def _is_as_written(key: str, value: Any, problems: list[str]) -> bool:
@@ -219,8 +212,8 @@ def _is_as_written(key: str, value: Any, problems: list[str]) -> bool:
     return whole and (kind is None or value is not None)
 
 
-def _read_yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text()) if path.exists() else {}
+def _read_config(path: Path) -> dict[str, Any]:
+    return read_config(path) if path.exists() else {}
 
 
 def _read_epochs(path: Path) -> list[Epoch]:
