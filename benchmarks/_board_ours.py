@@ -16,21 +16,33 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
-from _texts import BOTTLENECK, encoder, hits_of_bank, stream_of
+from _texts import BOTTLENECK, encoder, folder, hits_of_bank
 
-from _board import ARMS, BATCH, EPOCHS, STREAMS
+from _board import ARMS, BATCH, EPOCHS, EXAMPLES, LENGTH, STREAMS, chosen
 from _measure import validated
-from polymask import Stream, Training, learn
+from polymask import Stream, Task, Training, learn
 from polymask.calling import call
 from polymask.pages.of_bytes import parts_of
-from polymask.streams import prepare
+from polymask.streams import make_stream, prepare
+from polymask.streams.holdout import drawn
+from polymask.streams.view import View
 from polymask.surgery import add_adapters
 
 
 def of_phase(phase: str, data_root: str) -> Stream:
-    """A stream of the board, of 200 training and validation texts a task at most."""
-    kind, tasks, length = STREAMS[phase]
-    return stream_of(kind, data_root, length, tasks)
+    """A stream of the board; what trains and what validates are drawn class by class."""
+    how = {"tokenizer": folder(), "length": LENGTH, "examples": 2 * EXAMPLES}
+    found = make_stream("20news", data_root=data_root, tasks=5, **how)
+    return Stream(found.name, tuple(halved(found[number]) for number in STREAMS[phase]), protocol=found.protocol)
+
+
+def halved(task: Task) -> Task:
+    """A task half of whose training posts validate."""
+    posts = task.train
+    assert isinstance(posts, View)
+    chosen = drawn(posts.y, EXAMPLES, ("board", task.name))
+    rest = torch.ones(len(posts), dtype=torch.bool).index_fill(0, chosen, False)
+    return replace(task, train=posts.take(rest.nonzero().squeeze(1)), val=posts.take(chosen))
 
 
 def measured(arm: str, rate: float, seed: int, stream: Stream, test: bool) -> dict[str, Any]:
@@ -42,7 +54,8 @@ def measured(arm: str, rate: float, seed: int, stream: Stream, test: bool) -> di
         adapters = about.how == "hat"
         return add_adapters(model, prepare(stream[0], seed=seed).example(), BOTTLENECK) if adapters else model
 
-    rates = {"lr": rate} if about.knob == "lr" else {"lr": 1e-3, "mask_lr": rate}
+    head = about.beside or (rate if about.knob == "lr" else chosen("linear probe"))
+    rates = {"lr": rate} if about.knob == "lr" else {"lr": head, "mask_lr": rate}
     bits = None if about.bits == 32 else about.bits
     training = Training(
         epochs=EPOCHS, optimizer="adamw", batch_size=BATCH, device="cpu", quiet=True, private_bits=bits, **rates

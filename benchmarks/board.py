@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
 from _texts import folder
 
-from _board import ARMS, BATCH, EPOCHS, HERE, STREAMS, WORK, chosen, place, result
+from _board import ARMS, BATCH, EPOCHS, EXAMPLES, HERE, LENGTH, STREAMS, WORK, chosen, place, result
 from _board_ours import of_phase
 from _board_page import write_page
 from polymask.disk import write_file
@@ -32,16 +32,17 @@ from polymask.streams.feed import Feed
 
 def tokens(phase: str, data_root: str) -> Path:
     """A folder with the tokens of every task of a phase, for those who have other data classes."""
-    home = WORK / f"tokens-{phase}"
-    home.mkdir(parents=True, exist_ok=True)
-    for old in home.glob("*.npz"):
-        old.unlink()
+    about = "-".join(map(str, (*STREAMS[phase], LENGTH, EXAMPLES)))
+    if (done := WORK / f"tokens-{phase}-{about}").exists():
+        return done
+    home = WORK / f"{done.name}-{os.getpid()}"
+    home.mkdir(parents=True)
     for number, task in enumerate(of_phase(phase, data_root)):
         feeds, arrays = prepare(task, seed=0), {}
         for part, feed in (("train", feeds.train), ("val", feeds.val), ("test", feeds.scored[1])):
             arrays |= {f"{part}/{name}": array for name, array in whole(feed).items()}
         np.savez(home / f"{number}.npz", task=task.name, outputs=feeds.outputs, **arrays)
-    return home
+    return home.rename(done)
 
 
 def whole(feed: Feed) -> dict[str, np.ndarray]:
@@ -117,7 +118,7 @@ def main() -> None:
     if args.phase is None:
         return
     if args.data_root is None:
-        parser.error("expected --data-root, a folder that holds local/dsc, found none")
+        parser.error("expected --data-root, a folder that holds local/20news-bydate, found none")
     start = time.monotonic()
     for arm, rate, seed in runs(args.phase, args.only, args.seeds):
         if time.monotonic() - start > 60 * args.minutes:

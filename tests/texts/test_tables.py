@@ -274,3 +274,24 @@ def test_a_label_is_its_name_whatever_number_a_part_gives_it(words: Text, tmp_pa
     write_sentiment(tmp_path / "sst", "test", ["good", "bad"], [0, 1])
     task = load_texts(tmp_path / "sst", inputs=words)
     assert (task.train[1], task.test and task.test[1]) == (["bad", "good"], ["good", "bad"])
+
+
+def test_validation_texts_that_are_training_texts_are_said_and_left_out_of_the_stream_that_has_them(
+    folder: Path, tmp_path: Path
+) -> None:
+    texts, labels = reviews("phone", 40, "train")
+    fresh, verdicts = reviews("phone", 30, "val")
+    new = [pair for pair in zip(fresh, verdicts, strict=True) if pair[0] not in texts][:4]
+    asked = [*zip(texts[:6], labels[:6], strict=True), *new]
+    place = tmp_path / "local" / "dsc" / "phone"
+    write_csv(place / "train.csv", list(zip(texts, labels, strict=True)), ["text", "label"])
+    write_csv(place / "val.csv", asked, ["text", "label"])
+    write_csv(place / "test.csv", new, ["text", "label"])
+    how = {"tokenizer": str(folder)}
+    with pytest.warns(UserWarning, match="6 of 10 texts of val of task 'phone' are training texts too"):
+        (kept,) = make_stream("datasets", [str(place)], text=["text"], **how)  # type: ignore[arg-type]
+    assert kept.train == (texts, labels)
+    (task,) = make_stream("dsc", data_root=tmp_path, **how)  # type: ignore[arg-type]
+    left = [pair for pair in zip(texts, labels, strict=True) if pair[0] not in texts[:6]]
+    assert task.train == ([text for text, _ in left], [label for _, label in left])
+    assert task.val == ([text for text, _ in asked], [label for _, label in asked])

@@ -11,6 +11,7 @@ from typing import Any
 
 from polymask.streams.sources import ROOT, has_class_folders
 from polymask.streams.stream import Task
+from polymask.streams.texts.copies import warn_of_copies, without_copies
 from polymask.streams.texts.tables import load_texts, parts_in, tables_in
 from polymask.streams.texts.text import Text
 
@@ -19,17 +20,19 @@ from polymask.streams.texts.text import Text
 class Known:
     """A standard stream: where its data lie below a data root, their columns, and into how many tasks they are split.
 
-    ``tasks`` is None where each data set of the folder is a task.
+    ``tasks`` is None where each data set of the folder is a task. ``copies``: validation texts stand among the training
+    texts as they are published, and are left out there.
     """
 
     name: str
     text: tuple[str, ...]
     tasks: int | None = None
+    copies: bool = False
 
 
 KNOWN: Mapping[str, Known] = {
     "asc": Known("local/asc", ("term", "sentence")),
-    "dsc": Known("local/dsc", ("text",)),
+    "dsc": Known("local/dsc", ("text",), copies=True),
     "20news": Known("local/20news-bydate", ("text",), 10),
 }
 """Aspect sentiment of 19 products, sentiment of 10 kinds of reviews, and the 20 Newsgroups two by two, as Ke et al.
@@ -116,6 +119,10 @@ def open_texts(
         if not path.exists():
             raise FileNotFoundError(f"expected a table or a folder of tables, found no {path}")
         tasks += [load_texts(one, **how) for one in expand(path)]
+    if kind in KNOWN and KNOWN[kind].copies:
+        tasks = list(map(without_copies, tasks))
+    for task in tasks:
+        warn_of_copies(task)
     return tasks
 
 
