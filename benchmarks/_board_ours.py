@@ -8,6 +8,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -30,10 +31,15 @@ from polymask.surgery import add_adapters
 
 
 def of_phase(phase: str, data_root: str) -> Stream:
-    """A stream of the board; what trains and what validates are drawn class by class."""
+    """A stream of the board."""
+    return halves(STREAMS[phase], data_root)
+
+
+def halves(tasks: Sequence[int], data_root: str) -> Stream:
+    """Some of the five tasks; what trains and what validates are drawn class by class."""
     how = {"tokenizer": folder(), "length": LENGTH, "examples": 2 * EXAMPLES}
     found = make_stream("20news", data_root=data_root, tasks=5, **how)
-    return Stream(found.name, tuple(halved(found[number]) for number in STREAMS[phase]), protocol=found.protocol)
+    return Stream(found.name, tuple(halved(found[number]) for number in tasks), protocol=found.protocol)
 
 
 def halved(task: Task) -> Task:

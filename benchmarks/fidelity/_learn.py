@@ -16,6 +16,9 @@ from polymask import Stream, Task, Training, learn
 from polymask.streams import make_stream
 from polymask.streams.feed import Feed
 
+EQUAL_FROM_ZERO: dict[str, Any] = {"start": "zero", "last": 1}
+"""PackNet as others have it, and as rows had it before its default draws free weights anew and gives the last more."""
+
 MNIST, TINY_IMAGENET = "ylecun/mnist", "zh-plus/tiny-imagenet"
 
 

@@ -9,6 +9,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from _learn import EQUAL_FROM_ZERO
 from _row import WORK, OutOfTimeError, Target, Values, _where, limited, options, write
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -39,7 +40,10 @@ ORDERED = [
 NAMES = {"_forms:PublishedHAT": "hat"}
 FREE = ["ksm", "piggyback", "independent"]
 """Arms that no order of tasks reaches: their backbone is given, or they share nothing."""
-OPTIONS: dict[str, dict[str, Any]] = {"packnet": {"tasks": 10}, "piggyback": {"norms": "private", "start": "constant"}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "packnet": {"tasks": 10, **EQUAL_FROM_ZERO},
+    "piggyback": {"norms": "private", "start": "constant"},
+}
 
 
 SETTING = "10 tasks of 10 of the first 100 classes of Tiny ImageNet in 3 orders, convnet 16-32-64, Adam, HAT by SGD .05"

@@ -100,7 +100,7 @@ def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:
 
 
 def packnet(name: str, seed: int) -> float:
-    options = {"ratio": 0.5} if name == "packnet" else {}
+    options = {"ratio": 0.5, "start": "zero"} if name == "packnet" else {}
     training = Training(epochs=30, **ADAM)
     run = learn(mlp(seed, 100, 100), permuted(5, seed), name, seed=seed, training=training, options=options)
     return 100 * float(run.report["average_accuracy"])

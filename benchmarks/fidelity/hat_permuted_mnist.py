@@ -22,7 +22,6 @@ PARTS: dict[str, tuple[int, bool, int]] = {
     "400, dropout": (400, True, 10),
     "400, 40 epochs": (400, False, 40),
     "400, dropout, 40 epochs": (400, True, 40),
-    "2000 units": (2000, False, 10),
     "2000, dropout": (2000, True, 10),
 }
 """Arm of the ablation -> width, dropout, epochs."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from _learn import permutations, points
+from _learn import EQUAL_FROM_ZERO, permutations, points
 from _row import Target, measure, near
+from _supsup_choices import chosen
 
 from polymask import Training
 from polymask.nets import build_net
@@ -19,11 +20,20 @@ NUMBERS: list[tuple[str, dict[str, Any], float]] = [
 ]
 
 
+ARMS = {
+    "packnet": ("ours", "equal shares, from zero"),
+    "supsup": ("ours", "rate and density chosen elsewhere"),
+}
+"""Method -> what its row measures, where that is more than one arm."""
+
+
 def target(method: str, options: dict[str, Any], number: float) -> Target:
     density = f", {100 * options.get('density', 0.5):g} %" if method == "wsn" else ""
     name = f"pmnist-{method}" + (f"-{100 * options.get('density', 0.5):g}" if method == "wsn" else "")
     setting = "10 permutations of MNIST, MLP 100-100, 5 epochs a phase, batch 10, Adam 1e-3, 10 % validation"
-    return Target(name, method + density, setting, f"{number}", "recalled", near(number, 0.5))
+    return Target(
+        name, method + density, setting, f"{number}", "recalled", near(number, 0.5), ARMS.get(method, ("ours",))
+    )
 
 
 TARGETS = [target(*number) for number in NUMBERS]
@@ -31,10 +41,15 @@ OPTIONS = {one.name: options for one, (_, options, _) in zip(TARGETS, NUMBERS, s
 
 
 def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:
-    training = Training(epochs=5, optimizer="adam", lr=1e-3, batch_size=10, device="cpu", save_every=20)
+    lr, options = 1e-3, OPTIONS[target.name]
+    if name.startswith("equal"):
+        options = options | EQUAL_FROM_ZERO
+    elif name.startswith("rate"):
+        lr, density = chosen(target.name)
+        options = options | {"density": density}
+    training = Training(epochs=5, optimizer="adam", lr=lr, batch_size=10, device="cpu", save_every=20)
     model = build_net("mlp", (1, 28, 28), 10, hidden=(100, 100), seed=seed)
     method = target.method.partition(",")[0]
-    options = OPTIONS[target.name]
     return points(model, permutations(args.data_root, 10, seed), method, work, seed, training, options)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from _learn import points, tiny_imagenet
+from _learn import EQUAL_FROM_ZERO, points, tiny_imagenet
 from _row import Target, measure
 
 from polymask import Training
@@ -30,7 +30,7 @@ TRAINING = Training(epochs=EPOCHS, optimizer="adam", lr=1e-3, batch_size=64, dev
 def arm(target: Target, name: str, seed: int, work: Path, args: Any) -> float:
     model = build_net("vgg", (3, 32, 32), 20, seed=seed)
     tasks = tiny_imagenet(args.data_root, 10, 32, seed)
-    return points(model, tasks, "packnet", work, seed, TRAINING, {"tasks": 10})
+    return points(model, tasks, "packnet", work, seed, TRAINING, {"tasks": 10, **EQUAL_FROM_ZERO})
 
 
 if __name__ == "__main__":

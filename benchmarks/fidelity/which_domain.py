@@ -27,7 +27,7 @@ from _domains import (
     some,
     tasks_of,
 )
-from _learn import TINY_IMAGENET
+from _learn import EQUAL_FROM_ZERO, TINY_IMAGENET
 from _row import RESULTS, WORK, OutOfTimeError, Target, Values, _where, limited, options, write
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -39,7 +39,7 @@ OUT = WORK / "which-domain"
 NET: dict[str, Any] = {"widths": (16, 32, 64), "pool": False}
 METHODS: Mapping[str, dict[str, Any]] = {
     "supsup": {},
-    "packnet": {},
+    "packnet": EQUAL_FROM_ZERO,
     "hat": {},
     "piggyback": {"norms": "private", "start": "constant"},
     "wsn": {},

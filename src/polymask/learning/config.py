@@ -18,7 +18,7 @@ from polymask.version import __version__
 NEUTRAL = ("polymask", "data_root", "workers", "save_every", "measure", "logger", "log_every", "quiet", "scenario")
 """What may differ between two parts of one run: where, how fast and what is looked at, not what is learned."""
 
-BEFORE: dict[str, dict[str, Any]] = {"packnet": {"start": "zero"}, "hat": {"sites": "feeding"}}
+BEFORE: dict[str, dict[str, Any]] = {"packnet": {"start": "zero", "last": 1}, "hat": {"sites": "feeding"}}
 """Method -> what its options did before there were any: what an older run means that does not name them."""
 
 LEFT_OPEN: dict[str, tuple[str, ...]] = {"piggyback": ("options.norms", "options.start")}

@@ -12,7 +12,9 @@ Where paper, released code and this file differ:
 - Its flags for trained norms and biases save the biases per task and not the norms, so that old tasks are forgotten.
 - It prunes ties of the threshold too, and so more than ``round(p n)``; here exactly that many.
 - It asks for a pretrained first task; here the first task is like any other, pruned and retrained.
-- A constant ratio starves late tasks (0.6 leaves 6e-5 of the weights to the 20th); ``tasks`` gives equal shares.
+- A constant ratio starves late tasks (0.6 leaves 6e-5 of the weights to the 20th); ``tasks`` gives shares.
+- Of equal shares the last task's is the worst: all others choose theirs from what they trained, it has no choice. Here
+  it gets ``last`` shares; 1 gives all the same.
 - Free weights start at 0 there, and a unit whose free weights are all it has hardly learns: of ten tasks with equal
   shares the last lies points below the others. Here they are drawn anew; ``start="zero"`` is the paper's form.
 """
@@ -51,8 +53,10 @@ class PackNet(Method):
         example: an input that it accepts.
         head: the name of the head module; None: the last weight read before the output.
         seed: key of every random draw.
-        tasks: how many tasks will come; each then gets an equal share, ``p_t = (T - t) / (T - t + 1)``.
-        ratio: the same share ``p`` for every task, or one for each, of which the last goes on; None: equal shares of
+        tasks: how many tasks will come; each then gets an equal share, ``1 / (T + L - 1)``, and the last one ``L`` of
+            them: ``p_t = (T + L - 1 - t) / (T + L - t)``, and ``p_T = 0``.
+        last: ``L``; None: ``1 + T // 5``.
+        ratio: the same share ``p`` for every task, or one for each, of which the last goes on; None: shares of
             ``tasks``, or a half where that is not told.
         reuse: False: a task reads only what it owns, ``W * [owner = k]``. Hard isolation, the control that shows what
             reuse buys.
@@ -70,7 +74,8 @@ class PackNet(Method):
     tenth after 10), then 10 epochs at 1e-4. The default recipe is for networks trained from scratch.
 
     Raises:
-        ValueError: if a ratio is not in [0, 1), there is no task to share with, or ``grow`` is below 0.
+        ValueError: if a ratio is not in [0, 1), there is no task to share with, ``last`` is below 1, or ``grow`` below
+            0.
         CannotGrow: if ``grow`` is asked of a network without a layer that can grow.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -111,6 +116,7 @@ class PackNet(Method):
         head: str | None = None,
         seed: int = 0,
         tasks: int | None = None,
+        last: int | None = None,
         ratio: float | Sequence[float] | None = None,
         reuse: bool = True,
         start: Literal["fresh", "zero"] = "fresh",
@@ -124,9 +130,12 @@ class PackNet(Method):
             raise ValueError(f"expected a ratio in [0, 1), found {wrong[0]}: it is the share that a task gives back")
         if tasks is not None and tasks < 1:
             raise ValueError(f"expected at least 1 task, found {tasks}")
+        if last is not None and last < 1:
+            raise ValueError(f"expected at least 1 share for the last task, found {last}")
         if grow < 0:
             raise ValueError(f"expected to grow by at least 0 units, found {grow}")
-        self.tasks, self.reuse, self.start, self.grow, self.grows = tasks, reuse, start, grow, grow > 0
+        self.tasks, self.last, self.reuse, self.start = tasks, last, reuse, start
+        self.grow, self.grows = grow, grow > 0
         if grow:
             norms, biases = "private" if norms == "first" else norms, "private" if biases == "first" else biases
         policy = Policy("masked", "first", norms, biases, masked=masked)
@@ -200,7 +209,8 @@ class PackNet(Method):
         n = int(mine.sum())
         share = self.ratios[min(code, len(self.ratios)) - 1] if self.ratios else 0.5
         if not self.ratios and self.tasks is not None:
-            share = max(0.0, equal_share(code, max(self.tasks, code)))
+            more = self.tasks // 5 if self.last is None else self.last - 1
+            share = equal_share(code, self.tasks + more) if code < self.tasks else 0.0
         return owner.masked_fill(smallest(self.sites.base(name), mine, round(share * n)), 0)
 
     def _close(self, hard: dict[str, Tensor]) -> dict[str, Packed]:
