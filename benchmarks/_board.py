@@ -59,6 +59,9 @@ ARMS: Mapping[str, Arm] = {
     "units, a scale a tensor, 8 bits": Arm(
         "polymask", "piggyback", {**UNITS, "scale": "tensor"}, GATES, "mask_lr", 8, "units, a scale a tensor"
     ),
+    "units, a scale a row, 8 bits": Arm(
+        "polymask", "piggyback", {**UNITS, "scale": "unit"}, GATES, "mask_lr", 8, "units, a scale a row"
+    ),
     "weights": Arm("polymask", "piggyback", WEIGHTS, SCORES, "mask_lr"),
     "weights, a scale a tensor": Arm("polymask", "piggyback", {**WEIGHTS, "scale": "tensor"}, SCORES, "mask_lr"),
     "HAT in adapters": Arm(
@@ -66,6 +69,9 @@ ARMS: Mapping[str, Arm] = {
     ),
     "full fine-tuning": Arm("polymask", "independent", {}, (1e-5, 3e-5, 1e-4, 3e-4)),
     "LoRA r1": Arm("peft", "LoraConfig", {"r": 1, "lora_alpha": 2, "target_modules": INSIDE}),
+    "LoRA r1, 16 bits": Arm(
+        "peft", "LoraConfig", {"r": 1, "lora_alpha": 2, "target_modules": INSIDE}, bits=16, like="LoRA r1"
+    ),
     "LoRA r4": Arm("peft", "LoraConfig", {"r": 4, "lora_alpha": 8, "target_modules": INSIDE}),
     "IA3": Arm(
         "peft",

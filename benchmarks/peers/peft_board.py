@@ -31,9 +31,17 @@ def adapted(how: str, options: dict[str, Any], host: str, outputs: int, seed: in
     return peft.get_peft_model(model, getattr(peft, how)(**options, modules_to_save=[HEAD]))
 
 
-def stored(model: nn.Module, how: str) -> int:
-    """The bytes of the file of weights that serves the task beside the host."""
+def stored(model: nn.Module, how: str, half: bool) -> int:
+    """The bytes of the file of weights that serves the task beside the host, which answers as it is stored."""
     with tempfile.TemporaryDirectory() as folder:
+        if half:
+            trained = [p for p in model.parameters() if p.requires_grad]
+            for parameter in trained:
+                parameter.data = parameter.data.half()
+            model.save_pretrained(folder)
+            for parameter in trained:
+                parameter.data = parameter.data.float()
+            return sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
         if how == "biases":
             own = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
             from safetensors.torch import save_file
@@ -104,6 +112,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--test", action="store_true")
+    parser.add_argument("--half", action="store_true", help="store in half precision")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("medium")
@@ -122,7 +131,7 @@ def main() -> None:
         start = time.process_time()
         found["valid"][task] = learn(model, parts, args)
         found["seconds"] += time.process_time() - start
-        found["bytes"].append(stored(model, args.how))
+        found["bytes"].append(stored(model, args.how, args.half))
         found["trains"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
         found["latency"] = latency(model, parts["val"])
         if args.test:
