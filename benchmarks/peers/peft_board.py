@@ -73,7 +73,11 @@ def hits(model: nn.Module, part: dict[str, Tensor]) -> list[int]:
 def learn(model: nn.Module, parts: dict[str, dict[str, Tensor]], args: argparse.Namespace) -> float:
     """Train, and leave the epoch in the model that validates best."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=args.lr, weight_decay=0.0)
+    groups = [
+        {"params": [p for name, p in trained.items() if (HEAD in name) == head], "lr": lr}
+        for head, lr in ((False, args.lr), (True, args.head_lr or args.lr))
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     best, kept = -1.0, {}
     for epoch in range(args.epochs):
         draw = torch.Generator().manual_seed(1000 * args.seed + epoch)
@@ -112,6 +116,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--test", action="store_true")
+    parser.add_argument("--head-lr", type=float, help="of the head; without it the same")
     parser.add_argument("--half", action="store_true", help="store in half precision")
     args = parser.parse_args()
     torch.set_num_threads(1)
