@@ -43,7 +43,8 @@ seed, of which there are {seeds}. Bytes are those of the file that a task adds, 
 and the names of its tensors too, of which masks and scales alone stand beside them: a bank's of ours,
 `adapter_model.safetensors` of PEFT's, which of TinyLoRA holds its frozen factors too. Bounds are of 95 %, of how many
 points an arm lies above another over the same {texts:,} test texts; "within 2 points" is shown where the lower one is
-above -2. This page is made by `python benchmarks/board.py --write docs/board.md` from `benchmarks/board/B`.
+above -2. Seconds are a core's own; they and the latencies were taken while other runs shared the machine. This page
+is made by `python benchmarks/board.py --write docs/board.md` from `benchmarks/board/B`.
 
 """
 
