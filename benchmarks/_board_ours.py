@@ -60,8 +60,7 @@ def measured(arm: str, rate: float, seed: int, stream: Stream, test: bool) -> di
         adapters = about.how == "hat"
         return add_adapters(model, prepare(stream[0], seed=seed).example(), BOTTLENECK) if adapters else model
 
-    head = about.beside or (rate if about.knob == "lr" else chosen("linear probe"))
-    rates = {"lr": rate} if about.knob == "lr" else {"lr": head, "mask_lr": rate}
+    rates = {"lr": rate} if about.knob == "lr" else {"lr": about.beside or chosen("linear probe"), "mask_lr": rate}
     bits = None if about.bits == 32 else about.bits
     training = Training(
         epochs=EPOCHS, optimizer="adamw", batch_size=BATCH, device="cpu", quiet=True, private_bits=bits, **rates

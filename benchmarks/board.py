@@ -9,10 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -35,14 +38,17 @@ def tokens(phase: str, data_root: str) -> Path:
     about = "-".join(map(str, (*STREAMS[phase], LENGTH, EXAMPLES)))
     if (done := WORK / f"tokens-{phase}-{about}").exists():
         return done
-    home = WORK / f"{done.name}-{os.getpid()}"
-    home.mkdir(parents=True)
+    WORK.mkdir(parents=True, exist_ok=True)
+    home = Path(tempfile.mkdtemp(dir=WORK))
     for number, task in enumerate(of_phase(phase, data_root)):
         feeds, arrays = prepare(task, seed=0), {}
         for part, feed in (("train", feeds.train), ("val", feeds.val), ("test", feeds.scored[1])):
             arrays |= {f"{part}/{name}": array for name, array in whole(feed).items()}
         np.savez(home / f"{number}.npz", task=task.name, outputs=feeds.outputs, **arrays)
-    return home.rename(done)
+    with suppress(OSError):  # another process has written the same
+        home.rename(done)
+    shutil.rmtree(home, ignore_errors=True)
+    return done
 
 
 def whole(feed: Feed) -> dict[str, np.ndarray]:

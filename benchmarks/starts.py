@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
 import _texts as texts
 import backbone_study as lite
 
-from _board import BATCH, EPOCHS, EXAMPLES
+from _board import BATCH, EPOCHS, EXAMPLES, chosen
 from _board_ours import halves, of_phase
 from _measure import machine, validated
 from polymask import Piggyback, Stream, Training, learn
@@ -40,9 +40,6 @@ FIELDS = ("phase", "network", "arm", "knob", "seed", "accuracy")
 ATTENTION = ["*attention*weight"]
 LAST = ["*layer.3.*weight", "*layer.4.*weight", "*layer.5.*weight"]
 KAPPAS = {"MiniLM": (1.2, 2.4, 5.0, 10.0), "EfficientNet-Lite0": (5.0, 20.0, 80.0, 320.0)}
-HEAD = 0.03
-"""The rate of MiniLM's head, which the board's linear probe chose."""
-
 DENSITIES = (0.98, 0.95, 0.9, 0.7)
 
 
@@ -117,7 +114,7 @@ def learned(phase: str, network: str, arm: str, knob: float, seed: int, data_roo
     training = Training(
         epochs=epochs,
         optimizer="adamw" if text else "adam",
-        lr=HEAD if text else 1e-3,
+        lr=chosen("linear probe") if text else 1e-3,
         mask_lr=lr,
         norm_lr=1e-3 if text else 0.01,
         schedule="constant" if text else "cosine",

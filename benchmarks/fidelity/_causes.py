@@ -101,7 +101,7 @@ def _last_of_ten(row: str) -> str:
     more = of(longer, "the nine before, equal shares") - of(longer, "the last, equal shares")
     return (
         f"the last lies {gaps[0]:.1f} points below, {gaps[1]:.1f} with equal shares, {gaps[2]:.1f} from zero: it alone "
-        f"keeps what it has and cannot choose; too few steps are not the cause, three times as many leave {more:.1f}"
+        f"keeps what it has and cannot choose; three times the steps leave {more:.1f} of permutations with equal shares"
     )
 
 
@@ -109,13 +109,13 @@ def _packnet() -> str:
     row = "pmnist-packnet"
     return (
         f"equal shares and free weights from zero, the form of others, have {of(row, 'equal shares, from zero'):.2f} "
-        f"with {spread(row, 'equal shares, from zero'):.2f} over seeds: the last task is what differs"
+        f"with a deviation of {spread(row, 'equal shares, from zero'):.2f} over seeds"
     )
 
 
 def _supsup() -> str:
-    other = of("pmnist-supsup", "rate and density chosen elsewhere")
-    return f"a rate and a density chosen on other images give {other:.2f}, so that neither is the cause"
+    more = of("pmnist-supsup", "rate and density chosen elsewhere") - of("pmnist-supsup")
+    return f"a rate and a density chosen on other images bring {more:+.2f}"
 
 
 def _hat_permuted() -> str:
@@ -142,7 +142,8 @@ def _hat_sets() -> str:
 def _wsn() -> str:
     few, all_ten = (of("tinyimagenet-wsn-10-epochs", arm) for arm in ("3 epochs", "10 epochs"))
     return (
-        f"on the first eight tasks ten epochs bring {few:.2f} to {all_ten:.2f}; the rest is images of a quarter's size"
+        f"on the first eight tasks ten epochs bring {few:.2f} to {all_ten:.2f}; what the images' size takes is not "
+        "measured"
     )
 
 

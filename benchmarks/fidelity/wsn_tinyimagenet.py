@@ -28,7 +28,7 @@ TARGETS = [
     Target(
         "tinyimagenet-wsn-10-epochs",
         "WSN, 10 %",
-        f"the first {FIRST} of those tasks, images of {SIZE} x {SIZE}, 3 or 10 epochs",
+        f"the first {FIRST} tasks of tinyimagenet-wsn-10, its network, images of {SIZE} x {SIZE}, 3 or 10 epochs",
         "what the epochs take is reported",
         "specified",
         None,

@@ -34,14 +34,9 @@ def adapted(how: str, options: dict[str, Any], host: str, outputs: int, seed: in
 def stored(model: nn.Module, how: str, half: bool) -> int:
     """The bytes of the file of weights that serves the task beside the host, which answers as it is stored."""
     with tempfile.TemporaryDirectory() as folder:
-        if half:
-            trained = [p for p in model.parameters() if p.requires_grad]
-            for parameter in trained:
-                parameter.data = parameter.data.half()
-            model.save_pretrained(folder)
-            for parameter in trained:
-                parameter.data = parameter.data.float()
-            return sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
+        trained = [p for p in model.parameters() if p.requires_grad]
+        for parameter in trained if half else ():
+            parameter.data = parameter.data.half()
         if how == "biases":
             own = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
             from safetensors.torch import save_file
@@ -49,6 +44,8 @@ def stored(model: nn.Module, how: str, half: bool) -> int:
             save_file(own, f"{folder}/adapter_model.safetensors")
         else:
             model.save_pretrained(folder)
+        for parameter in trained:
+            parameter.data = parameter.data.float()
         return sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
 
 

@@ -190,23 +190,17 @@ def test_equal_shares_come_out_equal(tasks: int) -> None:
         assert int(counts[1:].max() - counts[1:].min()) <= 2
 
 
-@pytest.mark.parametrize(("tasks", "last", "shares"), [(3, 2, 4), (3, None, 3), (5, None, 6)])
+@pytest.mark.parametrize(("tasks", "last", "shares"), [(3, 2, 4), (3, None, 3), (5, None, 6), (10, None, 12)])
 def test_the_last_task_which_has_no_choice_gets_more(tasks: int, last: int | None, shares: int) -> None:
-    method = PackNet(mlp(64, 30, 30, 10), torch.zeros(1, 64), tasks=tasks, last=last)
-    x = torch.rand(8, 64)
-    for task in range(tasks):
-        for phase in method.phases:
-            method.begin(str(task), phase, outputs=10)
-            optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
-            method.on_step(0.0)
-            method.model(x).square().sum().backward()
-            optimizer.step()
-        method.end(str(task))
+    method, todo = drive.make(PackNet, "convnet", tasks=tasks, last=last)
+    drive.learn(method, todo)
     for owner in method.state["owner"].values():
-        *before, most = torch.bincount(owner.flatten().long(), minlength=tasks + 1)[1:].tolist()
-        share = owner.numel() / shares
-        assert before == pytest.approx([share] * len(before), abs=2)
-        assert most == pytest.approx(share * (shares - tasks + 1), abs=2 * tasks)
+        free, *counts = torch.bincount(owner.flatten().long(), minlength=len(todo) + 1).tolist()
+        wanted = [owner.numel() / shares] * len(todo)
+        if tasks == len(todo):
+            wanted[-1] *= shares - tasks + 1
+        assert counts == pytest.approx(wanted, abs=2)
+        assert (free == 0) == (tasks == len(todo))
 
 
 def test_a_full_network_says_so_and_learns_its_head_alone() -> None:
@@ -242,6 +236,8 @@ def test_arguments_are_checked() -> None:
         drive.make(PackNet, "convnet", tasks=0)
     with pytest.raises(ValueError, match="expected at least 1 share for the last task, found 0"):
         drive.make(PackNet, "convnet", last=0)
+    with pytest.raises(ValueError, match="expected tasks beside last=2, found none"):
+        drive.make(PackNet, "convnet", last=2)
 
 
 def test_more_tasks_than_codes_are_refused() -> None:

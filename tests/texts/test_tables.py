@@ -295,3 +295,6 @@ def test_validation_texts_that_are_training_texts_are_said_and_left_out_of_the_s
     left = [pair for pair in zip(texts, labels, strict=True) if pair[0] not in texts[:6]]
     assert task.train == ([text for text, _ in left], [label for _, label in left])
     assert task.val == ([text for text, _ in asked], [label for _, label in asked])
+    write_csv(place / "val.csv", list(zip(texts, labels, strict=True)), ["text", "label"])
+    with pytest.raises(ValueError, match="expected training texts of task 'phone' of their own, found all of them in"):
+        make_stream("dsc", data_root=tmp_path, **how)  # type: ignore[arg-type]

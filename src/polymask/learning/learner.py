@@ -17,6 +17,7 @@ from polymask.bank.store import as_json
 from polymask.builder import Builder
 from polymask.calling import as_read, tensors_of
 from polymask.learning import folder as files
+from polymask.learning.config import BEFORE
 from polymask.learning.fabric import precision_of
 from polymask.learning.options import Refused
 from polymask.method.checks import refuse_shared
@@ -134,9 +135,11 @@ def open_learner(
 
 
 def as_begun(options: Mapping[str, Any], bank: Bank) -> dict[str, Any]:
-    """A method's options; those that are left open are what they were when a bank began."""
+    """A method's options; those that are left open, or that a bank is older than, are what they were when it began."""
     then = bank.outline["options"]
-    return {name: then.get(name) if value is None else value for name, value in options.items()}
+    # Who made a bank by hand told it no options at all.
+    older = {name: value for name, value in BEFORE.get(bank.outline["method"], {}).items() if then and name not in then}
+    return {**{name: then.get(name) if value is None else value for name, value in options.items()}, **older}
 
 
 def as_taken(options: Mapping[str, Any], method: Method, bank: Bank | None) -> dict[str, Any]:

@@ -12,9 +12,8 @@ Where paper, released code and this file differ:
 - Its flags for trained norms and biases save the biases per task and not the norms, so that old tasks are forgotten.
 - It prunes ties of the threshold too, and so more than ``round(p n)``; here exactly that many.
 - It asks for a pretrained first task; here the first task is like any other, pruned and retrained.
-- A constant ratio starves late tasks (0.6 leaves 6e-5 of the weights to the 20th); ``tasks`` gives shares.
-- Of equal shares the last task's is the worst: all others choose theirs from what they trained, it has no choice. Here
-  it gets ``last`` shares; 1 gives all the same.
+- A constant ratio starves late tasks (0.6 leaves 6e-5 of the weights to the 20th); ``tasks`` gives equal shares. The
+  last task learns worst with its own, since all others choose theirs from more: it gets ``last`` of them.
 - Free weights start at 0 there, and a unit whose free weights are all it has hardly learns: of ten tasks with equal
   shares the last lies points below the others. Here they are drawn anew; ``start="zero"`` is the paper's form.
 """
@@ -55,7 +54,8 @@ class PackNet(Method):
         seed: key of every random draw.
         tasks: how many tasks will come; each then gets an equal share, ``1 / (T + L - 1)``, and the last one ``L`` of
             them: ``p_t = (T + L - 1 - t) / (T + L - t)``, and ``p_T = 0``.
-        last: ``L``; None: ``1 + T // 5``.
+        last: ``L``, how many shares the last of ``tasks`` gets, which alone cannot choose what it keeps; 1: as many as
+            the others; None: ``1 + T // 5``. Beside ``ratio`` it has no meaning.
         ratio: the same share ``p`` for every task, or one for each, of which the last goes on; None: shares of
             ``tasks``, or a half where that is not told.
         reuse: False: a task reads only what it owns, ``W * [owner = k]``. Hard isolation, the control that shows what
@@ -74,8 +74,8 @@ class PackNet(Method):
     tenth after 10), then 10 epochs at 1e-4. The default recipe is for networks trained from scratch.
 
     Raises:
-        ValueError: if a ratio is not in [0, 1), there is no task to share with, ``last`` is below 1, or ``grow`` below
-            0.
+        ValueError: if a ratio is not in [0, 1), there is no task to share with, ``last`` is below 1 or told without
+            ``tasks``, or ``grow`` is below 0.
         CannotGrow: if ``grow`` is asked of a network without a layer that can grow.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -132,6 +132,8 @@ class PackNet(Method):
             raise ValueError(f"expected at least 1 task, found {tasks}")
         if last is not None and last < 1:
             raise ValueError(f"expected at least 1 share for the last task, found {last}")
+        if last is not None and tasks is None and ratio is None:
+            raise ValueError(f"expected tasks beside last={last}, found none: which task is the last is not known")
         if grow < 0:
             raise ValueError(f"expected to grow by at least 0 units, found {grow}")
         self.tasks, self.last, self.reuse, self.start = tasks, last, reuse, start

@@ -15,13 +15,20 @@ MANY = 0.5
 def without_copies(task: Task) -> Task:
     """A task whose training texts stand in no other part.
 
+    Raises:
+        ValueError: none is left.
+
     >>> task = Task("toy", (["a", "b"], ["x", "y"]), (["b"], ["y"]), labels=["x", "y"])
     >>> without_copies(task).train
     (['a'], ['x'])
     """
-    asked = {text for part in (task.val, task.test) if part is not None for text in _texts(part)}
-    texts, labels = _pair(task.train)
+    asked = {text for part in (task.val, task.test) for text in _texts(part)}
+    texts, labels = task.train
     kept = [place for place, text in enumerate(texts) if text not in asked]
+    if not kept:
+        raise ValueError(
+            f"expected training texts of task {task.name!r} of their own, found all of them in other parts"
+        )
     return replace(task, train=([texts[place] for place in kept], [labels[place] for place in kept]))
 
 
@@ -37,7 +44,7 @@ def warn_of_copies(task: Task) -> None:
     """
     learned = set(_texts(task.train))
     for part in ("val", "test"):
-        asked = _texts(data) if (data := getattr(task, part)) is not None else []
+        asked = _texts(getattr(task, part))
         twice = sum(text in learned for text in asked)
         if asked and twice >= MANY * len(asked):
             warn(
@@ -48,9 +55,5 @@ def warn_of_copies(task: Task) -> None:
 
 
 def _texts(part: Any) -> list[Any]:
-    return list(_pair(part)[0])
-
-
-def _pair(part: Any) -> tuple[list[Any], list[Any]]:
-    texts, labels = part
-    return texts, labels
+    """The texts of a part; of one that is missing none."""
+    return [] if part is None else list(part[0])
