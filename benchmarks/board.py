@@ -25,7 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
 from _texts import folder
 
-from _board import ARMS, BATCH, EPOCHS, EXAMPLES, HERE, LENGTH, STREAMS, WORK, chosen, place, result
+from _board import ARMS, BATCH, EPOCHS, EXAMPLES, HERE, LENGTH, RESULTS, STREAMS, WORK, chosen, place, result
 from _board_ours import of_phase
 from _board_page import write_page
 from polymask.disk import write_file
@@ -132,6 +132,7 @@ def main() -> None:
             print(f"Stopped after {args.minutes:g} minutes: run the same command again, it goes on.")
             sys.exit(3)
         measure(arm, rate, seed, args)
+    print(f"All runs of phase {args.phase} are in {RESULTS / args.phase}.")
 
 
 if __name__ == "__main__":
