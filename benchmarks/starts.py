@@ -1,9 +1,9 @@
-"""Where and how do masks of a frozen network start? On MiniLM and EfficientNet-Lite0, four rates of travel an arm.
+"""Where and how do masks of a frozen network start, and do scales help them? Four rates of travel an arm.
 
-Phase A chooses, by validation: four neighbours of the 20 Newsgroups that the board does not use; FashionMNIST. Phase B
-reports, once: the board's three tasks; two groups of ten classes of Tiny ImageNet (ImageNet's classes contain them).
-Every run is a line of benchmarks/starts.csv, which is not run again; `Piggyback`'s defaults of a kind of network follow
-from it.
+Phase A chooses, by validation: on MiniLM four neighbours of the 20 Newsgroups that the board does not use; on
+EfficientNet-Lite0 FashionMNIST. Phase B reports, once: the board's three tasks; two groups of ten classes of Tiny
+ImageNet (ImageNet's classes contain them). Every run is a line of benchmarks/starts.csv, which is not run again;
+`Piggyback`'s defaults of a kind of network follow from it.
 """
 
 from __future__ import annotations
@@ -91,6 +91,13 @@ ARMS: Mapping[str, Arm] = {
     "all, top-k, norms private": Arm(PRIVATE, top=True),
     "attention, constant, norms frozen": Arm({**CONSTANT, **FROZEN, "masked": ATTENTION}, "MiniLM"),
     "last half, constant, norms frozen": Arm({**CONSTANT, **FROZEN, "masked": LAST}, "MiniLM"),
+    **{
+        f"all, magnitude, norms {norms}, a scale a {scale}": Arm(
+            {**MAGNITUDE, "norms": norms, "scale": scale}, "EfficientNet-Lite0"
+        )
+        for norms in ("frozen", "private")
+        for scale in ("tensor", "unit")
+    },
 }
 
 
@@ -162,6 +169,9 @@ def main() -> None:
     parser.add_argument("--data-root", default=os.environ.get("POLYMASK_DATA_ROOT"), required=False)
     parser.add_argument("--phase", choices=("A", "B"), help="without it nothing is run")
     parser.add_argument("--network", choices=tuple(KAPPAS), default="MiniLM")
+    parser.add_argument(
+        "--arms", nargs="+", choices=tuple(ARMS), default=tuple(ARMS), metavar="ARM", help="these alone"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of phase B")
     parser.add_argument("--minutes", type=float, default=9.5, help="begin no run after so many")
     args = parser.parse_args()
@@ -174,8 +184,8 @@ def main() -> None:
     torch.set_float32_matmul_precision("medium")
     print(machine())
     start, found = time.monotonic(), known()
-    for arm, about in ARMS.items():
-        if about.only not in (None, args.network):
+    for arm in args.arms:
+        if ARMS[arm].only not in (None, args.network):
             continue
         runs = [(knob, 0) for knob in knobs(args.network, arm)]
         if args.phase == "B":

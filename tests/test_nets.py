@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,6 +119,28 @@ def test_a_part_of_transformers_that_cannot_be_imported_is_named_too(
     monkeypatch.setitem(sys.modules, "transformers", Late())  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match=r"cannot be imported \(operator is missing\): install "):
         build_model(str(tmp_path), None, 2)
+
+
+@pytest.mark.parametrize("weights", ["random", "pretrained"])
+def test_a_network_whose_file_cannot_be_imported_is_named_too(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Kind:
+        @staticmethod
+        def made(*args: Any, **how: Any) -> Any:
+            raise ModuleNotFoundError("Could not import module 'Bert'") from RuntimeError("operator is missing")
+
+        from_pretrained = from_config = made
+
+    class Config:
+        @staticmethod
+        def from_pretrained(*args: Any, **how: Any) -> Any:
+            return None
+
+    parts = SimpleNamespace(AutoModelForSequenceClassification=Kind, AutoConfig=Config)
+    monkeypatch.setitem(sys.modules, "transformers", parts)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match=r"cannot be imported \(operator is missing\): install "):
+        build_model(str(tmp_path), None, 2, weights=weights)
 
 
 @pytest.mark.parametrize("how", [{"widths": [-1]}, {"pool": "maybe"}])

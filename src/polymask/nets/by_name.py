@@ -127,10 +127,16 @@ def _from_factory(name: str, outputs: int, net: Mapping[str, Any]) -> nn.Module:
 def _from_transformers(name: str, outputs: int, pretrained: bool, net: Mapping[str, Any]) -> nn.Module:
     transformers = _optional("transformers", name, "text", "AutoModelForSequenceClassification")
     kind = transformers.AutoModelForSequenceClassification
-    if pretrained:
-        model: nn.Module = kind.from_pretrained(name, num_labels=outputs, **net)
-    else:
-        model = kind.from_config(transformers.AutoConfig.from_pretrained(name, num_labels=outputs, **net))
+    try:
+        if pretrained:
+            model: nn.Module = kind.from_pretrained(name, num_labels=outputs, **net)
+        else:
+            model = kind.from_config(transformers.AutoConfig.from_pretrained(name, num_labels=outputs, **net))
+    except ModuleNotFoundError as error:
+        # The file of the network's own kind is imported only now.
+        if error.name is None:
+            raise _broken(error, "transformers") from error
+        raise
     return model
 
 
