@@ -27,10 +27,10 @@ class Arm:
         how: the method's or the configuration's name.
         options: its arguments.
         rates: four values of its most sensitive knob.
-        knob: which one that is: "lr", or "mask_lr" beside another rate for what else learns.
+        knob: which one that is: "lr" of all that learns, or "mask_lr" or "adapter_lr" beside another of all else.
         bits: of an entry of what a task has of its own, as stored.
         like: the arm whose rate it takes, which differs from it in how it is stored alone.
-        beside: the rate of what is no mask, where the knob is theirs; None: what the linear probe's head chose.
+        beside: the rate of all else, where the knob is not "lr"; None: what the linear probe's head chose.
     """
 
     by: str
@@ -42,12 +42,19 @@ class Arm:
     like: str | None = None
     beside: float | None = None
 
+    def rate_beside(self) -> float | None:
+        """The rate of what the knob is not of, or None where it is of all."""
+        return None if self.knob == "lr" else self.beside or chosen("linear probe")
+
 
 UNITS: dict[str, Any] = {"backbone": "given", "granularity": "unit", "masked": ["bert.encoder.*.weight"]}
 WEIGHTS: dict[str, Any] = {"backbone": "given", "init": 0.0125, "masked": ["bert.encoder.*.weight"]}
 ATTENTION = ["query", "key", "value"]
 INSIDE = r".*encoder.*\.(query|key|value|dense)"
 """The linear layers of the encoder, and not the pooler's."""
+
+LORA_1: dict[str, Any] = {"r": 1, "lora_alpha": 2, "target_modules": INSIDE}
+LORA_4: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": INSIDE}
 
 FASTER = (1e-3, 3e-3, 1e-2, 3e-2)
 """Of what has few parameters; at first IA3 and VeRA had the usual rates, and were best at the highest."""
@@ -71,11 +78,11 @@ ARMS: Mapping[str, Arm] = {
         "polymask", "hat", {"sites": "all", "c": 0.1}, (0.003, 0.01, 0.03, 0.05), "mask_lr", beside=1e-3
     ),
     "full fine-tuning": Arm("polymask", "independent", {}, (1e-5, 3e-5, 1e-4, 3e-4)),
-    "LoRA r1": Arm("peft", "LoraConfig", {"r": 1, "lora_alpha": 2, "target_modules": INSIDE}),
-    "LoRA r1, 16 bits": Arm(
-        "peft", "LoraConfig", {"r": 1, "lora_alpha": 2, "target_modules": INSIDE}, bits=16, like="LoRA r1"
-    ),
-    "LoRA r4": Arm("peft", "LoraConfig", {"r": 4, "lora_alpha": 8, "target_modules": INSIDE}),
+    "LoRA r1": Arm("peft", "LoraConfig", LORA_1),
+    "LoRA r1, 16 bits": Arm("peft", "LoraConfig", LORA_1, bits=16, like="LoRA r1"),
+    "LoRA r1, head's rate": Arm("peft", "LoraConfig", LORA_1, knob="adapter_lr"),
+    "LoRA r4": Arm("peft", "LoraConfig", LORA_4),
+    "LoRA r4, head's rate": Arm("peft", "LoraConfig", LORA_4, knob="adapter_lr"),
     "IA3": Arm(
         "peft",
         "IA3Config",
@@ -88,14 +95,14 @@ ARMS: Mapping[str, Arm] = {
     "LN tuning": Arm("peft", "LNTuningConfig", {"target_modules": ["LayerNorm"]}),
     "BEFT": Arm("peft", "BeftConfig", {"target_modules": ["value"]}),
     "TinyLoRA": Arm("peft", "TinyLoraConfig", {"target_modules": ATTENTION, "save_projection": False}, FASTER),
-    "UniLoRA": Arm("peft", "UniLoraConfig", {"target_modules": ATTENTION}, FASTER),
+    "UniLoRA": Arm("peft", "UniLoraConfig", {"target_modules": ATTENTION}, (*FASTER, 1e-1)),
     "BitFit": Arm("by hand", "biases", {}),
 }
 
 
 def place(phase: str, arm: str, rate: float, seed: int) -> Path:
     """The file of what was measured of an arm; phase: "A" or "B"."""
-    name = f"{arm}--{ARMS[arm].knob}_{rate:g}--seed_{seed}".replace(",", "").replace(" ", "-")
+    name = f"{arm}--{ARMS[arm].knob}_{rate:g}--seed_{seed}".replace(",", "").replace("'", "").replace(" ", "-")
     return RESULTS / phase / f"{name}.json"
 
 
@@ -104,7 +111,7 @@ def chosen(arm: str) -> float:
     found, arm = {}, ARMS[arm].like or arm
     for rate in ARMS[arm].rates:
         if not (file := place("A", arm, rate, 0)).exists():
-            sys.exit(f"expected all four tries of {arm!r} on A, found none at {rate:g}: board.py --phase A first")
+            sys.exit(f"expected all tries of {arm!r} on A, found none at {rate:g}: board.py --phase A first")
         found[rate] = json.loads(file.read_text())["valid accuracy"]
     return max(found, key=lambda rate: (found[rate], -rate))
 
@@ -120,11 +127,12 @@ def result(arm: str, rate: float, seed: int, took: Mapping[str, Any], **more: An
         more: "valid accuracy", means over tasks; "parts" of the bytes, of ours; of B also "hits".
     """
     about = ARMS[arm]
+    beside = {} if (other := about.rate_beside()) is None else {"lr": other}
     config = {"batch_size": BATCH, "epochs": EPOCHS, "seed": seed, "optimizer_type": "AdamW"}
     return {
         "run_info": {
             "experiment_name": f"{about.how}/{arm}",
-            "train_config": {**config, "optimizer_kwargs": {about.knob: rate}},
+            "train_config": {**config, "optimizer_kwargs": {about.knob: rate, **beside}},
             "peft_config": {"peft_type": about.how, **about.options},
             "total_time": took["seconds"],
         },

@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
 from _texts import BOTTLENECK, encoder, folder, hits_of_bank
 
-from _board import ARMS, BATCH, EPOCHS, EXAMPLES, LENGTH, STREAMS, chosen
+from _board import ARMS, BATCH, EPOCHS, EXAMPLES, LENGTH, STREAMS
 from _measure import validated
 from polymask import Stream, Task, Training, learn
 from polymask.calling import call
@@ -60,7 +60,7 @@ def measured(arm: str, rate: float, seed: int, stream: Stream, test: bool) -> di
         adapters = about.how == "hat"
         return add_adapters(model, prepare(stream[0], seed=seed).example(), BOTTLENECK) if adapters else model
 
-    rates = {"lr": rate} if about.knob == "lr" else {"lr": about.beside or chosen("linear probe"), "mask_lr": rate}
+    rates = {"lr": rate} if (beside := about.rate_beside()) is None else {"lr": beside, "mask_lr": rate}
     bits = None if about.bits == 32 else about.bits
     training = Training(
         epochs=EPOCHS, optimizer="adamw", batch_size=BATCH, device="cpu", quiet=True, private_bits=bits, **rates
@@ -78,15 +78,15 @@ def measured(arm: str, rate: float, seed: int, stream: Stream, test: bool) -> di
             "bytes": list(sizes.values()),
             "parts": dict(parts_of(bank._reader, bank._reader.entry(stream[-1].name))),
             "seconds": seconds,
-            "trains": trains(run.method),
+            "trains": trains(run.method, max(len(task.labels or ()) for task in stream)),
             "latency": latency(plain, stream, seed),
             "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
 
 
-def trains(method: Any) -> int:
-    """What an optimizer gets of another task."""
-    method.begin("another", outputs=2)
+def trains(method: Any, outputs: int) -> int:
+    """What an optimizer gets of another task of so many classes."""
+    method.begin("another", outputs=outputs)
     count = sum(parameter.numel() for parameter in method.parameters())
     method.abandon()
     return count

@@ -75,6 +75,7 @@ def command(arm: str, rate: float, seed: int, args: argparse.Namespace) -> list[
     told += ["--data", str(tokens(args.phase, args.data_root)), "--seed", str(seed)]
     told += ["--epochs", str(EPOCHS), "--batch", str(BATCH), *(["--test"] if args.phase == "B" else [])]
     told += ["--half"] if about.bits == 16 else []
+    told += [] if (beside := about.rate_beside()) is None else ["--head-lr", str(beside)]
     return [str(args.peft / "bin" / "python"), str(HERE / "peers" / "peft_board.py"), *told]
 
 

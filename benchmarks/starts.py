@@ -159,8 +159,11 @@ def known() -> dict[tuple[str, ...], float]:
 
 
 def best(network: str, arm: str, found: Mapping[tuple[str, ...], float]) -> float:
-    """The knob that validates best on A."""
-    return max(knobs(network, arm), key=lambda knob: found["A", network, arm, f"{knob:g}", "0"])
+    """The knob that validates best on A; exit with a sentence while a try is missing."""
+    tries = {knob: found.get(("A", network, arm, f"{knob:g}", "0")) for knob in knobs(network, arm)}
+    if None in tries.values():
+        sys.exit(f"expected all four tries of {arm!r} on A, found {tries}: --phase A first, or --arms without it")
+    return max(tries, key=lambda knob: tries[knob] or 0.0)
 
 
 def main() -> None:

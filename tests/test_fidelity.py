@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +15,31 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "fidelity" / "results"
 
 
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The folder of scripts as one to import from."""
+    monkeypatch.syspath_prepend(RESULTS.parent)
+    yield
+    for path in RESULTS.parent.glob("*.py"):
+        sys.modules.pop(path.stem, None)  # their names are too short to be left to others
+
+
+@pytest.mark.usefixtures("scripts")
 def test_the_page_is_what_the_results_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tmp_path / "fidelity.md"
-    scripts = RESULTS.parent
-    monkeypatch.syspath_prepend(scripts)
     monkeypatch.setattr(sys, "argv", ["_table.py", "--write", str(made)])
     runpy.run_module("_table", run_name="__main__")
-    for path in scripts.glob("*.py"):
-        sys.modules.pop(path.stem, None)  # their names are too short to be left to others
     assert made.read_text() == (ROOT / "docs" / "fidelity.md").read_text(), "run benchmarks/fidelity/_table.py --write"
+
+
+@pytest.mark.usefixtures("scripts")
+def test_what_was_measured_is_what_its_command_measures() -> None:
+    about = ("method", "setting", "target", "source", "reduced")
+    for script in importlib.import_module("_table").scripts():
+        for target in importlib.import_module(script).TARGETS:
+            if (path := RESULTS / f"{target.name}.json").exists():
+                row = json.loads(path.read_text())
+                assert {name: row[name] for name in about} == {name: getattr(target, name) for name in about}
 
 
 def test_the_picture_of_orders_is_what_the_results_say() -> None:

@@ -111,7 +111,7 @@ def shown(text: str) -> dict[str, list[str]]:
         "tables": re.findall(r"<!-- methods -->.*?<!-- /methods -->", text, re.DOTALL),
         "headings": re.findall(r"^(#+) ", text, re.MULTILINE),
         "rows": ["|" for _ in re.findall(r"^\|", text, re.MULTILINE)],
-        "links": re.findall(r"\]\((?!README)([^)]+)\)", text),
+        "links": re.findall(r"\]\((?!README)([^)]+)\)", text.replace("-zh-CN.md)", ".md)")),
     }
 
 

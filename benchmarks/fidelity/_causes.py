@@ -80,8 +80,8 @@ def _told() -> str:
 def _ksm() -> str:
     row = "ksm-efficientnet-fashion"
     return (
-        f"{of(row, '1 x 1 kernels'):.0f} % of the masked weights are kernels of one weight, so that a mask of kernels "
-        "is no coarser than one of weights, and grading it is all that KSM adds"
+        f"{of(row, '1 x 1 kernels'):.0f} % of the masked weights are kernels of one weight, which KSM grades where "
+        f"Piggyback switches them: that takes {of(row, 'Piggyback, private norms') - of(row, 'ksm'):.1f}"
     )
 
 
@@ -100,17 +100,15 @@ def _last_of_ten(row: str) -> str:
     longer = "packnet-last-permuted-longer"
     more = of(longer, "the nine before, equal shares") - of(longer, "the last, equal shares")
     return (
-        f"the last lies {gaps[0]:.1f} points below, {gaps[1]:.1f} with equal shares, {gaps[2]:.1f} from zero: it alone "
-        f"keeps what it has and cannot choose; three times the steps leave {more:.1f} of permutations with equal shares"
+        f"the last lies {gaps[0]:.1f} points below, {gaps[1]:.1f} with equal shares, {gaps[2]:.1f} from zero, so that "
+        "its share and its start take a part of it; three times the steps leave "
+        f"{more:.1f} of permutations with equal shares"
     )
 
 
 def _packnet() -> str:
-    row = "pmnist-packnet"
-    return (
-        f"equal shares and free weights from zero, the form of others, have {of(row, 'equal shares, from zero'):.2f} "
-        f"with a deviation of {spread(row, 'equal shares, from zero'):.2f} over seeds"
-    )
+    more = of("pmnist-packnet", "as it is by default") - of("pmnist-packnet")
+    return f"free weights drawn anew, and the last task's larger share, bring {more:+.2f}"
 
 
 def _supsup() -> str:

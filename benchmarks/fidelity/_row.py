@@ -44,6 +44,7 @@ class Target:
             was to be reached, what is found is "reported".
         arms: what is measured for it.
         reduced: how our protocol is smaller than the source's; such a row is never more than "approximated".
+        asked: further words of its command.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Target:
     reached: Callable[[Values], bool] | None
     arms: Sequence[str] = ("ours",)
     reduced: str = ""
+    asked: str = ""
 
 
 def near(value: float, within: float) -> Callable[[Values], bool]:

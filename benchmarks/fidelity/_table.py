@@ -40,7 +40,7 @@ def line(target: Target, script: str) -> tuple[str, ...]:
     path = RESULTS / f"{target.name}.json"
     setting = target.setting + (f"; reduced: {target.reduced}" if target.reduced else "")
     aim = f"{target.target} ({target.source})"
-    command = f"`{command_of(script)} --only {target.name}`"
+    command = f"`{command_of(script)} --only {target.name}{f' {target.asked}' if target.asked else ''}`"
     if not path.exists():
         return target.method, setting, aim, "-", "-", "not attempted", command
     row: dict[str, Any] = json.loads(path.read_text())

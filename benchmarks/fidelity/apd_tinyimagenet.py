@@ -46,7 +46,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-SETTING = "10 tasks of 10 of the first 100 classes of Tiny ImageNet in 3 orders, convnet 16-32-64, Adam, HAT by SGD .05"
+SETTING = (
+    "10 tasks of 10 of the first 100 classes of Tiny ImageNet in 3 orders, convnet 16-32-64, Adam, HAT by SGD .05; "
+    "PackNet's free weights from zero"
+)
 REDUCED = "images of 32 x 32, 5 epochs, one seed; KSM and Piggyback over the other 100 classes"
 
 

@@ -1,4 +1,8 @@
-"""HAT on ten permutations of MNIST, as its paper trains it, with a narrower network: 98.6 % on average."""
+"""HAT on ten permutations of MNIST, as its paper trains it, with a narrower network: 98.6 % on average.
+
+The paper's own network wants a GPU: the images lie on it, an epoch that is no better shortens the steps, and pieces of
+eight minutes go on where they were stopped.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,15 @@ TARGETS = [
         near(98.6, 0.3),
         reduced=f"MLP 784-{WIDTH}-{WIDTH} without dropout, {EPOCHS} epochs a task instead of at most {MOST}",
     ),
-    Target("permuted-mnist-hat-whole", "HAT", f"{PAPER}; with --device cuda", "98.6", "published", near(98.6, 0.3)),
+    Target(
+        "permuted-mnist-hat-whole",
+        "HAT",
+        PAPER,
+        "98.6",
+        "published",
+        near(98.6, 0.3),
+        asked="--seeds 0 --device cuda --minutes 8",
+    ),
     Target(
         "permuted-mnist-hat-parts",
         "HAT",

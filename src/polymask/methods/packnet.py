@@ -12,10 +12,11 @@ Where paper, released code and this file differ:
 - Its flags for trained norms and biases save the biases per task and not the norms, so that old tasks are forgotten.
 - It prunes ties of the threshold too, and so more than ``round(p n)``; here exactly that many.
 - It asks for a pretrained first task; here the first task is like any other, pruned and retrained.
-- A constant ratio starves late tasks (0.6 leaves 6e-5 of the weights to the 20th); ``tasks`` gives equal shares. The
-  last task learns worst with its own, since all others choose theirs from more: it gets ``last`` of them.
+- A constant ratio starves late tasks (0.6 leaves 6e-5 of the weights to the 20th); ``tasks`` gives equal shares, but
+  for the last task, which learns worst with one, since all others choose theirs from more: it gets ``last`` of them.
 - Free weights start at 0 there, and a unit whose free weights are all it has hardly learns: of ten tasks with equal
-  shares the last lies points below the others. Here they are drawn anew; ``start="zero"`` is the paper's form.
+  shares the last lies some three points below the others. Here they are drawn anew, and with its own share the last
+  lies about one below; ``start="zero"`` is the paper's form.
 """
 
 from __future__ import annotations

@@ -44,7 +44,10 @@ OPEN: dict[NetworkKind, tuple[Norms, Start]] = {
     "convolutional": ("private", "magnitude"),
     "linear": ("frozen", "constant"),
 }
-"""Kind of network -> what ``norms`` and ``start`` become where they are left open; measured by benchmarks/starts.py."""
+"""Kind of network -> what ``norms`` and ``start`` become where they are left open.
+
+Those of a convolutional one validate best in benchmarks/starts.py; those of the other are the paper's.
+"""
 
 
 class Piggyback(Method):

@@ -29,8 +29,8 @@ class Mixed:
 
     Tasks that differ by masks on units, norms, gains and heads alone share every product: what is theirs is gathered
     per sample, ``y_b = gate_b * (W x_b + bias_b)``. So nothing is grouped by task, and a batch of many tasks costs what
-    a batch of one does. The answers are those of ``activate(task)`` up to rounding, since gains and norms are applied
-    in another order.
+    a batch of one does. The answers are those of ``activate(task)`` up to rounding (in float32 to 1e-4, and 1e-4 of a
+    logit's size), since gains and norms are applied in another order.
 
     Which sample a position belongs to is asked of the network once per shape of a batch (a handful of forward passes),
     never guessed: one that flattens its rows, or keeps its batch on another axis, is answered rightly or refused. Where

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polymask.report.axes import (
+    DASHES,
     add_legend,
     count_on,
     draw_levels,
@@ -176,8 +177,9 @@ def scatter(
     *,
     levels: Mapping[str, float] | None = None,
     labels: tuple[str, str] = ("", ""),
+    front: Sequence[str] = (),
 ) -> str:
-    """Named points over bytes, logarithmic; name -> bytes, y, and the deviation of y."""
+    """Named points over bytes, logarithmic; name -> bytes, y, and the deviation of y; a line through those in front."""
     with drawing(320 + 15 * math.ceil((len(points) + len(levels or {})) / 2)) as figure:
         axes = figure.subplots()
         axes.grid()
@@ -186,6 +188,9 @@ def scatter(
         for place, (name, (x, y, deviation)) in enumerate(points.items()):
             colour, marker = SERIES[place % len(SERIES)], MARKERS[(place + place // len(SERIES)) % len(MARKERS)]
             axes.errorbar(x, y, deviation, fmt=marker, color=colour, markersize=7, capsize=3, label=shortened(name, 24))
+        if front:
+            x, y = zip(*(points[name][:2] for name in front), strict=True)
+            axes.plot(x, y, color=INK, linewidth=1.0, linestyle=DASHES[0], drawstyle="steps-post", zorder=0)
         draw_levels(axes, levels or {})
         axes.set(xlabel=labels[0], ylabel=labels[1])
         axes.margins(0.08)
