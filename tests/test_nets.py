@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,6 +142,55 @@ def test_a_network_whose_file_cannot_be_imported_is_named_too(
     monkeypatch.setitem(sys.modules, "transformers", parts)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match=r"cannot be imported \(operator is missing\): install "):
         build_model(str(tmp_path), None, 2, weights=weights)
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> Path:
+    """A folder of transformers with a small model of three classes."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = transformers.BertConfig(vocab_size=20, max_position_embeddings=16, num_labels=3, **sizes)
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_classifier_of_other_classes_gives_its_body(classifier: Path) -> None:
+    same, other = (build_model(str(classifier), None, n, weights="pretrained").state_dict() for n in (3, 5))
+    assert other["classifier.weight"].shape == (5, 8)
+    for name in same.keys() - {"classifier.weight", "classifier.bias"}:
+        assert torch.equal(same[name], other[name])
+
+
+@pytest.mark.parametrize("weights", ["random", "pretrained"])
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("model_type", "none", "does not recognize"),
+        ("model_type", "vit", "Unrecognized configuration"),
+        ("hidden_size", "x", "hidden_size"),
+        ("num_attention_heads", 3, "not a multiple"),
+    ],
+)
+def test_a_folder_of_no_such_model_gets_one_sentence(
+    key: str, value: Any, said: str, weights: str, classifier: Path
+) -> None:
+    config = json.loads((classifier / "config.json").read_text())
+    (classifier / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(ValueError, match=rf"^expected a folder of transformers.*none can be made: .*{said}") as error:
+        build_model(str(classifier), None, 2, weights=weights)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_of_other_sizes_or_damaged_ones_get_one_sentence(classifier: Path) -> None:
+    config = json.loads((classifier / "config.json").read_text())
+    (classifier / "config.json").write_text(json.dumps({**config, "hidden_size": 16}))
+    with pytest.raises(ValueError, match=r"none can be made: \d+ tensors have other sizes than its configuration says"):
+        build_model(str(classifier), None, 2, weights="pretrained")
+    (classifier / "config.json").write_text(json.dumps(config))
+    with (classifier / "model.safetensors").open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(ValueError, match=r"^expected a folder of transformers.*none can be made: "):
+        build_model(str(classifier), None, 2, weights="pretrained")
 
 
 @pytest.mark.parametrize("how", [{"widths": [-1]}, {"pool": "maybe"}])

@@ -129,15 +129,30 @@ def _from_transformers(name: str, outputs: int, pretrained: bool, net: Mapping[s
     kind = transformers.AutoModelForSequenceClassification
     try:
         if pretrained:
-            model: nn.Module = kind.from_pretrained(name, num_labels=outputs, **net)
-        else:
-            model = kind.from_config(transformers.AutoConfig.from_pretrained(name, num_labels=outputs, **net))
-    except ModuleNotFoundError as error:
-        # The file of the network's own kind is imported only now.
-        if error.name is None:
-            raise _broken(error, "transformers") from error
+            return _loaded(kind, name, outputs, net)
+        model: nn.Module = kind.from_config(transformers.AutoConfig.from_pretrained(name, num_labels=outputs, **net))
+        return model
+    except TypeError:
         raise
-    return model
+    except Exception as error:  # it raises of many kinds where there is no such model, or a damaged one
+        if isinstance(error, ModuleNotFoundError) and error.name is None:
+            raise _broken(error, "transformers") from error  # the network's own file is imported only now
+        why = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"expected a folder of transformers, or a name on the hub, of a model that classifies sequences, found "
+            f"{name!r}, of which none can be made: {why}"
+        ) from error
+
+
+def _loaded(kind: Any, name: str, outputs: int, net: Mapping[str, Any]) -> nn.Module:
+    """A model with its weights, but for the last layer's where those are of other classes: a task has its own."""
+    how = {"num_labels": outputs, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    model, about = kind.from_pretrained(name, **how, **net)
+    odd = [key for key, saved, made in about["mismatched_keys"] if saved[1:] != made[1:] or made[0] != outputs]
+    if odd:
+        raise ValueError(f"{len(odd)} tensors have other sizes than its configuration says, as {min(odd)}")
+    found: nn.Module = model
+    return found
 
 
 def timm_source() -> str:
