@@ -54,6 +54,8 @@ INSIDE = r".*encoder.*\.(query|key|value|dense)"
 """The linear layers of the encoder, and not the pooler's."""
 
 LORA_1: dict[str, Any] = {"r": 1, "lora_alpha": 2, "target_modules": INSIDE}
+LN: dict[str, Any] = {"target_modules": ["LayerNorm"]}
+BEFT: dict[str, Any] = {"target_modules": ["value"]}
 LORA_4: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": INSIDE}
 
 FASTER = (1e-3, 3e-3, 1e-2, 3e-2)
@@ -92,11 +94,14 @@ ARMS: Mapping[str, Arm] = {
     "VeRA": Arm(
         "peft", "VeraConfig", {"r": 256, "target_modules": ["query", "value"], "save_projection": False}, FASTER
     ),
-    "LN tuning": Arm("peft", "LNTuningConfig", {"target_modules": ["LayerNorm"]}),
-    "BEFT": Arm("peft", "BeftConfig", {"target_modules": ["value"]}),
+    "LN tuning": Arm("peft", "LNTuningConfig", LN),
+    "LN tuning, head's rate": Arm("peft", "LNTuningConfig", LN, knob="adapter_lr"),
+    "BEFT": Arm("peft", "BeftConfig", BEFT),
+    "BEFT, head's rate": Arm("peft", "BeftConfig", BEFT, knob="adapter_lr"),
     "TinyLoRA": Arm("peft", "TinyLoraConfig", {"target_modules": ATTENTION, "save_projection": False}, FASTER),
     "UniLoRA": Arm("peft", "UniLoraConfig", {"target_modules": ATTENTION}, (*FASTER, 1e-1)),
     "BitFit": Arm("by hand", "biases", {}),
+    "BitFit, head's rate": Arm("by hand", "biases", {}, knob="adapter_lr"),
 }
 
 

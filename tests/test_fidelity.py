@@ -42,6 +42,16 @@ def test_what_was_measured_is_what_its_command_measures() -> None:
                 assert {name: row[name] for name in about} == {name: getattr(target, name) for name in about}
 
 
+def test_the_board_is_what_its_results_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    page = importlib.import_module("_board_page")
+    page.write_page(tmp_path / "board.md")
+    for name in ("_board", "_board_page"):
+        sys.modules.pop(name, None)
+    for name in ("board.md", "board.svg"):
+        assert (tmp_path / name).read_text() == (ROOT / "docs" / name).read_text(), "run benchmarks/board.py --write"
+
+
 def test_the_picture_of_orders_is_what_the_results_say() -> None:
     drawn = runpy.run_path(str(ROOT / "docs" / "apd_picture.py"))["draw"]()
     assert drawn == (ROOT / "docs" / "apd-capacity.svg").read_text(), "run docs/apd_picture.py"
