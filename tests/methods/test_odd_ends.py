@@ -114,8 +114,10 @@ def net() -> nn.Module:
     ],
 )
 def test_what_is_no_name_no_width_and_no_plain_network_is_refused(
-    wrong: Callable[[Any], Any], error: type[Exception], said: str
+    wrong: Callable[[Any], Any], error: type[Exception], said: str, request: pytest.FixtureRequest
 ) -> None:
+    if error is TypeError and not request.config.getoption("untyped"):
+        pytest.skip("annotations are checked, and refuse it first")
     method = PackNet(net(), torch.randn(2, 6))
     with pytest.raises(error, match=said):
         wrong(method)
