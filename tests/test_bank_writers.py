@@ -68,7 +68,7 @@ def test_of_two_writers_at_once_one_is_told_to_open_again(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("slow")
-def test_without_the_lock_one_of_them_would_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_lock_a_task_would_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant: what the test above sees."""
 
     @contextmanager
@@ -79,7 +79,7 @@ def test_without_the_lock_one_of_them_would_be_lost(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(module, "writing", free)
     failed = commits(tmp_path / "bank")
     assert not any(isinstance(error, RuntimeError) for error in failed), "nobody was told of the other"
-    assert len(Bank.open(tmp_path / "bank").tasks) == 1
+    assert len(Bank.open(tmp_path / "bank").tasks) < 2, "of two tasks one is lost, or both"
 
 
 @pytest.mark.usefixtures("slow")
