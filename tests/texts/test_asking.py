@@ -130,24 +130,13 @@ def test_what_is_no_text_is_refused_and_the_rest_answered(
 
 
 def test_a_line_is_what_its_writer_ended_and_a_text_may_look_like_a_path(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     held, lines = load(place / "out"), tmp_path / "lines.txt"
     lines.write_bytes("good\x0cstill the first\r\ngood\u2028two\n\nbad\n".encode())
     assert len(list(held.answers("film", [str(lines)]))) == 4
     odd = ["~200 pages", "~ hm", "very good " * 60 + "readme.txt", "the film is good.csv"]
     assert [one.file for one in held.answers("film", odd)] == odd
-    with pytest.raises(ValueError, match="expected single texts, as the task has learned, found a pair"):
-        held.logits("film", [("film", "it is good")])
-    monkeypatch.chdir(tmp_path)
-    assert load(place / "out").bank.about["builder"]["args"]["name"] == str((place / "bert").resolve())
-
-
-def test_what_is_no_text_gets_a_sentence_and_the_others_their_answers(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
-) -> None:
-    if not request.config.getoption("untyped"):
-        pytest.skip("annotations are checked, and refuse it first")
     table = tmp_path / "odd.jsonl"
     table.write_text('{"review": "good"}\n{"review": null}\n')
     broken = "caf\udce9 good"
@@ -156,6 +145,10 @@ def test_what_is_no_text_gets_a_sentence_and_the_others_their_answers(
     assert status == 1
     assert "a film" in found
     assert "expected a text at place 1, found None" in " ".join(str(one.message) for one in problems)
+    with pytest.raises(ValueError, match="expected single texts, as the task has learned, found a pair"):
+        held.logits("film", [("film", "it is good")])
+    monkeypatch.chdir(tmp_path)
+    assert load(place / "out").bank.about["builder"]["args"]["name"] == str((place / "bert").resolve())
 
 
 def test_a_run_of_images_is_asked_no_texts(tmp_path: Path) -> None:

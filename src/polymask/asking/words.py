@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from polymask.asking.answers import Read
 from polymask.asking.wanted import Wanted
@@ -72,8 +73,8 @@ def file_of(one: str | os.PathLike[str]) -> Path | None:
     return path if there else None
 
 
-def words_in(path: Path, text: Text) -> list[Words]:
-    """The texts of a file.
+def words_in(path: Path, text: Text) -> list[Any]:
+    """What a file holds where the texts are, which is not looked at yet: a table may hold none there.
 
     Raises:
         ValueError: if it cannot be read, or lacks the columns of the task.
