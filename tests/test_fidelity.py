@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import json
 import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -50,6 +52,16 @@ def test_the_board_is_what_its_results_say(tmp_path: Path, monkeypatch: pytest.M
         sys.modules.pop(name, None)
     for name in ("board.md", "board.svg"):
         assert (tmp_path / name).read_text() == (ROOT / "docs" / name).read_text(), "run benchmarks/board.py --write"
+
+
+@pytest.mark.parametrize("page", ["docs/units.md", "benchmarks/README.md"])
+def test_scales_on_a_convolutional_network_are_as_measured(page: str) -> None:
+    with (ROOT / "benchmarks" / "starts.csv").open() as file:
+        runs = [line for line in csv.DictReader(file) if line["phase"] == "B"]
+    for scale in ("", ", a scale a tensor", ", a scale a unit"):
+        arm = "all, magnitude, norms private" + scale
+        found = [float(line["accuracy"]) for line in runs if line["arm"] == arm]
+        assert f"{mean(found):.2f}" in (ROOT / page).read_text()
 
 
 def test_the_picture_of_orders_is_what_the_results_say() -> None:
